@@ -1,0 +1,28 @@
+"""gqc: the compiler for grouped-quantized models."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gqc.compiler import compile as compile
+    from gqc.errors import GqcError as GqcError
+    from gqc.report import Report as Report
+    from gqc.schemes import Scheme as Scheme
+
+EXPORTS = {
+    "compile": "gqc.compiler",
+    "GqcError": "gqc.errors",
+    "Report": "gqc.report",
+    "Scheme": "gqc.schemes",
+}
+"""Where each public name lives. They load when first used: the IR tools need no torch."""
+
+__all__ = [*EXPORTS]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in EXPORTS:
+        raise AttributeError(f"module 'gqc' has no attribute {name!r}")
+    return getattr(import_module(EXPORTS[name]), name)
