@@ -1,0 +1,1 @@
+"""Formats: the tables of elements, packings and layouts, and their numerics."""

@@ -1,0 +1,66 @@
+"""A block-scaled tensor on torch: codes, scales, zero points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from gqc.dialects.gq import BlockScaledType
+
+
+@dataclass
+class BlockScaled:
+    """A quantized weight [N, K] in blocks; G blocks a row.
+
+    codes: [N, K], one a byte: int8 or uint8 values of integers, uint8 bit patterns of floats.
+    scale: [N, G], and zero: [N, G] or None, in the type's formats (an integer zero is uint8).
+    tensor_scale: a scalar float32 or None.
+    """
+
+    type: BlockScaledType
+    codes: torch.Tensor
+    scale: torch.Tensor
+    zero: torch.Tensor | None = None
+    tensor_scale: torch.Tensor | None = None
+
+    def values(self, dtype: torch.dtype) -> torch.Tensor:
+        """What the codes stand for before scaling, [N, K]."""
+        import torch
+
+        if self.type.format.is_integer:
+            return self.codes.to(dtype)
+        table = torch.tensor(self.type.format.values, dtype=dtype, device=self.codes.device)
+        return table[self.codes.long()]
+
+    def blocked(self, values: torch.Tensor) -> torch.Tensor:
+        """A tensor [N, K] as [N/A, A, K/B, B], for blocks of A×B."""
+        rows, columns = self.type.block_of(values.shape)
+        return values.unflatten(1, (-1, columns)).unflatten(0, (-1, rows))
+
+    def dequantize(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The tensor [N, K] it stands for, computed in `dtype` (float32 unless told)."""
+        import torch
+
+        dtype = dtype or torch.float32
+        q, s = self.blocked(self.values(dtype)), per_block(self.scale).to(dtype)
+        if self.tensor_scale is not None:
+            s = s * self.tensor_scale.to(dtype)
+        z = per_block(self.zero).to(dtype) if self.zero is not None else None
+        return ZERO_MODE_MEANING[self.type.zero_mode.data](q, s, z).reshape(self.codes.shape)
+
+
+def per_block(part: torch.Tensor) -> torch.Tensor:
+    """Scales or zero points [N/A, K/B] as [N/A, 1, K/B, 1], to go with `BlockScaled.blocked`."""
+    return part[:, None, :, None]
+
+
+ZERO_MODE_MEANING = {
+    "none": lambda q, s, z: q * s,
+    "original": lambda q, s, z: (q - z) * s,
+    "rescale": lambda q, s, z: q * s + z,
+    "quantized": lambda q, s, z: (q - z) * s,
+}
+"""What a zero mode computes from codes, scales and zero points, all of one shape and dtype."""

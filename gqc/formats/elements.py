@@ -1,0 +1,106 @@
+"""The table of element formats: what one code of a quantized tensor, a scale or a zero point is.
+
+Names are the spellings of the IR. Integers of any width are two's complement (`siN`) or unsigned
+(`uiN`). Floating-point formats follow OCP Microscaling Formats v1.0, section 5.3, for the 4-, 6-
+and 8-bit elements and the E8M0 scale, and OCP 8-bit Floating Point v1.0 for E4M3 and E5M2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+INTEGER_BITS = (1, 2, 3, 4, 8)
+"""Widths of integer elements; a new width is a new entry here."""
+
+
+@dataclass(frozen=True)
+class Element:
+    """One row of the table. `exponent` and `mantissa` are field widths, 0 for integers."""
+
+    name: str
+    bits: int
+    signed: bool = True
+    exponent: int = 0
+    mantissa: int = 0
+    bias: int = 0
+    specials: str = "none"
+    """Codes that are no finite numbers: `none`, `nan` (one magnitude), `ieee` (inf and nan)."""
+
+    @property
+    def is_integer(self) -> bool:
+        return self.exponent == 0
+
+    @property
+    def is_signed_integer(self) -> bool:
+        """Whether a code is two's complement; those of floats are bit patterns, without a sign."""
+        return self.is_integer and self.signed
+
+    @property
+    def minimum(self) -> float:
+        return min(v for v in self.values if math.isfinite(v))
+
+    @property
+    def maximum(self) -> float:
+        return max(v for v in self.values if math.isfinite(v))
+
+    @cached_property
+    def values(self) -> tuple[float, ...]:
+        """The value of every code, in the order of their bit patterns (2**bits of them)."""
+        if self.bits > 8:
+            raise ValueError(f"{self.name} is too wide for a table of values")
+        return tuple(self.decode(code) for code in range(1 << self.bits))
+
+    def decode(self, code: int) -> float:
+        """Value of one bit pattern."""
+        if self.is_integer:
+            return float(code - (1 << self.bits) if self.signed and code >> self.bits - 1 else code)
+        sign = -1.0 if self.signed and code >> (self.bits - 1) else 1.0
+        exponent = code >> self.mantissa & (1 << self.exponent) - 1
+        fraction = code & (1 << self.mantissa) - 1
+        top = exponent == (1 << self.exponent) - 1
+        if top and self.specials == "ieee":
+            return sign * math.inf if fraction == 0 else math.nan
+        if top and self.specials == "nan" and fraction == (1 << self.mantissa) - 1:
+            return math.nan
+        if exponent == 0 and self.mantissa > 0:
+            return sign * math.ldexp(fraction, 1 - self.bias - self.mantissa)
+        return sign * math.ldexp(
+            (1 << self.mantissa) + fraction, exponent - self.bias - self.mantissa
+        )
+
+
+def integers() -> list[Element]:
+    return [
+        Element(f"{'s' if signed else 'u'}i{bits}", bits, signed)
+        for bits in INTEGER_BITS
+        for signed in (False, True)
+    ]
+
+
+FLOATS = [
+    Element("f4E2M1FN", 4, exponent=2, mantissa=1, bias=1),
+    Element("f6E2M3FN", 6, exponent=2, mantissa=3, bias=1),
+    Element("f6E3M2FN", 6, exponent=3, mantissa=2, bias=3),
+    Element("f8E4M3FN", 8, exponent=4, mantissa=3, bias=7, specials="nan"),
+    Element("f8E5M2", 8, exponent=5, mantissa=2, bias=15, specials="ieee"),
+]
+
+ELEMENTS: dict[str, Element] = {e.name: e for e in [*integers(), *FLOATS]}
+"""Element formats of quantized tensors, by IR name."""
+
+SCALES: dict[str, Element] = {
+    e.name: e
+    for e in [
+        Element("f8E8M0FNU", 8, signed=False, exponent=8, mantissa=0, bias=127, specials="nan"),
+        ELEMENTS["f8E4M3FN"],
+        Element("f16", 16, exponent=5, mantissa=10, bias=15, specials="ieee"),
+        Element("bf16", 16, exponent=8, mantissa=7, bias=127, specials="ieee"),
+        Element("f32", 32, exponent=8, mantissa=23, bias=127, specials="ieee"),
+    ]
+}
+"""Formats of scales and floating-point zero points, by IR name."""
+
+ZERO_MODES = ("none", "original", "rescale", "quantized")
+"""none q·s · original (q − z)·s, z float · rescale q·s + z · quantized (q − z)·s, z integer."""

@@ -1,0 +1,93 @@
+"""Layouts: where each part lies in memory, and that nothing is lost on the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from xdsl.dialects.builtin import TensorType
+
+from gqc.dialects.gq import LayoutAttr
+from gqc.formats.layouts import LAYOUTS
+from gqc.formats.packing import pack
+
+FORMATS = [
+    "1x16 : f16 : ui1, zero = f16, zero_mode = original",
+    "1x32 : f32 : si2",
+    "1x32 : bf16 : ui2, zero = ui2, zero_mode = quantized",
+    "1x16 : f16 : ui3, zero = ui3, zero_mode = quantized",
+    "1x? : f16 : si3",
+    "1x32 : f16 : ui4, zero = bf16, zero_mode = rescale",
+    "1x? : f16 : ui4, zero = ui4, zero_mode = quantized",
+    "1x16 : bf16 : si8",
+    "1x16 : f16 : ui8, zero = ui8, zero_mode = quantized",
+    "1x32 : f8E8M0FNU : f6E2M3FN",
+]
+KINDS = [("k_words", 1), ("lane_words", 64), ("lane_words", 32)]
+
+
+def test_every_layout_is_here() -> None:
+    assert {kind for kind, _ in KINDS} == set(LAYOUTS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    format=st.sampled_from(FORMATS),
+    n=st.integers(1, 130),
+    blocks=st.integers(1, 4),
+)
+def test_unpack_undoes_pack(
+    block_scaled: Any, kind: tuple[str, int], format: str, n: int, blocks: int
+) -> None:
+    name, lanes = kind
+    weight = block_scaled(format, n, 32 * blocks)
+    parts = LAYOUTS[name].pack(weight, lanes)
+    expected = LayoutAttr(name, lanes).part_types(TensorType(weight.type, [n, 32 * blocks]))
+    assert [tuple(p.shape) for p in parts] == [t.get_shape() for t in expected]
+    assert all(p.is_contiguous() for p in parts)
+
+    back = LAYOUTS[name].unpack(parts, weight.type, (n, 32 * blocks))
+    assert torch.equal(back.codes, weight.codes) and back.codes.dtype == weight.codes.dtype
+    assert torch.equal(back.scale.float(), weight.scale.float())
+    if weight.zero is None:
+        assert back.zero is None
+    else:
+        assert back.zero is not None and torch.equal(back.zero, weight.zero)
+    assert torch.equal(back.dequantize(), weight.dequantize())
+
+
+def test_words_along_k(block_scaled: Any) -> None:
+    """`k_words`: words of a row side by side; scales and zero points [K/B, N]."""
+    weight = block_scaled("1x32 : f16 : ui4, zero = ui4, zero_mode = quantized", 24, 64)
+    words, scale, zero = LAYOUTS["k_words"].pack(weight, 1)
+    assert words.shape == (24, 8)
+    assert torch.equal(words[5], pack(weight.codes[5], 4)[0])
+    assert torch.equal(scale, weight.scale.T)
+    assert zero.shape == (2, 3)
+    assert torch.equal(zero[1], pack(weight.zero[:, 1], 4)[0])
+
+
+def test_rows_are_lanes(block_scaled: Any) -> None:
+    """`lane_words`: element [p, w, l] is word w of row 64·p + l; rows past N are zero."""
+    weight = block_scaled("1x32 : f16 : ui4, zero = ui4, zero_mode = quantized", 70, 64)
+    words, scale, zero = LAYOUTS["lane_words"].pack(weight, 64)
+    assert words.shape == (2, 8, 64)
+    assert torch.equal(words[1, :, 5], pack(weight.codes[69], 4)[0])
+    assert torch.equal(scale[1, :, 5], weight.scale[69])
+    assert not words[1, :, 6:].any() and not scale[1, :, 6:].any()
+    assert zero.shape == (2, 2, 8)
+    assert torch.equal(zero[0, 1], pack(weight.zero[:64, 1], 4)[0])
+
+
+@pytest.mark.parametrize("kind, lanes", KINDS)
+def test_a_ragged_k_is_filled_up(block_scaled: Any, kind: str, lanes: int) -> None:
+    """48 codes of 3 bits: 3 words of the first plane, 2 (not 1.5) of the second."""
+    weight = block_scaled("1x16 : f16 : ui3, zero = f16, zero_mode = rescale", 32, 48)
+    high, low, *_ = LAYOUTS[kind].pack(weight, lanes)
+    assert (high.numel(), low.numel()) == (3 * max(32, lanes), 2 * max(32, lanes))
+    back = LAYOUTS[kind].unpack(LAYOUTS[kind].pack(weight, lanes), weight.type, (32, 48))
+    assert torch.equal(back.codes, weight.codes)
