@@ -1,0 +1,1 @@
+"""Dialects: fx (torch-level calls), gq (block-scaled tensors), tile (kernels)."""

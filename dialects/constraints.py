@@ -1,0 +1,16 @@
+"""Numbered constraints: every verifier names the constraint that failed."""
+
+from __future__ import annotations
+
+from xdsl.ir import Operation
+from xdsl.utils.exceptions import VerifyException
+
+
+def require(condition: bool, op: Operation | str, constraint: str, message: str) -> None:
+    """Raise `VerifyException("<name> <constraint>: <message>")` unless the condition holds.
+
+    `op` is the operation, or the name of a type or attribute, whose docstring lists the constraint.
+    """
+    if not condition:
+        name = op if isinstance(op, str) else op.name
+        raise VerifyException(f"{name} {constraint}: {message}")

@@ -1,0 +1,404 @@
+"""The `gq` dialect: block-scaled tensors and what is computed on them.
+
+One element type says every grouped-quantized format; one op, `gq.matmul_t`, says every quantized
+linear. Scales are values or weight parts, never constants inside types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xdsl.dialects.builtin import (
+    AnyFloat,
+    ArrayAttr,
+    DenseArrayBase,
+    FlatSymbolRefAttrConstr,
+    StringAttr,
+    SymbolRefAttr,
+    TensorType,
+    i64,
+)
+from xdsl.ir import Attribute, Dialect, SSAValue
+from xdsl.irdl import (
+    AttrSizedOperandSegments,
+    IRDLOperation,
+    irdl_op_definition,
+    operand_def,
+    opt_operand_def,
+    opt_prop_def,
+    prop_def,
+    result_def,
+    traits_def,
+    var_operand_def,
+    var_result_def,
+)
+from xdsl.traits import Pure
+
+from gqc.dialects.constraints import require
+from gqc.dialects.gq_attributes import BlockScaledType, DecisionAttr, LayoutAttr, ScheduleAttr
+
+
+def block_scaled(value: SSAValue | Attribute) -> BlockScaledType | None:
+    """The block-scaled element type of a tensor value or type, or None."""
+    type_ = value.type if isinstance(value, SSAValue) else value
+    element = type_.get_element_type() if isinstance(type_, TensorType) else None
+    return element if isinstance(element, BlockScaledType) else None
+
+
+def tensor_shape(value: SSAValue | Attribute) -> tuple[int, ...]:
+    """Shape of a tensor value or type; `DYNAMIC_INDEX` stands for a dynamic dimension."""
+    type_ = value.type if isinstance(value, SSAValue) else value
+    assert isinstance(type_, TensorType)
+    return type_.get_shape()
+
+
+def element_type(value: SSAValue | Attribute) -> Attribute:
+    """Element type of a tensor value or type."""
+    type_ = value.type if isinstance(value, SSAValue) else value
+    assert isinstance(type_, TensorType)
+    return type_.get_element_type()
+
+
+def require_blocks(op: IRDLOperation, constraint: str, value: SSAValue) -> BlockScaledType:
+    """The value's block-scaled type, once its blocks are seen to divide its shape."""
+    type_, shape = block_scaled(value), tensor_shape(value)
+    require(type_ is not None, op, constraint, f"{value.type} is not block-scaled")
+    assert type_ is not None
+    require(
+        len(type_.block) == len(shape)
+        and all(n % b == 0 for n, b in zip(shape, type_.block_of(shape), strict=True)),
+        op,
+        constraint,
+        f"blocks do not divide {value.type}",
+    )
+    return type_
+
+
+def require_floats(op: IRDLOperation, constraint: str, value: SSAValue) -> None:
+    """Refuse a tensor of anything but floats."""
+    is_float = isinstance(element_type(value), AnyFloat)
+    require(is_float, op, constraint, f"{value.type} does not hold floats")
+
+
+@irdl_op_definition
+class WeightOp(IRDLOperation):
+    """A tensor of the side store, by its fully qualified name.
+
+    C1 the shape is static.
+    """
+
+    name = "gq.weight"
+
+    fqn = prop_def(FlatSymbolRefAttrConstr)
+    result = result_def(TensorType)
+    traits = traits_def(Pure())
+    assembly_format = "$fqn attr-dict `:` type($result)"
+
+    def __init__(self, fqn: str, type_: TensorType):
+        super().__init__(properties={"fqn": SymbolRefAttr(fqn)}, result_types=[type_])
+
+    @property
+    def key(self) -> str:
+        """The fully qualified name."""
+        return self.fqn.root_reference.data
+
+    def verify_(self) -> None:
+        require(min(tensor_shape(self.result), default=1) >= 0, self, "C1", "weights are static")
+
+
+@irdl_op_definition
+class QcastOp(IRDLOperation):
+    """Quantize a float tensor to a block-scaled one.
+
+    C1 the result's blocks divide its shape.
+    C2 shapes are equal.
+    C3 the source holds floats.
+    """
+
+    name = "gq.qcast"
+
+    source = operand_def(TensorType)
+    quantizer = prop_def(StringAttr)
+    scale_rule = prop_def(StringAttr)
+    result = result_def(TensorType)
+    traits = traits_def(Pure())
+    assembly_format = (
+        "$source `by` $quantizer $scale_rule attr-dict `:` type($source) `->` type($result)"
+    )
+
+    def __init__(self, source: SSAValue, quantizer: str, scale_rule: str, type_: BlockScaledType):
+        super().__init__(
+            operands=[source],
+            properties={"quantizer": StringAttr(quantizer), "scale_rule": StringAttr(scale_rule)},
+            result_types=[TensorType(type_, tensor_shape(source))],
+        )
+
+    def verify_(self) -> None:
+        require_blocks(self, "C1", self.result)
+        require(tensor_shape(self.source) == tensor_shape(self.result), self, "C2", "shapes differ")
+        require_floats(self, "C3", self.source)
+
+
+@irdl_op_definition
+class DcastOp(IRDLOperation):
+    """Dequantize a block-scaled tensor.
+
+    C1 the source's blocks divide its shape.
+    C2 shapes are equal.
+    C3 the result holds floats.
+    """
+
+    name = "gq.dcast"
+
+    source = operand_def(TensorType)
+    result = result_def(TensorType)
+    traits = traits_def(Pure())
+    assembly_format = "$source attr-dict `:` type($source) `->` type($result)"
+
+    def __init__(self, source: SSAValue, element: Attribute):
+        super().__init__(
+            operands=[source], result_types=[TensorType(element, tensor_shape(source))]
+        )
+
+    def verify_(self) -> None:
+        require_blocks(self, "C1", self.source)
+        require(tensor_shape(self.source) == tensor_shape(self.result), self, "C2", "shapes differ")
+        require_floats(self, "C3", self.result)
+
+
+@irdl_op_definition
+class TransposeOp(IRDLOperation):
+    """Transpose a weight of rank 2, before it is quantized.
+
+    C1 the result's shape is the source's, reversed.
+    C2 source and result hold one type of floats.
+    """
+
+    name = "gq.transpose"
+
+    source = operand_def(TensorType)
+    result = result_def(TensorType)
+    traits = traits_def(Pure())
+    assembly_format = "$source attr-dict `:` type($source) `->` type($result)"
+
+    def __init__(self, source: SSAValue):
+        n, k = tensor_shape(source)
+        super().__init__(operands=[source], result_types=[TensorType(element_type(source), (k, n))])
+
+    def verify_(self) -> None:
+        source, result = tensor_shape(self.source), tensor_shape(self.result)
+        require(
+            len(source) == 2 and source[::-1] == result,
+            self,
+            "C1",
+            f"{self.source.type} does not transpose to {self.result.type}",
+        )
+        require_floats(self, "C2", self.source)
+        same = element_type(self.source) == element_type(self.result)
+        require(same, self, "C2", "elements differ")
+
+
+@irdl_op_definition
+class MatmulTOp(IRDLOperation):
+    """x[…, K] · w[N, K]ᵀ (+ bias[N]): every linear layer.
+
+    C1 the weight has rank 2 and a static shape.
+    C2 the last dimensions of x and w are equal.
+    C3 the result's shape is that of x with N for K.
+    C4 the bias has shape [N].
+    C5 the blocks of a block-scaled weight divide its shape.
+    """
+
+    name = "gq.matmul_t"
+
+    x = operand_def(TensorType)
+    weight = operand_def(TensorType)
+    bias = opt_operand_def(TensorType)
+    decision = opt_prop_def(DecisionAttr)
+    schedules = opt_prop_def(ArrayAttr)
+    result = result_def(TensorType)
+    traits = traits_def(Pure())
+    assembly_format = (
+        "$x `,` $weight (`bias` $bias^)? (`decision` $decision^)? (`schedules` $schedules^)?"
+        " attr-dict `:` functional-type(operands, results)"
+    )
+
+    def __init__(
+        self,
+        x: SSAValue,
+        weight: SSAValue,
+        bias: SSAValue | None,
+        result: Attribute,
+        decision: DecisionAttr | None = None,
+        schedules: ArrayAttr | None = None,
+    ):
+        super().__init__(
+            operands=[x, weight, bias],
+            properties={"decision": decision, "schedules": schedules},
+            result_types=[result],
+        )
+
+    def verify_(self) -> None:
+        x, w, y = (tensor_shape(v) for v in (self.x, self.weight, self.result))
+        x_type, w_type, y_type = self.x.type, self.weight.type, self.result.type
+        require(len(w) == 2 and min(w) > 0, self, "C1", f"the weight is {w_type}")
+        require(len(x) > 0 and x[-1] == w[1], self, "C2", f"x is {x_type}, the weight {w_type}")
+        expected = TensorType(element_type(y_type), (*x[:-1], w[0]))
+        require(y == expected.get_shape(), self, "C3", f"the result is {y_type}, not {expected}")
+        if self.bias is not None:
+            fits = tensor_shape(self.bias) == (w[0],)
+            require(fits, self, "C4", f"the bias is {self.bias.type}, not one of [{w[0]}]")
+        if block_scaled(self.weight) is not None:
+            require_blocks(self, "C5", self.weight)
+
+
+def verify_parts(op: PackOp | UnpackOp, weight: SSAValue, parts: Sequence[SSAValue]) -> None:
+    """The constraints that `gq.pack` and `gq.unpack` share."""
+    type_, shape = require_blocks(op, "C1", weight), tensor_shape(weight)
+    require(
+        len(shape) == 2 and min(shape) > 0 and type_.block_of(shape)[0] == 1,
+        op,
+        "C3",
+        f"the weight must be static, of rank 2, in blocks of one row, not {weight.type}",
+    )
+    assert isinstance(weight.type, TensorType)
+    expected = op.layout.part_types(weight.type)
+    require(
+        [p.type for p in parts] == expected,
+        op,
+        "C2",
+        f"parts must be ({', '.join(map(str, expected))})",
+    )
+
+
+@irdl_op_definition
+class PackOp(IRDLOperation):
+    """Pack a block-scaled weight into the parts of a layout: planes of words, scale, zero point.
+
+    C1 the weight is block-scaled and its blocks divide its shape.
+    C2 the parts are those of the layout.
+    C3 the weight is static, of rank 2, in blocks of one row.
+    """
+
+    name = "gq.pack"
+
+    weight = operand_def(TensorType)
+    layout = prop_def(LayoutAttr)
+    parts = var_result_def(TensorType)
+    traits = traits_def(Pure())
+    assembly_format = "$weight `layout` $layout attr-dict `:` type($weight) `->` type($parts)"
+
+    def __init__(self, weight: SSAValue, layout: LayoutAttr):
+        assert isinstance(weight.type, TensorType)
+        super().__init__(
+            operands=[weight],
+            properties={"layout": layout},
+            result_types=[layout.part_types(weight.type)],
+        )
+
+    def verify_(self) -> None:
+        verify_parts(self, self.weight, self.parts)
+
+
+@irdl_op_definition
+class UnpackOp(IRDLOperation):
+    """Read the parts of a layout as the block-scaled weight that they hold: `gq.pack` undone.
+
+    C1 the weight is block-scaled and its blocks divide its shape.
+    C2 the parts are those of the layout.
+    C3 the weight is static, of rank 2, in blocks of one row.
+    """
+
+    name = "gq.unpack"
+
+    parts = var_operand_def(TensorType)
+    layout = prop_def(LayoutAttr)
+    weight = result_def(TensorType)
+    traits = traits_def(Pure())
+    assembly_format = "$parts `layout` $layout attr-dict `:` type($parts) `->` type($weight)"
+
+    def __init__(self, parts: Sequence[SSAValue], layout: LayoutAttr, weight: Attribute):
+        super().__init__(operands=[parts], properties={"layout": layout}, result_types=[weight])
+
+    def verify_(self) -> None:
+        verify_parts(self, self.weight, self.parts)
+
+
+@irdl_op_definition
+class LaunchOp(IRDLOperation):
+    """Run the tile kernel of the first bucket that holds the rows of x.
+
+    Rows are the product of all dimensions of x but the last; a bucket of -1 rows is unbounded.
+
+    C1 there is a kernel for each bucket.
+    C2 buckets rise, and only the last is unbounded.
+    """
+
+    name = "gq.launch"
+
+    x = operand_def(TensorType)
+    parts = var_operand_def(TensorType)
+    bias = opt_operand_def(TensorType)
+    kernels = prop_def(ArrayAttr[SymbolRefAttr])
+    rows = prop_def(DenseArrayBase.constr(i64))
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
+    result = result_def(TensorType)
+    traits = traits_def(Pure())
+    assembly_format = (
+        "$kernels `rows` $rows `on` `(` $x `:` type($x) `)`"
+        " `weights` `(` $parts `:` type($parts) `)` (`bias` `(` $bias^ `:` type($bias) `)`)?"
+        " attr-dict `->` type($result)"
+    )
+
+    def __init__(
+        self,
+        kernels: Sequence[str],
+        rows: Sequence[int],
+        x: SSAValue,
+        parts: Sequence[SSAValue],
+        bias: SSAValue | None,
+        result: Attribute,
+    ):
+        super().__init__(
+            operands=[x, parts, bias],
+            properties={
+                "kernels": ArrayAttr([SymbolRefAttr(k) for k in kernels]),
+                "rows": DenseArrayBase.from_list(i64, list(rows)),
+            },
+            result_types=[result],
+        )
+
+    @property
+    def buckets(self) -> list[tuple[int, str]]:
+        """(most rows, kernel name) in rising order; -1 is unbounded."""
+        names = [k.root_reference.data for k in self.kernels]
+        return list(zip((int(r) for r in self.rows.get_values()), names, strict=True))
+
+    def verify_(self) -> None:
+        rows = [int(r) for r in self.rows.get_values()]
+        require(len(rows) == len(self.kernels) > 0, self, "C1", "one kernel for each bucket")
+        bounded = rows[:-1]
+        require(
+            rows[-1] == ScheduleAttr.UNBOUNDED
+            and bounded == sorted(set(bounded))
+            and min([1, *bounded]) > 0,
+            self,
+            "C2",
+            f"buckets {rows} must rise and end unbounded (-1)",
+        )
+
+
+Gq = Dialect(
+    "gq",
+    [
+        WeightOp,
+        QcastOp,
+        DcastOp,
+        TransposeOp,
+        MatmulTOp,
+        PackOp,
+        UnpackOp,
+        LaunchOp,
+    ],
+    [BlockScaledType, LayoutAttr, DecisionAttr, ScheduleAttr],
+)

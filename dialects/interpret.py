@@ -1,0 +1,40 @@
+"""Run any stage's IR on torch tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.interpreter import Interpreter
+from xdsl.interpreters.arith import ArithFunctions
+from xdsl.interpreters.func import FuncFunctions
+from xdsl.interpreters.scf import ScfFunctions
+
+from gqc.dialects.fx_interpreter import FxFunctions
+from gqc.dialects.gq_interpreter import GqFunctions
+from gqc.dialects.tile_interpreter import TileFunctions
+
+if TYPE_CHECKING:
+    import torch
+
+    from gqc.formats.block_scaled import BlockScaled
+
+
+def interpreter(module: ModuleOp, weights: Mapping[str, torch.Tensor | BlockScaled]) -> Interpreter:
+    """An interpreter of every dialect of gqc; `weights` is the side store, by name."""
+    interpreter = Interpreter(module)
+    functions = (FuncFunctions(), ArithFunctions(), ScfFunctions(), FxFunctions())
+    for each in (*functions, GqFunctions(weights), TileFunctions()):
+        interpreter.register_implementations(each)
+    return interpreter
+
+
+def run(
+    module: ModuleOp,
+    weights: Mapping[str, torch.Tensor | BlockScaled],
+    args: Sequence[Any],
+    function: str = "forward",
+) -> tuple[Any, ...]:
+    """Results of a function of the module: user outputs, then mutated buffers."""
+    return interpreter(module, weights).call_op(function, tuple(args))

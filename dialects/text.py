@@ -1,0 +1,38 @@
+"""IR as text, and back."""
+
+from __future__ import annotations
+
+import io
+
+from xdsl.context import Context
+from xdsl.dialects import arith, builtin, func, scf
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
+from xdsl.parser import Parser
+from xdsl.printer import Printer
+
+
+def context() -> Context:
+    """A context that knows every dialect a gqc module may hold."""
+    from gqc.dialects.universe import DIALECTS
+
+    context = Context()
+    for dialect in (builtin.Builtin, func.Func, scf.Scf, arith.Arith):
+        context.load_dialect(dialect)
+    for load in DIALECTS.values():
+        context.load_dialect(load())
+    return context
+
+
+def print_ir(op: Operation, locations: bool = True) -> str:
+    """The text of an operation; unknown locations are left out, which parses as the same."""
+    stream = io.StringIO()
+    Printer(stream, print_debuginfo=locations).print_op(op)
+    return stream.getvalue().replace(" loc(unknown)", "") + "\n"
+
+
+def parse_ir(text: str, name: str = "<text>") -> ModuleOp:
+    """Parse and verify a module. Raises `xdsl.utils.exceptions.ParseError`, `VerifyException`."""
+    module = Parser(context(), text, name).parse_module()
+    module.verify()
+    return module

@@ -1,0 +1,118 @@
+"""Meaning of the `tile` dialect on torch tensors: every program of the grid, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from xdsl.dialects import arith
+from xdsl.interpreter import Interpreter, InterpreterFunctions, impl, register_impls
+
+from gqc.dialects import tile
+from gqc.formats import packing
+from gqc.formats.elements import ELEMENTS
+
+Values = tuple[Any, ...]
+PROGRAM = "program_id"
+
+
+def run_kernel(interpreter: Interpreter, kernel: tile.KernelOp, arrays: Sequence[Any]) -> None:
+    """Run a kernel on its arguments; the last is written."""
+    rows, columns = arrays[-1].shape
+    tile_rows, tile_columns = kernel.tile_sizes
+    for i in range(-(-rows // tile_rows)):
+        for j in range(-(-columns // tile_columns)):
+            interpreter.set_data(TileFunctions, PROGRAM, (i, j))
+            interpreter.run_ssacfg_region(kernel.body, tuple(arrays), kernel.sym_name.data)
+
+
+def window(array: Any, shape: Sequence[int], offsets: Sequence[int]) -> tuple[slice | int, ...]:
+    """The part of a tile's window that lies inside an array, leading dimensions at one place."""
+    leading = len(offsets) - len(shape)
+    slices = [
+        slice(min(o, limit), min(o + n, limit))
+        for o, n, limit in zip(offsets[leading:], shape, array.shape[leading:], strict=True)
+    ]
+    return (*offsets[:leading], *slices)
+
+
+@register_impls
+class TileFunctions(InterpreterFunctions):
+    @impl(tile.ProgramIdOp)
+    def run_program_id(
+        self, interpreter: Interpreter, op: tile.ProgramIdOp, args: Values
+    ) -> Values:
+        program = interpreter.get_data(TileFunctions, PROGRAM, lambda: (0, 0))
+        return (program[op.axis.value.data],)
+
+    @impl(arith.DivUIOp)
+    def run_divui(self, interpreter: Interpreter, op: arith.DivUIOp, args: Values) -> Values:
+        return (args[0] // args[1],)
+
+    @impl(arith.RemUIOp)
+    def run_remui(self, interpreter: Interpreter, op: arith.RemUIOp, args: Values) -> Values:
+        return (args[0] % args[1],)
+
+    @impl(tile.FullOp)
+    def run_full(self, interpreter: Interpreter, op: tile.FullOp, args: Values) -> Values:
+        import torch
+
+        from gqc.dialects.torch_types import DTYPES
+
+        dtype = DTYPES[tile.element_of(op.result)]
+        return (torch.full(tile.shape_of(op.result), op.value.value.data, dtype=dtype),)
+
+    @impl(tile.LoadOp)
+    def run_load(self, interpreter: Interpreter, op: tile.LoadOp, args: Values) -> Values:
+        array, *offsets = args
+        shape = tile.shape_of(op.result)
+        inside = array[window(array, shape, offsets)]
+        result = array.new_zeros(shape)
+        result[tuple(slice(0, n) for n in inside.shape)] = inside
+        return (result,)
+
+    @impl(tile.StoreOp)
+    def run_store(self, interpreter: Interpreter, op: tile.StoreOp, args: Values) -> Values:
+        value, array, *offsets = args
+        inside = array[window(array, value.shape, offsets)]
+        inside.copy_(value[tuple(slice(0, n) for n in inside.shape)])
+        return ()
+
+    @impl(tile.UnpackOp)
+    def run_unpack(self, interpreter: Interpreter, op: tile.UnpackOp, args: Values) -> Values:
+        element, axis = ELEMENTS[str(tile.element_of(op.result))], op.axis.value.data
+        planes = [plane.movedim(axis, -1) for plane in args]
+        return (packing.unpack(planes, element.bits, element.is_signed_integer).movedim(-1, axis),)
+
+    @impl(tile.CastOp)
+    def run_cast(self, interpreter: Interpreter, op: tile.CastOp, args: Values) -> Values:
+        import torch
+
+        from gqc.dialects.torch_types import DTYPES
+
+        dtype = DTYPES[tile.element_of(op.result)]
+        source = ELEMENTS.get(str(tile.element_of(op.source)))
+        if source is None or source.is_integer:
+            return (args[0].to(dtype),)
+        return (torch.tensor(source.values, dtype=dtype)[args[0].long()],)
+
+    @impl(tile.RepeatOp)
+    def run_repeat(self, interpreter: Interpreter, op: tile.RepeatOp, args: Values) -> Values:
+        return (args[0].repeat_interleave(op.times.value.data, op.axis.value.data),)
+
+    @impl(tile.BroadcastOp)
+    def run_broadcast(self, interpreter: Interpreter, op: tile.BroadcastOp, args: Values) -> Values:
+        return (args[0].broadcast_to(tile.shape_of(op.result)),)
+
+    @impl(tile.TransposeOp)
+    def run_transpose(self, interpreter: Interpreter, op: tile.TransposeOp, args: Values) -> Values:
+        return (args[0].t(),)
+
+    @impl(tile.SumOp)
+    def run_sum(self, interpreter: Interpreter, op: tile.SumOp, args: Values) -> Values:
+        return (args[0].float().sum(op.axis.value.data, keepdim=True),)
+
+    @impl(tile.DotOp)
+    def run_dot(self, interpreter: Interpreter, op: tile.DotOp, args: Values) -> Values:
+        acc, lhs, rhs = args
+        return (acc + lhs.float() @ rhs.float(),)
