@@ -1,0 +1,20 @@
+"""Quantizers, one a file: a float weight and a block-scaled type to a `BlockScaled`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gqc.quantizers.rtn import SCALE_RULES, rtn
+
+if TYPE_CHECKING:
+    import torch
+
+    from gqc.dialects.gq import BlockScaledType
+    from gqc.formats.block_scaled import BlockScaled
+
+Quantizer = Callable[["torch.Tensor", "BlockScaledType", str], "BlockScaled"]
+
+QUANTIZERS: dict[str, Quantizer] = {"rtn": rtn}
+
+__all__ = ["QUANTIZERS", "SCALE_RULES", "Quantizer", "rtn"]

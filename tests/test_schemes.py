@@ -1,0 +1,146 @@
+"""Schemes: what names and patterns mean, and how mistakes are told."""
+
+from __future__ import annotations
+
+import pytest
+
+from gqc.errors import GqcError
+from gqc.formats.elements import INTEGER_BITS
+from gqc.schemes import GROUPS, Scheme, match_scheme, parse_scheme, preset, scheme_list
+
+MINMAX = {"zero_mode": "rescale", "zero": "f16", "scale_rule": "minmax"}
+
+
+@pytest.mark.parametrize(
+    "name, scheme, type_",
+    [
+        (
+            "int4_g128",
+            Scheme("ui4", 128, **MINMAX),
+            "!gq.block_scaled<1x128 : f16 : ui4, zero = f16, zero_mode = rescale>",
+        ),
+        (
+            "int8_row",
+            Scheme("ui8", None, **MINMAX),
+            "!gq.block_scaled<1x? : f16 : ui8, zero = f16, zero_mode = rescale>",
+        ),
+        ("int3_g64_sym", Scheme("si3", 64), "!gq.block_scaled<1x64 : f16 : si3>"),
+        ("int8_row_sym", Scheme("si8", None), "!gq.block_scaled<1x? : f16 : si8>"),
+        (
+            "int1_g16",
+            Scheme("ui1", 16, **MINMAX),
+            "!gq.block_scaled<1x16 : f16 : ui1, zero = f16, zero_mode = rescale>",
+        ),
+    ],
+)
+def test_presets(name: str, scheme: Scheme, type_: str) -> None:
+    assert preset(name) == scheme
+    assert str(scheme.type()) == type_
+
+
+def test_every_width_and_group_is_a_preset() -> None:
+    for bits in INTEGER_BITS:
+        for group in (*(f"g{g}" for g in GROUPS), "row"):
+            name = f"int{bits}_{group}"
+            assert preset(name).type().format.name == f"ui{bits}"
+            if bits > 1:
+                assert preset(f"{name}_sym").type().format.name == f"si{bits}"
+
+
+@pytest.mark.parametrize(
+    "name", ["int5_g32", "int4_g48", "int4", "int4_g", "int4_g32_asym", "uint4_g32", "", "nf4"]
+)
+def test_an_unknown_name_is_told_what_names_there_are(name: str) -> None:
+    with pytest.raises(GqcError, match=r"write int<bits>_g<group>.*for example int4_g128"):
+        parse_scheme(name)
+
+
+def test_one_signed_bit_is_refused() -> None:
+    with pytest.raises(GqcError, match="one signed bit is 0 or −1; leave _sym out"):
+        preset("int1_g32_sym")
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        preset("int4_g128"),
+        preset("int3_row_sym"),
+        Scheme("si4", 16, "bf16", scale_rule="half"),
+        Scheme("ui4", None, "f32", "quantized", "ui4", "rtn", "minmax"),
+        Scheme("ui2", 256, "f16", "original", "f16", "rtn", "minmax"),
+        Scheme("f4E2M1FN", 32, "f8E8M0FNU"),
+    ],
+    ids=str,
+)
+def test_text_of_a_scheme_reads_back(scheme: Scheme) -> None:
+    assert parse_scheme(str(scheme)) == scheme
+
+
+def test_text_may_leave_defaults_out() -> None:
+    assert parse_scheme("si4 g32") == Scheme("si4", 32)
+    assert parse_scheme("si8 row scale=bf16") == Scheme("si8", None, "bf16")
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("si4 g48", "a group of 48: choose one of .16, 32, 64, 128, 256., or None for a row"),
+        ("si4 gx", "scheme 'si4 gx' cannot be read"),
+        ("si4 g32 colour=red", "scheme 'si4 g32 colour=red' cannot be read"),
+        ("si4 g32 fast", "scheme 'si4 g32 fast' cannot be read"),
+        ("si4 g32 quantizer=magic", "unknown quantizer 'magic': choose one of rtn"),
+        ("si4 g32 scale_rule=amax", "unknown scale_rule 'amax': choose one of minmax, half,"),
+        ("ui4 g32 zero=f16", "zero_mode 'none' with zero 'f16': give both or none"),
+        ("ui4 g32 zero_mode=rescale", "zero_mode 'rescale' with zero None: give both or none"),
+    ],
+)
+def test_what_is_no_scheme_is_told_why(text: str, words: str) -> None:
+    with pytest.raises(GqcError, match=words):
+        parse_scheme(text)
+
+
+@pytest.mark.parametrize(
+    "scheme, words",
+    [
+        (Scheme("si5", 32), "C2: si5 is not an element format"),
+        (Scheme("xyz", 32), "is no format"),
+        (Scheme("si4", 32, "f8E5M2"), "C3: f8E5M2 is not a scale format"),
+        (
+            Scheme("ui4", 32, zero_mode="quantized", zero="ui8"),
+            "C5: element and zero point must be one",
+        ),
+        (Scheme("ui4", 32, zero_mode="rescale", zero="ui4"), "C6: ui4 is not a format of zero"),
+        (Scheme("ui4", 32, zero_mode="tinygemm", zero="f16"), "is no format"),
+    ],
+)
+def test_a_scheme_without_a_type_is_told_why(scheme: Scheme, words: str) -> None:
+    with pytest.raises(GqcError, match=words):
+        scheme.type()
+
+
+def test_scheme_list() -> None:
+    assert scheme_list("int4_g32") == ("*=int4_g32",)
+    assert scheme_list({"a.*": "int4_g32", "b": "keep"}) == ("a.*=int4_g32", "b=keep")
+    assert scheme_list("int4_g32", ignore=["head", "a.*"])[:2] == ("head=keep", "a.*=keep")
+    assert scheme_list("int4_g32", ignore="head")[0] == "head=keep"
+    assert scheme_list(Scheme("si4", 32)) == (
+        "*=si4 g32 scale=f16 quantizer=rtn scale_rule=no_clip",
+    )
+    with pytest.raises(GqcError, match="unknown scheme 'int9_g32'"):
+        scheme_list({"a": "int4_g32", "b": "int9_g32"})
+
+
+def test_the_first_pattern_that_matches_counts() -> None:
+    entries = ("model.*.q=int8_row", "model.*=int4_g32", "head=keep")
+    assert match_scheme(entries, "model.0.q") == ("model.*.q", "int8_row")
+    assert match_scheme(entries, "model.0.k") == ("model.*", "int4_g32")
+    assert match_scheme(entries, "head") == ("head", "keep")
+    assert match_scheme(entries, "Head") is None, "case counts"
+    assert match_scheme(entries, "encoder") is None
+
+
+def test_a_scheme_in_a_list_keeps_its_options() -> None:
+    """The text of a scheme holds `=`: the pattern ends at the first."""
+    scheme = Scheme("ui4", 32, "bf16", "quantized", "ui4", "rtn", "minmax")
+    match = match_scheme(scheme_list({"a": scheme}), "a")
+    assert match is not None and parse_scheme(match[1]) == scheme
