@@ -1,0 +1,297 @@
+"""From IR to an `fx.GraphModule` that holds its weights and is called as the model was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from operator import getitem
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from xdsl.dialects.builtin import (
+    DictionaryAttr,
+    IntegerAttr,
+    ModuleOp,
+    StringAttr,
+    TensorType,
+)
+from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.ir import Operation, SSAValue
+
+from gqc.dialects.fx import CallOp, decode_argument, resolve_callee
+from gqc.dialects.gq import LaunchOp, MatmulTOp, TransposeOp, WeightOp, tensor_shape
+from gqc.dialects.text import parse_ir, print_ir
+from gqc.dialects.tile import KernelOp
+from gqc.errors import GqcError
+from gqc.frontend.checks import check_constants, check_tensors, expected_tensor
+from gqc.frontend.signature import Imported, Leaf, Signature
+from gqc.runtime.ops import matmul_of
+from gqc.runtime.ops import register as register_matmul
+
+aten = torch.ops.aten
+
+
+def export_fx(imported: Imported, function: str = "forward") -> GroupedQuantModule:
+    """A graph module of one function of the IR.
+
+    Weights are registered under their names, tied ones under their aliases too: parameters as
+    parameters, the rest as buffers; names below the function's own are relative to it. With a
+    signature the module takes and returns the pytrees of the original model and checks its inputs;
+    without one it takes the function's arguments and returns its results. Results that mutate are
+    copied to their buffers or arguments.
+
+    Raises GqcError on an op that torch does not run: export the imported or the kernels stage.
+    """
+    functions = {f.sym_name.data: f for f in imported.module.ops if isinstance(f, FuncOp)}
+    if function not in functions:
+        raise GqcError(f"no function {function} in the IR: it has {', '.join(functions)}")
+    exporter = Exporter(imported, functions[function])
+    exporter.export_function()
+    module = exporter.graph_module
+    module.source = Source(replace(imported, weights={}), function, exporter.names)
+    return module
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a graph module was made of: a function of the IR, and the model without its weights."""
+
+    imported: Imported
+    function: str
+    names: dict[str, str]
+    """Where the module has each weight."""
+
+    def __deepcopy__(self, memo: dict) -> Source:
+        return self
+
+    def __reduce__(self) -> tuple:
+        text = print_ir(part_of(self.imported.module, self.function))
+        rest = replace(self.imported, module=ModuleOp([]))
+        return Source.restore, (text, rest, self.function, self.names)
+
+    @staticmethod
+    def restore(text: str, imported: Imported, function: str, names: dict[str, str]) -> Source:
+        return Source(replace(imported, module=parse_ir(text)), function, names)
+
+
+def part_of(module: ModuleOp, function: str) -> ModuleOp:
+    """A module of one function and the kernels that it launches."""
+    tops = {op.sym_name.data: op for op in module.ops if isinstance(op, FuncOp | KernelOp)}
+    launches = [op for op in tops[function].walk() if isinstance(op, LaunchOp)]
+    names = [function, *dict.fromkeys(name for op in launches for _, name in op.buckets)]
+    return ModuleOp([tops[name].clone() for name in names])
+
+
+class GroupedQuantModule(fx.GraphModule):
+    """A graph module that is copied with its attributes, and pickled as its IR and weights."""
+
+    source: Source
+
+    def __init__(self, root: Any, graph: fx.Graph, class_name: str = "GroupedQuantModule"):
+        super().__init__(root, graph, class_name)
+        for name, value in vars(root).items():
+            self.__dict__.setdefault(name, value)
+        self._non_persistent_buffers_set.update(root._non_persistent_buffers_set)
+
+    def _deepcopy_init(self) -> Callable[..., None]:
+        return GroupedQuantModule.__init__
+
+    def __reduce__(self) -> tuple:
+        weights = {name: self.tensor(fqn) for name, fqn in self.source.names.items()}
+        usual = vars(GroupedQuantModule(nn.Module(), fx.Graph())).keys() | {"source"}
+        attributes = {k: v for k, v in vars(self).items() if k not in usual}
+        return GroupedQuantModule.restore, (self.source, weights, attributes)
+
+    def tensor(self, fqn: str) -> torch.Tensor:
+        """A parameter or buffer by its qualified name."""
+        path, _, leaf = fqn.rpartition(".")
+        return getattr(self.get_submodule(path), leaf)
+
+    @staticmethod
+    def restore(
+        source: Source, weights: dict[str, torch.Tensor], attributes: dict[str, Any]
+    ) -> GroupedQuantModule:
+        module = export_fx(replace(source.imported, weights=weights), source.function)
+        vars(module).update(attributes)
+        return module
+
+
+class Exporter:
+    """One walk over a function. `nodes` maps its values to nodes of the graph."""
+
+    def __init__(self, imported: Imported, function: FuncOp):
+        self.imported = imported
+        self.function = function
+        self.graph_module = GroupedQuantModule(nn.Module(), fx.Graph())
+        self.graph = fx.Graph(self.graph_module)
+        tops = imported.module.ops
+        self.kernels = {op.sym_name.data: op for op in tops if isinstance(op, KernelOp)}
+        self.nodes: dict[SSAValue, fx.Node] = {}
+        self.weights: dict[str, fx.Node] = {}
+        self.names: dict[str, str] = {}
+
+    def export_function(self) -> None:
+        self.export_inputs()
+        for op in self.function.body.block.ops:
+            emit = EMITTERS.get(type(op))
+            if emit is None:
+                raise GqcError(
+                    f"{op.name} does not run in torch: export the imported or the kernels stage"
+                )
+            emit(self, op)
+        signature = self.imported.signature
+        if signature is not None:
+            self.graph.set_codegen(_PyTreeCodeGen(pytree_info(signature)))
+        self.graph_module.graph = self.graph
+        self.graph_module.training = False
+
+    def export_inputs(self) -> None:
+        """A placeholder for each leaf of the inputs, and a check of what the caller passes."""
+        signature = self.imported.signature
+        arguments = iter(self.function.args)
+        leaves = signature.inputs if signature else (Leaf.VALUE,) * len(self.function.args)
+        tensors, constants = {}, {}
+        for i, leaf in enumerate(leaves):
+            if leaf is not Leaf.VALUE:
+                constants[self.graph.placeholder(f"constant_{i}")] = leaf
+                continue
+            argument = next(arguments)
+            node = self.graph.placeholder(argument.name_hint or f"input_{i}")
+            self.nodes[argument] = node
+            if isinstance(argument.type, TensorType):
+                tensors[node] = (node.name, *expected_tensor(self.function, argument))
+        if signature is not None:
+            self.check(check_tensors, tensors)
+            self.check(check_constants, constants)
+
+    def check(self, function: Callable[..., None], expected: dict[fx.Node, Any]) -> None:
+        if expected:
+            self.graph.call_function(function, (list(expected), list(expected.values())))
+
+    def call(self, op: Operation, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
+        """Append a call; it is the value of an op with one result that is no list."""
+        node = self.graph.create_node(
+            "call_function", target, args, kwargs, op.results[0].name_hint if op.results else None
+        )
+        if len(op.results) == 1 and not returns_list(target):
+            self.nodes[op.results[0]] = node
+        return node
+
+    def export_call(self, op: CallOp) -> None:
+        target = resolve_callee(op.callee.data)
+        operands = [self.nodes[value] for value in op.operands]
+        args = decode_argument(op.args, operands)
+        kwargs = {key: decode_argument(attr, operands) for key, attr in op.kwargs.data.items()}
+        node = self.call(op, target, *args, **kwargs)
+        if returns_list(target):
+            for i, result in enumerate(op.results):
+                item = self.graph.create_node(
+                    "call_function", getitem, (node, i), name=result.name_hint
+                )
+                self.nodes[result] = item
+
+    def export_weight(self, op: WeightOp) -> None:
+        self.nodes[op.result] = self.weight(op.key)
+
+    def weight(self, name: str) -> fx.Node:
+        """Node that reads a weight, which is registered when it is first read."""
+        if name not in self.weights:
+            fqns = self.registered_names(name)
+            for fqn in fqns:
+                tensor = self.imported.weights[name]
+                register(self.graph_module, fqn, tensor, name not in self.imported.transient)
+            self.names[name] = fqns[0]
+            self.weights[name] = self.graph.get_attr(fqns[0])
+        return self.weights[name]
+
+    def registered_names(self, name: str) -> list[str]:
+        """Names of a weight in this module: relative to it if the function is a submodule."""
+        names = [name, *(a for a, of in self.imported.aliases.items() if of == name)]
+        prefix = f"{self.function.sym_name.data}."
+        return [n.removeprefix(prefix) for n in names if n.startswith(prefix)] or names
+
+    def export_transpose(self, op: TransposeOp) -> None:
+        self.call(op, aten.t.default, self.nodes[op.source])
+
+    def export_matmul_t(self, op: MatmulTOp) -> None:
+        self.call(op, aten.linear.default, *(self.nodes[value] for value in op.operands))
+
+    def export_launch(self, op: LaunchOp) -> None:
+        parts = [self.nodes[part] for part in op.parts]
+        bias = self.nodes[op.bias] if op.bias is not None else None
+        key = register_matmul(matmul_of(op, self.kernels))
+        n = tensor_shape(op.result)[-1]
+        self.call(op, torch.ops.gqc.matmul.default, self.nodes[op.x], parts, bias, key, n)
+
+    def export_return(self, op: ReturnOp) -> None:
+        """Copy what mutates, return the rest."""
+        seen = []
+        for value, attrs in zip(op.arguments, result_attributes(self.function), strict=True):
+            target = self.written(attrs)
+            if target is None:
+                seen.append(self.nodes[value])
+            else:
+                self.graph.call_function(aten.copy_.default, (target, self.nodes[value]))
+        signature = self.imported.signature
+        if signature is not None:
+            results = iter(seen)
+            seen = [next(results) if o is Leaf.VALUE else o for o in signature.outputs]
+            self.graph.output(seen)
+        else:
+            self.graph.output(seen[0] if len(seen) == 1 else tuple(seen))
+
+    def written(self, attrs: DictionaryAttr) -> fx.Node | None:
+        """The buffer or argument that a result is the new content of."""
+        match attrs.data.get("fx.mutates", attrs.data.get("fx.mutates_argument")):
+            case StringAttr() as fqn:
+                return self.weight(fqn.data)
+            case IntegerAttr() as index:
+                return self.nodes[self.function.args[index.value.data]]
+        return None
+
+
+EMITTERS: dict[type[Operation], Callable[[Exporter, Any], None]] = {
+    CallOp: Exporter.export_call,
+    WeightOp: Exporter.export_weight,
+    TransposeOp: Exporter.export_transpose,
+    MatmulTOp: Exporter.export_matmul_t,
+    LaunchOp: Exporter.export_launch,
+    ReturnOp: Exporter.export_return,
+}
+
+
+def result_attributes(function: FuncOp) -> list[DictionaryAttr]:
+    """Attributes of each result of a function."""
+    if function.res_attrs is not None:
+        return list(function.res_attrs)
+    return [DictionaryAttr({})] * len(function.function_type.outputs)
+
+
+def returns_list(target: Callable[..., Any]) -> bool:
+    """Whether a callee returns a list or a tuple, be it of one item."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    returns = target._schema.returns
+    return len(returns) > 1 or any(isinstance(r.type, torch.ListType) for r in returns)
+
+
+def register(root: nn.Module, fqn: str, tensor: torch.Tensor, persistent: bool) -> None:
+    """Register a tensor under its qualified name, with plain modules for the path to it."""
+    *path, leaf = fqn.split(".")
+    module = root
+    for name in path:
+        if not hasattr(module, name):
+            module.add_module(name, nn.Module())
+        module = getattr(module, name)
+    if not isinstance(module, nn.Module) or hasattr(module, leaf):
+        raise GqcError(f"weight {fqn} cannot be registered: a part of its name is taken")
+    if isinstance(tensor, nn.Parameter):
+        module.register_parameter(leaf, tensor)
+    else:
+        module.register_buffer(leaf, tensor, persistent=persistent)
+
+
+def pytree_info(signature: Signature) -> _PyTreeInfo:
+    return _PyTreeInfo(list(signature.names), signature.in_spec, signature.out_spec)
