@@ -1,0 +1,111 @@
+"""The table of targets: what each machine can do, and how its kernels are tiled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gqc.errors import GqcError
+
+ANY = -1
+"""Rows of the last bucket: any number."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """One bucket of rows: the output tile BM×BN, and the step BK of K (0: the format's block)."""
+
+    rows: int
+    bm: int
+    bn: int
+    bk: int
+    warps: int = 1
+    stages: int = 1
+
+
+@dataclass(frozen=True)
+class Target:
+    """One row. `units` gives, for each float type its kernels multiply, the instruction."""
+
+    name: str
+    backend: str
+    units: Mapping[str, str]
+    layout: str
+    lanes: int
+    scale: str
+    """Where the scale is applied: `before` the dot (to the weight) or `after` (to the sum)."""
+    tilings: tuple[Tiling, ...]
+
+
+def gpu(name: str, matrix_unit: str, *tilings: Tiling) -> Target:
+    units = {"f16": matrix_unit, "bf16": matrix_unit}
+    return Target(name, "triton", units, "k_words", 1, "before", tilings)
+
+
+def cpu(name: str, f32: str, bf16: str, *tilings: Tiling) -> Target:
+    units = {"f32": f32, "bf16": bf16, "f16": f32}
+    return Target(name, "cpu", units, "lane_words", 64, "after", tilings)
+
+
+def nvidia(stages: int, middle: Tiling) -> tuple[Tiling, ...]:
+    """Tiles at which no integer format spills registers, on Triton 3.6 and 3.9."""
+    return (
+        Tiling(16, 16, 64, 128, 4, stages),
+        middle,
+        Tiling(ANY, 128, 128, 64, 8, 3),
+    )
+
+
+AMD = (
+    Tiling(16, 16, 64, 128, 4, 2),
+    Tiling(64, 64, 64, 64, 4, 2),
+    Tiling(ANY, 128, 128, 64, 8, 2),
+)
+
+AVX512 = (Tiling(1, 1, 64, 0), Tiling(2, 2, 64, 0), Tiling(ANY, 4, 64, 0))
+NARROW = (Tiling(1, 1, 32, 0), Tiling(2, 2, 32, 0), Tiling(ANY, 4, 16, 0))
+
+TARGETS: dict[str, Target] = {
+    t.name: t
+    for t in (
+        gpu("sm_80", "mma.sync", *nvidia(4, Tiling(64, 64, 128, 64, 4, 4))),
+        gpu("sm_90", "wgmma", *nvidia(4, Tiling(64, 64, 128, 64, 4, 4))),
+        gpu("sm_100", "tcgen05.mma", *nvidia(4, Tiling(64, 64, 128, 64, 8, 4))),
+        gpu("sm_120", "mma.sync", *nvidia(3, Tiling(64, 64, 64, 64, 4, 4))),
+        gpu("gfx942", "v_mfma", *AMD),
+        gpu("gfx950", "v_mfma", *AMD),
+        cpu("cpu_avx512bf16", "vfmadd", "vdpbf16ps", *AVX512),
+        cpu("cpu_avx512", "vfmadd", "vfmadd", *AVX512),
+        cpu("cpu_avx2", "vfmadd", "vfmadd", *NARROW),
+        cpu("cpu_portable", "multiply-add", "multiply-add", *NARROW),
+    )
+}
+
+
+def resolve(name: str) -> Target:
+    """The row of a target. `cpu` is this machine's CPU; `auto` its GPU, or else its CPU.
+
+    Raises GqcError on a name that is not in the table.
+    """
+    if name == "auto":
+        name = gpu_of_this_machine() or "cpu"
+    if name == "cpu":
+        from gqc.codegen.cpu.isa import host
+
+        name = f"cpu_{host().name}"
+    if name not in TARGETS:
+        known = ", ".join(("auto", "cpu", *TARGETS))
+        raise GqcError(f"unknown target {name!r}: choose one of {known}")
+    return TARGETS[name]
+
+
+def gpu_of_this_machine() -> str | None:
+    """Target name of the current GPU, or None without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    if torch.version.hip:
+        return torch.cuda.get_device_properties().gcnArchName.split(":")[0]
+    major, minor = torch.cuda.get_device_capability()
+    return f"sm_{major}{minor}"

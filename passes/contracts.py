@@ -1,0 +1,72 @@
+"""The four contracts between stages, each with its verifier.
+
+imported: functions of `fx.call` (or a linear that was captured alone) on values and weights.
+grouped: every linear is one `gq.matmul_t`; only matmuls read block-scaled values.
+legal: every matmul says how it is done; none reads block-scaled codes without an explicit cast.
+kernels: launches of kernels that the module holds; no work on weights is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from xdsl.dialects import func
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
+from xdsl.utils.exceptions import VerifyException
+
+from gqc.dialects import fx, gq, tile
+
+WEIGHT_WORK = (gq.QcastOp, gq.DcastOp, gq.PackOp, gq.UnpackOp)
+
+ALLOWED: dict[str, tuple[type[Operation], ...]] = {
+    "imported": (fx.CallOp, gq.WeightOp, gq.TransposeOp, gq.MatmulTOp),
+    "grouped": (fx.CallOp, gq.WeightOp, gq.TransposeOp, gq.MatmulTOp, gq.QcastOp),
+    "legal": (fx.CallOp, gq.WeightOp, gq.TransposeOp, gq.MatmulTOp, *WEIGHT_WORK),
+    "kernels": (fx.CallOp, gq.WeightOp, gq.TransposeOp, gq.MatmulTOp, gq.LaunchOp),
+}
+"""Operations that a function may hold at each stage, besides its own frame."""
+
+
+def fail(stage: str, op: Operation, message: str) -> None:
+    raise VerifyException(f"contract {stage!r}: {op.name}: {message}")
+
+
+def check_grouped(op: Operation) -> None:
+    if isinstance(op, gq.QcastOp):
+        readers = [use.operation for use in op.result.uses]
+        if not all(isinstance(r, gq.MatmulTOp) for r in readers):
+            fail("grouped", op, "only gq.matmul_t may read a block-scaled value")
+
+
+def check_legal(op: Operation) -> None:
+    if isinstance(op, gq.MatmulTOp):
+        if op.decision is None:
+            fail("legal", op, "no decision says how it is done")
+        elif gq.block_scaled(op.weight) and op.decision.kind.data != "native":
+            fail("legal", op, "reads block-scaled codes without a gq.dcast")
+
+
+CHECKS: dict[str, Callable[[Operation], None]] = {
+    "imported": lambda op: None,
+    "grouped": check_grouped,
+    "legal": check_legal,
+    "kernels": lambda op: None,
+}
+
+
+def verify_stage(module: ModuleOp, stage: str) -> None:
+    """Raise VerifyException unless the module keeps the contract of a stage."""
+    module.verify()
+    kernels = {op.sym_name.data for op in module.ops if isinstance(op, tile.KernelOp)}
+    for function in module.ops:
+        if not isinstance(function, func.FuncOp):
+            continue
+        for op in function.walk():
+            if isinstance(op, func.FuncOp | func.ReturnOp):
+                continue
+            if not isinstance(op, ALLOWED[stage]):
+                fail(stage, op, "is not an operation of this stage")
+            if isinstance(op, gq.LaunchOp) and not kernels.issuperset(k for _, k in op.buckets):
+                fail(stage, op, "launches a kernel that the module does not hold")
+            CHECKS[stage](op)

@@ -1,0 +1,161 @@
+"""Fold weights: compute what depends on the side store alone, once, at compile time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp, StringAttr, TensorType
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import Operation
+from xdsl.passes import ModulePass
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from gqc.dialects import gq
+from gqc.dialects.interpret import interpreter
+from gqc.errors import GqcError
+from gqc.formats.packing import planes_of
+from gqc.passes.helpers import layer_name, weight_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from gqc.formats.block_scaled import BlockScaled
+
+Store = MutableMapping[str, "torch.Tensor"]
+Observer = Callable[["torch.Tensor", "BlockScaled", str], None]
+"""Called with each weight, its quantized form, and its name."""
+Taken = dict[str, tuple[str, ...]]
+"""What each packed weight was made by, by the name of its first part."""
+
+
+def part_names(fqn: str, type_: gq.BlockScaledType) -> list[str]:
+    """Names in the side store of the parts of a packed weight, in the layout's order."""
+    widths = planes_of(type_.format.bits)
+    count = len(widths) if type_.zero_mode.data == "quantized" else int(type_.has_zero)
+    suffix = [f"_{w}" for w in widths] if len(widths) > 1 else [""]
+    zeros = [f"zero{s}" for s in suffix] if count == len(suffix) else ["zero"][:count]
+    return [f"{fqn}_{part}" for part in [*(f"packed{s}" for s in suffix), "scale", *zeros]]
+
+
+@dataclass(frozen=True)
+class FoldWeights(ModulePass):
+    """kernels → kernels, every packed weight a `gq.weight` of its parts.
+
+    Only names change: for work on IR alone. `FoldWeightsInto` computes the parts.
+    """
+
+    name = "fold-weights"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        fold(op, None, None)
+
+
+@dataclass(frozen=True)
+class FoldWeightsInto(FoldWeights):
+    """`FoldWeights` over a store: parts are computed into it, dense weights no one reads go.
+
+    `observe` sees each weight beside its quantized form. Raises GqcError naming a weight that
+    cannot be quantized.
+    """
+
+    store: Store
+    observe: Observer
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        fold(op, self.store, self.observe)
+
+
+def fold(module: ModuleOp, store: Store | None, observe: Observer | None) -> None:
+    """Fold every `gq.pack` of a module; see `FoldWeights`."""
+    taken: Taken = {}
+    for pack in [op for op in module.walk() if isinstance(op, gq.PackOp)]:
+        fold_pack(pack, store, observe, taken)
+    erase_unused_weights(module, store)
+
+
+def fold_pack(pack: gq.PackOp, store: Store | None, observe: Observer | None, taken: Taken) -> None:
+    """Replace one `gq.pack` by the weights that it computes."""
+    weight, type_ = weight_of(pack.weight), gq.block_scaled(pack.weight)
+    assert weight is not None and type_ is not None
+    names, form = (
+        part_names(weight.key, type_),
+        tuple(map(str, (type_, pack.layout, *chain_of(pack)[:-1]))),
+    )
+    while taken.get(names[0], form) != form:  # layers that share a weight but not its scheme
+        names = [f"{name}_" for name in names]
+    if store is not None and names[0] not in taken:
+        store.update(zip(names, compute(pack, store, observe), strict=True))
+    taken[names[0]] = form
+    parts: list[gq.WeightOp] = []
+    for name, part in zip(names, pack.parts, strict=True):
+        assert isinstance(part.type, TensorType)
+        parts.append(gq.WeightOp(name, part.type))
+        parts[-1].location = pack.location
+        parts[-1].result.name_hint = name.rsplit(".", 1)[-1]
+        part.replace_all_uses_with(parts[-1].result)
+    Rewriter.insert_op(parts, InsertPoint.after(weight))
+    erase_chain(pack)
+
+
+def chain_of(pack: gq.PackOp) -> list[Operation]:
+    """The operations from the weight to its packed form, in order, without the weight."""
+    chain: list[Operation] = [pack]
+    while not isinstance(op := chain[0].operands[0].owner, gq.WeightOp):
+        assert isinstance(op, Operation)
+        chain.insert(0, op)
+    return chain
+
+
+def compute(pack: gq.PackOp, store: Store, observe: Observer | None) -> tuple[torch.Tensor, ...]:
+    """Run the chain in the interpreter."""
+    import torch
+
+    run = interpreter(ModuleOp([]), store)
+    weight, chain = weight_of(pack.weight), chain_of(pack)
+    assert weight is not None
+    values = run.run_op(weight, ())
+    for op in chain:
+        source = values[0]
+        try:
+            with torch.no_grad():
+                values = run.run_op(op, values)
+        except ValueError as error:
+            shape = list(gq.tensor_shape(op.operands[0]))
+            raise GqcError(f"{layer_name(op)}: weight {shape}: {error}") from error
+        if isinstance(op, gq.QcastOp) and observe is not None:
+            observe(source, values[0], weight.key)
+    return values
+
+
+def erase_chain(op: Operation) -> None:
+    """Erase an operation, and then whatever only it read, up to the weight."""
+    source = op.operands[0].owner
+    op.detach()
+    op.erase()
+    if not isinstance(source, Operation) or isinstance(source, gq.WeightOp):
+        return
+    if not any(result.uses for result in source.results):
+        erase_chain(source)
+
+
+def written_buffers(module: ModuleOp) -> set[str]:
+    """Names of the buffers that functions of the module write."""
+    functions = [f for f in module.ops if isinstance(f, FuncOp) and f.res_attrs is not None]
+    written = [attrs.data.get("fx.mutates") for f in functions for attrs in f.res_attrs or ()]
+    return {name.data for name in written if isinstance(name, StringAttr)}
+
+
+def erase_unused_weights(module: ModuleOp, store: Store | None) -> None:
+    """Erase weights that no one reads, in the module and in the store."""
+    weights = [op for op in module.walk() if isinstance(op, gq.WeightOp)]
+    used = {w.key for w in weights if w.result.uses} | written_buffers(module)
+    for op in weights:
+        if not op.result.uses:
+            op.detach()
+            op.erase()
+    for name in [n for n in store or () if n not in used]:
+        assert store is not None
+        del store[name]

@@ -1,0 +1,41 @@
+"""What passes share: replacing an operation keeps its location, and layers have names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from xdsl.dialects.builtin import NameLoc
+from xdsl.ir import Operation, SSAValue
+from xdsl.pattern_rewriter import PatternRewriter
+
+from gqc.dialects import gq
+
+
+def replace(rewriter: PatternRewriter, op: Operation, new: list[Operation]) -> None:
+    """Replace `op` by `new` (the last gives its results), with its location and name hints."""
+    for each in new:
+        each.location = op.location
+    for old, result in zip(op.results, new[-1].results, strict=True):
+        result.name_hint = old.name_hint
+    rewriter.replace(op, new)
+
+
+def weight_of(value: SSAValue) -> gq.WeightOp | None:
+    """The `gq.weight` that a value is computed from through casts, packing and transposes."""
+    op = value.owner
+    while isinstance(op, gq.TransposeOp | gq.QcastOp | gq.DcastOp | gq.PackOp | gq.UnpackOp):
+        op = op.operands[0].owner
+    return op if isinstance(op, gq.WeightOp) else None
+
+
+def layer_name(op: Operation) -> str:
+    """Name of the module that an operation came from; without a location, its weight's."""
+    if isinstance(op.location, NameLoc) and op.location.desc.data:
+        return op.location.desc.data
+    names = [w.key.removesuffix(".weight") for v in op.operands if (w := weight_of(v))]
+    return names[0] if names else op.name
+
+
+def matmuls(module: Operation) -> Iterator[gq.MatmulTOp]:
+    """Every `gq.matmul_t` of a module, in order."""
+    return (op for op in module.walk() if isinstance(op, gq.MatmulTOp))

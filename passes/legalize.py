@@ -1,0 +1,78 @@
+"""Legalize for the target: say how each quantized matmul will be multiplied, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from gqc.dialects import gq
+from gqc.errors import GqcError
+from gqc.formats.elements import SCALES
+from gqc.passes.helpers import layer_name, matmuls
+from gqc.schemes import GROUPS
+from gqc.targets import Target, resolve
+
+KERNEL_SCALES = ("f16", "bf16", "f32")
+"""Formats of scales and floating-point zero points that kernels read."""
+
+
+@dataclass(frozen=True)
+class Legalize(ModulePass):
+    """grouped → legal: codes the target has no matrix unit for get an explicit `gq.dcast`.
+
+    Raises GqcError that names every layer the target cannot do, with the remedy.
+    """
+
+    name = "legalize"
+
+    target: str
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        target = resolve(self.target)
+        quantized = [m for m in matmuls(op) if gq.block_scaled(m.weight) is not None]
+        problems = {layer_name(m): p for m in quantized if (p := problem(m, target))}
+        if problems:
+            lines = "\n".join(f"  {name}: {p}" for name, p in problems.items())
+            raise GqcError(f"target {target.name} cannot do {len(problems)} layers:\n{lines}")
+        for matmul in quantized:
+            dequantize(matmul, target)
+
+
+def problem(matmul: gq.MatmulTOp, target: Target) -> str | None:
+    """Why the target cannot do a matmul, with the remedy; None if it can."""
+    type_, activation = gq.block_scaled(matmul.weight), str(gq.element_type(matmul.x))
+    assert type_ is not None
+    if activation not in target.units:
+        return (
+            f"its activations are {activation}, the target multiplies "
+            f"{' and '.join(target.units)}: convert the model, for example model.bfloat16()"
+        )
+    if not type_.format.is_integer or type_.has_tensor_scale:
+        return f"no kernel decodes {type_.element}: choose an integer scheme, for example int4_g32"
+    unread = {str(type_.scale), str(type_.zero)} & (SCALES.keys() - KERNEL_SCALES)
+    if unread:
+        return f"no kernel reads scales of {unread.pop()}: choose one of {', '.join(KERNEL_SCALES)}"
+    rows, columns = type_.block_of(gq.tensor_shape(matmul.weight))
+    if rows != 1 or columns not in (*GROUPS, gq.tensor_shape(matmul.weight)[1]):
+        return f"no kernel scales blocks of {rows}x{columns}: choose a group of {GROUPS} or row"
+    return None
+
+
+def dequantize(matmul: gq.MatmulTOp, target: Target) -> None:
+    """Put the explicit dequantization before the matmul, with the reason."""
+    type_, activation = gq.block_scaled(matmul.weight), gq.element_type(matmul.x)
+    assert type_ is not None
+    cast = gq.DcastOp(matmul.weight, activation)
+    cast.location = matmul.location
+    cast.result.name_hint = "w"
+    Rewriter.insert_op(cast, InsertPoint.before(matmul))
+    matmul.operands[1] = cast.result
+    matmul.decision = gq.DecisionAttr(
+        "dequant",
+        f"{target.name} multiplies no {type_.element}: decoded in registers, "
+        f"then {target.units[str(activation)]} in {activation}",
+    )

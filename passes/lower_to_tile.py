@@ -1,0 +1,384 @@
+"""Lower to tile kernels: each scheduled matmul becomes a launch of one kernel for each bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from xdsl.builder import ImplicitBuilder
+from xdsl.context import Context
+from xdsl.dialects import arith, scf
+from xdsl.dialects.builtin import (
+    DYNAMIC_INDEX,
+    IndexType,
+    IntegerAttr,
+    MemRefType,
+    ModuleOp,
+    StringAttr,
+    TensorType,
+    VectorType,
+    f32,
+    i32,
+    i64,
+)
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.passes import ModulePass
+from xdsl.pattern_rewriter import (
+    PatternRewriter,
+    PatternRewriteWalker,
+    RewritePattern,
+    op_type_rewrite_pattern,
+)
+
+from gqc.dialects import gq, tile
+from gqc.formats.packing import WORD, planes_of
+from gqc.passes.helpers import replace
+
+K_AXIS = {"k_words": 1, "lane_words": 0}
+"""Axis of K in a kernel's weight tile. Where it is 1, the weight is the left operand of the dot
+(the one that a GPU's matrix unit can take from registers), and the output tile is transposed."""
+
+
+DEQUANTIZE: dict[str, Callable[..., Operation]] = {
+    "none": lambda q, s: arith.MulfOp(q, s),
+    "original": lambda q, s, z: arith.MulfOp(arith.SubfOp(q, z), s),
+    "rescale": lambda q, s, z: arith.AddfOp(arith.MulfOp(q, s), z),
+    "quantized": lambda q, s, z: arith.MulfOp(arith.SubfOp(q, z), s),
+}
+"""The weight tile from tiles of codes, scales and zero points, by zero mode."""
+
+FORMULA = {
+    "none": "codes * scale",
+    "original": "(codes - zero) * scale",
+    "rescale": "codes * scale + zero",
+    "quantized": "(codes - zero) * scale",
+}
+"""What the weight is, by zero mode; in ASCII, for xDSL reads other strings back as bytes."""
+
+
+def named(op: Operation, name: str) -> SSAValue:
+    """The op's result, with a name that printed kernels keep."""
+    op.results[0].name_hint = name
+    return op.results[0]
+
+
+def spread(value: SSAValue, shape: tuple[int, ...]) -> SSAValue:
+    """Broadcast, unless the value has the shape already."""
+    return value if tile.shape_of(value) == shape else tile.BroadcastOp(value, shape).result
+
+
+@dataclass
+class MatmulKernel:
+    """Builds the kernel of one matmul for one schedule."""
+
+    name: str
+    target: str
+    matmul: gq.MatmulTOp
+    unpack: gq.UnpackOp
+    schedule: gq.ScheduleAttr
+    args: dict[str, SSAValue] = field(default_factory=dict)
+    constants: dict[int, SSAValue] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        type_ = gq.block_scaled(self.unpack.weight)
+        assert type_ is not None
+        self.type = type_
+        self.n, self.k = gq.tensor_shape(self.unpack.weight)
+        self.block = type_.block_of((self.n, self.k))[1]
+        self.bm, self.bn, self.bk = self.schedule.sizes
+        self.layout = self.unpack.layout
+        self.k_axis = K_AXIS[self.layout.kind.data]
+        self.activation = gq.element_type(self.matmul.x)
+        self.scale_first = self.schedule.scale.data == "before"
+        # Scaled weights are rounded to the activations' type where the matrix unit wants it; a CPU
+        # multiplies them in f32, which keeps them exact.
+        exact = self.layout.kind.data == "lane_words" and self.scale_first
+        self.dot_type = f32 if exact else self.activation
+
+    # Arguments
+
+    def arguments(self) -> dict[str, MemRefType]:
+        """Names and types of the kernel's arrays, in order."""
+        widths = planes_of(self.type.format.bits)
+        zero = ["zero"]
+        if self.type.zero_mode.data == "quantized":
+            zero = [f"zero{w}" if len(widths) > 1 else "zero" for w in widths]
+        names = [f"w{w}" if len(widths) > 1 else "w" for w in widths] + ["scale"]
+        names += zero if self.type.has_zero else []
+        arrays = dict(zip(names, (p.type for p in self.unpack.parts), strict=True))
+        if self.matmul.bias is not None:
+            arrays["bias"] = self.matmul.bias.type
+        types = {"x": MemRefType(self.activation, (DYNAMIC_INDEX, self.k))}
+        for name, type_ in arrays.items():
+            assert isinstance(type_, TensorType)
+            types[name] = MemRefType(type_.get_element_type(), type_.get_shape())
+        y = gq.element_type(self.matmul.result)
+        return {**types, "y": MemRefType(y, (DYNAMIC_INDEX, self.n))}
+
+    def build(self) -> tile.KernelOp:
+        arguments = self.arguments()
+        self.entry = Block(arg_types=list(arguments.values()))
+        for name, arg in zip(arguments, self.entry.args, strict=True):
+            arg.name_hint = name
+            self.args[name] = arg
+        with ImplicitBuilder(self.entry):
+            self.body()
+        bias = " + bias" if "bias" in self.args else ""
+        summary = f"y = x @ W.T{bias}, with W = {FORMULA[self.type.zero_mode.data]}"
+        attributes: dict[str, Attribute] = {
+            "summary": StringAttr(summary),
+            "target": StringAttr(self.target),
+            "num_warps": IntegerAttr(self.schedule.warps.data, i64),
+            "num_stages": IntegerAttr(self.schedule.stages.data, i64),
+        }
+        return tile.KernelOp(self.name, (self.bm, self.bn), Region(self.entry), attributes)
+
+    def constant(self, value: int) -> SSAValue:
+        """An index constant, once, at the kernel's top."""
+        if value not in self.constants:
+            op = arith.ConstantOp(IntegerAttr(value, IndexType()))
+            op.detach()
+            first = self.entry.first_op
+            self.entry.add_op(op) if first is None else self.entry.insert_op_before(op, first)
+            self.constants[value] = named(op, f"c{value}")
+        return self.constants[value]
+
+    # Body
+
+    def body(self) -> None:
+        self.m = self.offset(0, self.bm, "m")
+        self.column = self.offset(1, self.bn, "n")
+        if not self.k_axis:  # a panel of rows, and the lane of it where this tile begins
+            lanes = self.constant(self.layout.lanes.data)
+            self.panel = named(arith.DivUIOp(self.column, lanes), "panel")
+            self.lane = named(arith.RemUIOp(self.column, lanes), "lane")
+        shape = (self.bn, self.bm) if self.k_axis else (self.bm, self.bn)
+        start = named(tile.FullOp(0.0, VectorType(f32, shape)), "acc")
+        if self.block == self.k:  # one scale a row: loaded once
+            self.scale, self.zero = (
+                self.load_scale(self.constant(0)),
+                self.load_zero(self.constant(0)),
+            )
+        loop = Block(arg_types=[IndexType(), start.type])
+        k, acc = loop.args
+        k.name_hint, acc.name_hint = "k", "acc"
+        with ImplicitBuilder(loop):
+            scf.YieldOp(self.step(k, acc))
+        total = scf.ForOp(
+            self.constant(0), self.constant(self.k), self.constant(self.bk), [start], loop
+        )
+        self.epilogue(named(total, "acc"))
+
+    def offset(self, axis: int, size: int, name: str) -> SSAValue:
+        """Where this program's tile begins along an axis of the output."""
+        program = named(tile.ProgramIdOp(axis), f"pid_{name}")
+        return named(arith.MuliOp(program, self.constant(size)), name)
+
+    def step(self, k: SSAValue, acc: SSAValue) -> SSAValue:
+        """The accumulator after BK more of K."""
+        x = named(
+            tile.LoadOp(
+                self.args["x"], [self.m, k], VectorType(self.activation, (self.bm, self.bk))
+            ),
+            "x_tile",
+        )
+        codes = self.load_codes(k)
+        if self.block != self.k:
+            g = named(arith.DivUIOp(k, self.constant(self.block)), "g")
+            self.scale, self.zero = self.load_scale(g), self.load_zero(g)
+        if self.scale_first:
+            weight = self.cast(self.dequantize(codes), self.dot_type, "w_tile")
+            return self.dot(acc, self.cast(x, self.dot_type, "x_tile"), weight)
+        weight = self.cast(codes, self.dot_type, "w_tile")
+        start = tile.FullOp(0.0, acc.type).result  # pyright: ignore[reportArgumentType]
+        return self.scale_sum(acc, named_value(self.dot(start, x, weight), "part"), x)
+
+    def dot(self, acc: SSAValue, x: SSAValue, weight: SSAValue) -> SSAValue:
+        if self.k_axis:
+            return named(tile.DotOp(acc, weight, tile.TransposeOp(x).result), "acc")
+        return named(tile.DotOp(acc, x, weight), "acc")
+
+    def cast(self, value: SSAValue, element: Attribute, name: str) -> SSAValue:
+        if tile.element_of(value) == element:
+            return value
+        return named(tile.CastOp(value, element), name)
+
+    # Scales and zero points
+
+    def dequantize(self, codes: SSAValue) -> SSAValue:
+        """The weight tile in f32, from codes, scales and zero points, by zero mode."""
+        q = self.cast(codes, f32, "q")
+        values = [q, self.repeat(self.scale)]
+        if self.zero is not None:
+            values.append(self.repeat(self.zero))
+        return named(DEQUANTIZE[self.type.zero_mode.data](*values), "w_tile")
+
+    def scale_sum(self, acc: SSAValue, part: SSAValue, x: SSAValue) -> SSAValue:
+        """acc + s·part + c·Σx, where c is z (rescale) or −s·z: the block's scale after its dot."""
+        shape = tile.shape_of(acc)
+        acc = arith.AddfOp(acc, arith.MulfOp(part, spread(self.scale, shape))).result
+        if self.zero is None:
+            return acc
+        total = tile.SumOp(x, 1).result
+        if self.k_axis:
+            total = tile.TransposeOp(total).result
+        total = spread(named_value(total, "x_sum"), shape)
+        if self.type.zero_mode.data == "rescale":
+            return arith.AddfOp(acc, arith.MulfOp(total, spread(self.zero, shape))).result
+        offset = named(arith.MulfOp(self.scale, self.zero), "offset")
+        return arith.SubfOp(acc, arith.MulfOp(total, spread(offset, shape))).result
+
+    def repeat(self, value: SSAValue) -> SSAValue:
+        """A scale or zero point for each block of the step, spread over the weight tile."""
+        times = self.bk // tile.shape_of(value)[self.k_axis]
+        return tile.RepeatOp(value, self.k_axis, times).result if times > 1 else value
+
+    # Loads
+
+    def load_codes(self, k: SSAValue) -> SSAValue:
+        planes = []
+        for width in planes_of(self.type.format.bits):
+            name = f"w{width}" if len(planes_of(self.type.format.bits)) > 1 else "w"
+            word = named(arith.DivUIOp(k, self.constant(WORD // width)), "word")
+            words = self.bk * width // WORD
+            shape = (self.bn, words) if self.k_axis else (words, self.bn)
+            load = tile.LoadOp(self.args[name], self.place(word), VectorType(i32, shape))
+            planes.append(named(load, f"{name}_words"))
+        shape = (self.bn, self.bk) if self.k_axis else (self.bk, self.bn)
+        return named(
+            tile.UnpackOp(planes, self.k_axis, VectorType(self.type.element, shape)), "codes"
+        )
+
+    def place(self, column: SSAValue) -> list[SSAValue]:
+        """Offsets of this program's weight words that begin at a column (of words)."""
+        return [self.column, column] if self.k_axis else self.lane_place(column, 1)
+
+    def lane_place(self, column: SSAValue, codes_per_word: int) -> list[SSAValue]:
+        """The same where rows are lanes; words of zero points hold several lanes each."""
+        lane = self.lane
+        if codes_per_word > 1:
+            lane = named(arith.DivUIOp(lane, self.constant(codes_per_word)), "lane_word")
+        return [self.panel, column, lane]
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the format in one step, at least one."""
+        return max(1, self.bk // self.block) if self.block != self.k else 1
+
+    def load_scale(self, g: SSAValue) -> SSAValue:
+        return self.load_blocks("scale", g, self.type.scale)
+
+    def load_zero(self, g: SSAValue) -> SSAValue | None:
+        if not self.type.has_zero:
+            return None
+        if self.type.zero_mode.data != "quantized":
+            return self.load_blocks("zero", g, self.type.zero)
+        widths = planes_of(self.type.format.bits)
+        planes = []
+        for width in widths:
+            name = f"zero{width}" if len(widths) > 1 else "zero"
+            shape = (self.blocks, self.bn * width // WORD)
+            load = tile.LoadOp(
+                self.args[name], self.block_place(g, WORD // width), VectorType(i32, shape)
+            )
+            planes.append(named(load, f"{name}_words"))
+        codes = tile.UnpackOp(planes, 1, VectorType(self.type.zero, (self.blocks, self.bn)))
+        return self.orient(self.cast(codes.result, f32, "z"), "z")
+
+    def block_place(self, g: SSAValue, codes_per_word: int) -> list[SSAValue]:
+        """Offsets of this program's scales (or words of zero points) of block g."""
+        if not self.k_axis:
+            return self.lane_place(g, codes_per_word)
+        if codes_per_word == 1:
+            return [g, self.column]
+        return [g, named(arith.DivUIOp(self.column, self.constant(codes_per_word)), "n_word")]
+
+    def load_blocks(self, name: str, g: SSAValue, element: Attribute) -> SSAValue:
+        load = tile.LoadOp(
+            self.args[name], self.block_place(g, 1), VectorType(element, (self.blocks, self.bn))
+        )
+        return self.orient(self.cast(named(load, name[0]), f32, name[0]), name[0])
+
+    def orient(self, value: SSAValue, name: str) -> SSAValue:
+        """[blocks, BN] with K along the weight tile's axis of K."""
+        return named(tile.TransposeOp(value), name) if self.k_axis else value
+
+    def epilogue(self, acc: SSAValue) -> None:
+        """Bias, the output's type, and the store."""
+        if self.k_axis:
+            acc = named(tile.TransposeOp(acc), "acc")
+        if "bias" in self.args:
+            element = tile.element_of(self.args["bias"])
+            bias = named(
+                tile.LoadOp(self.args["bias"], [self.column], VectorType(element, (self.bn,))), "b"
+            )
+            bias = tile.BroadcastOp(self.cast(bias, f32, "b"), (self.bm, self.bn))
+            acc = named(arith.AddfOp(acc, bias), "acc")
+        result = self.cast(acc, tile.element_of(self.args["y"]), "y_tile")
+        tile.StoreOp(result, self.args["y"], [self.m, self.column])
+
+
+def named_value(value: SSAValue, name: str) -> SSAValue:
+    value.name_hint = name
+    return value
+
+
+def kernel_name(matmul: gq.MatmulTOp, unpack: gq.UnpackOp, schedule: gq.ScheduleAttr) -> str:
+    """A name that says all that the kernel depends on."""
+    type_ = gq.block_scaled(unpack.weight)
+    assert type_ is not None
+    n, k = gq.tensor_shape(unpack.weight)
+    block = type_.block.data[1].data
+    group = "row" if block == DYNAMIC_INDEX else f"g{block}"
+    zero = f"_{type_.zero_mode.data}_{type_.zero}" if type_.has_zero else ""
+    bias = "_bias" if matmul.bias is not None else ""
+    rows = "any" if schedule.rows.data == schedule.UNBOUNDED else f"m{schedule.rows.data}"
+    activation = gq.element_type(matmul.x)
+    return f"matmul_{activation}_{type_.element}_{group}_{type_.scale}{zero}_{n}x{k}{bias}_{rows}"
+
+
+@dataclass
+class LowerMatmul(RewritePattern):
+    """matmul_t(x, dcast(unpack(parts)), bias) is one launch; kernels of equal name are one."""
+
+    target: str
+    kernels: dict[str, tile.KernelOp]
+
+    @op_type_rewrite_pattern
+    def match_and_rewrite(self, op: gq.MatmulTOp, rewriter: PatternRewriter) -> None:
+        if op.schedules is None:
+            return
+        cast = op.weight.owner
+        assert isinstance(cast, gq.DcastOp) and isinstance(cast.source.owner, gq.UnpackOp)
+        unpack = cast.source.owner
+        names, rows = [], []
+        for schedule in op.schedules:
+            assert isinstance(schedule, gq.ScheduleAttr)
+            name = kernel_name(op, unpack, schedule)
+            if name not in self.kernels:
+                kernel = MatmulKernel(name, self.target, op, unpack, schedule).build()
+                self.kernels[name] = kernel
+            names.append(name)
+            rows.append(schedule.rows.data)
+        launch = gq.LaunchOp(names, rows, op.x, unpack.parts, op.bias, op.result.type)
+        assert op.decision is not None
+        launch.attributes["decision"] = op.decision
+        replace(rewriter, op, [launch])
+        for dead in (cast, unpack):
+            if not dead.results[0].uses:
+                rewriter.erase(dead)
+
+
+@dataclass(frozen=True)
+class LowerToTile(ModulePass):
+    """legal → kernels: launches, and the kernels they launch at the module's end."""
+
+    name = "lower-to-tile"
+
+    target: str
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        kernels: dict[str, tile.KernelOp] = {}
+        pattern = LowerMatmul(self.target, kernels)
+        PatternRewriteWalker(pattern, apply_recursively=False).rewrite_module(op)
+        op.body.block.add_ops(kernels.values())

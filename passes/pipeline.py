@@ -1,0 +1,89 @@
+"""The compiler: every pass from a captured model to kernels, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+
+from gqc.dialects.text import context
+from gqc.errors import GqcError
+from gqc.passes.assign_layouts import AssignLayouts
+from gqc.passes.contracts import verify_stage
+from gqc.passes.fold_weights import FoldWeights
+from gqc.passes.legalize import Legalize
+from gqc.passes.lower_to_tile import LowerToTile
+from gqc.passes.quantize_weights import QuantizeWeights
+from gqc.passes.recognize_linears import RecognizeLinears
+from gqc.passes.split_m_buckets import SplitMBuckets
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Passes that lead from one contract to the next."""
+
+    name: str
+    passes: tuple[ModulePass, ...]
+
+    def replacing(self, kind: type[ModulePass], pass_: ModulePass) -> Stage:
+        """The stage with another pass in the place of those of a kind."""
+        return Stage(self.name, tuple(pass_ if isinstance(p, kind) else p for p in self.passes))
+
+
+def pipeline(schemes: tuple[str, ...], target: str, lm_head: bool = False) -> tuple[Stage, ...]:
+    """The stages of a compilation; `schemes` are `pattern=scheme` entries, first match first."""
+    return (
+        Stage("imported", ()),
+        Stage(
+            "grouped",
+            (
+                RecognizeLinears(),  # linear, addmm, mm, matmul → gq.matmul_t
+                QuantizeWeights(schemes, lm_head),  # gq.qcast of each weight, by scheme
+            ),
+        ),
+        Stage(
+            "legal",
+            (
+                Legalize(target),  # native, or an explicit gq.dcast and the reason
+                AssignLayouts(target),  # gq.pack, gq.unpack in the target's layout
+                SplitMBuckets(target),  # a tile schedule for each bucket of rows
+            ),
+        ),
+        Stage(
+            "kernels",
+            (
+                LowerToTile(target),  # gq.launch of tile kernels, bias in the epilogue
+                FoldWeights(),  # quantize and pack, once, now
+            ),
+        ),
+    )
+
+
+def extend(
+    stages: Sequence[Stage], passes: Mapping[str, Sequence[ModulePass]]
+) -> tuple[Stage, ...]:
+    """The stages with more passes at the ends of those named. Raises GqcError on unknown names."""
+    unknown = passes.keys() - {stage.name for stage in stages}
+    if unknown:
+        known = ", ".join(stage.name for stage in stages)
+        raise GqcError(f"no stage is called {', '.join(sorted(unknown))}: there are {known}")
+    return tuple(Stage(s.name, (*s.passes, *passes.get(s.name, ()))) for s in stages)
+
+
+Callback = Callable[[str, ModuleOp], None]
+"""Called with the name of a stage or pass and the module that it left."""
+
+
+def run_stages(module: ModuleOp, stages: Iterable[Stage], after: Callback | None = None) -> None:
+    """Run stages in place, each contract verified where its stage ends."""
+    ctx = context()
+    for stage in stages:
+        for pass_ in stage.passes:
+            pass_.apply(ctx, module)
+            if after is not None:
+                after(pass_.name, module)
+        verify_stage(module, stage.name)
+        if after is not None:
+            after(stage.name, module)

@@ -1,0 +1,53 @@
+"""Split by M: give each quantized matmul a tile schedule for each bucket of row counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp
+from xdsl.passes import ModulePass
+
+from gqc.dialects import gq
+from gqc.formats.packing import WORD, planes_of
+from gqc.passes.helpers import matmuls
+from gqc.targets import Target, Tiling, resolve
+
+
+def step_of(tiling: Tiling, block: int, k: int, whole_words: int) -> int:
+    """BK: the tiling's, or one block of the format, and whole words of every plane in any case."""
+    step = tiling.bk or block
+    if block == k and not tiling.bk:  # one scale a row: the widest step without a tail
+        step = next((n for n in (128, 64, 32) if k % n == 0), 32)
+    return max(step, whole_words)
+
+
+def schedule(tiling: Tiling, target: Target, matmul: gq.MatmulTOp) -> gq.ScheduleAttr:
+    """The schedule of one bucket. A step of several blocks has the scale before the dot."""
+    assert isinstance(matmul.weight.owner, gq.DcastOp)
+    type_, shape = gq.block_scaled(matmul.weight.owner.source), gq.tensor_shape(matmul.weight)
+    assert type_ is not None
+    block = type_.block_of(shape)[1]
+    whole_words = WORD // min(planes_of(type_.format.bits))
+    step = step_of(tiling, block, shape[1], whole_words)
+    scale = "before" if block < step and block != shape[1] else target.scale
+    packed_zero = type_.zero_mode.data == "quantized"
+    columns = max(tiling.bn, whole_words) if packed_zero else tiling.bn
+    tile = (tiling.bm, columns, step)
+    return gq.ScheduleAttr(tiling.rows, tile, scale, tiling.warps, tiling.stages)
+
+
+@dataclass(frozen=True)
+class SplitMBuckets(ModulePass):
+    """legal → legal, each matmul on a packed weight with its schedules."""
+
+    name = "split-m-buckets"
+
+    target: str
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        target = resolve(self.target)
+        for matmul in matmuls(op):
+            if matmul.decision is not None and matmul.decision.kind.data == "dequant":
+                schedules = [schedule(t, target, matmul) for t in target.tilings]
+                matmul.schedules = ArrayAttr(schedules)
