@@ -1,0 +1,1 @@
+"""Kernels from tile IR: Triton source and CPU code."""

@@ -1,0 +1,170 @@
+"""Each op that is an expression: the function that prints it, in the table EXPRESSIONS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from xdsl.dialects import arith
+from xdsl.dialects.builtin import FloatAttr, IntegerAttr
+from xdsl.ir import Operation, SSAValue
+
+from gqc.dialects import tile
+from gqc.dialects.tile import element_of, shape_of
+from gqc.errors import GqcError
+from gqc.formats.elements import ELEMENTS
+from gqc.formats.packing import planes_of
+
+if TYPE_CHECKING:
+    from gqc.codegen.triton.emitter import Emitter
+
+DTYPES = {
+    "f16": ("float16", "fp16"),
+    "bf16": ("bfloat16", "bf16"),
+    "f32": ("float32", "fp32"),
+    "i32": ("int32", "i32"),
+}
+"""IR element type: its name in `tl.…`, and in the signature of a kernel."""
+
+
+def dtype_names(value: SSAValue) -> tuple[str, str]:
+    """The row of DTYPES of an array's or a tile's element type."""
+    key = str(element_of(value))
+    if key not in DTYPES:
+        raise GqcError(f"the Triton backend has no arrays or tiles of {key}")
+    return DTYPES[key]
+
+
+def dtype(value: SSAValue) -> str:
+    return dtype_names(value)[0]
+
+
+def dims(shape: Sequence[int]) -> str:
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+
+
+def spreads(op: Operation) -> bool:
+    """Whether an op gives a dimension of 1, or a missing one, the extent of its result."""
+    if isinstance(op, tile.RepeatOp):
+        return shape_of(op.source)[op.axis.value.data] == 1
+    return isinstance(op, tile.BroadcastOp)
+
+
+def constant(printer: Emitter, op: arith.ConstantOp) -> str:
+    if not isinstance(op.value, IntegerAttr | FloatAttr):
+        raise GqcError(f"kernel {printer.name}: the Triton backend prints scalar constants only")
+    return str(op.value.value.data)
+
+
+def program_id(printer: Emitter, op: tile.ProgramIdOp) -> str:
+    return f"tl.program_id({op.axis.value.data})"
+
+
+def full(printer: Emitter, op: tile.FullOp) -> str:
+    value = op.value.value.data
+    return f"tl.full({dims(shape_of(op.result))}, {value}, tl.{dtype(op.result)})"
+
+
+def load(printer: Emitter, op: tile.LoadOp) -> str:
+    pointers, mask = printer.access(op.source, op.offsets, op.result)
+    return f"tl.load({pointers}{mask}{', other=0' if mask else ''})"
+
+
+def unpack(printer: Emitter, op: tile.UnpackOp) -> str:
+    """Codes as int16: planes unpacked one by one, put together, and the sign extended."""
+    element = ELEMENTS[str(element_of(op.result))]
+    if not element.is_integer or len(shape_of(op.result)) != 2:
+        raise GqcError(
+            f"kernel {printer.name}: the Triton backend unpacks integer codes of rank 2, "
+            f"not {element.name} of rank {len(shape_of(op.result))}"
+        )
+    along_rows, parts, low = op.axis.value.data == 0, [], 0
+    unpack, split = printer.helper("unpack_pairs"), printer.helper("split_pairs")
+    for plane, width in zip(op.planes, planes_of(element.bits), strict=True):
+        words = printer.texts[plane]
+        part = f"{unpack}({f'tl.trans({words})' if along_rows else words}, {width})"
+        parts.append(f"({part} << {low})" if low else part)
+        low += width
+    codes = f"{split}({' | '.join(parts)})"
+    if along_rows:
+        codes = f"tl.trans({codes})"
+    if element.signed:
+        sign = 1 << element.bits - 1
+        codes = f"(({codes}) ^ {sign}) - {sign}"
+    return codes
+
+
+def cast(printer: Emitter, op: tile.CastOp) -> str:
+    return f"{printer.texts[op.source]}.to(tl.{dtype(op.result)})"
+
+
+def repeat(printer: Emitter, op: tile.RepeatOp) -> str:
+    if spreads(op):
+        return broadcast(printer, op)
+    source, axis, times = printer.texts[op.source], op.axis.value.data, op.times.value.data
+    if len(shape_of(op.source)) != 2:
+        raise GqcError(f"kernel {printer.name}: the Triton backend repeats tiles of rank 2 only")
+    function = printer.helper("repeat")
+    if axis == 1:
+        return f"{function}({source}, {times})"
+    return f"tl.trans({function}(tl.trans({source}), {times}))"
+
+
+def expanded(printer: Emitter, op: Operation) -> str:
+    """The source with leading dimensions of 1, up to the rank of the result."""
+    source, rank = printer.texts[op.operands[0]], len(shape_of(op.operands[0]))
+    missing = len(shape_of(op.results[0])) - rank
+    return f"{source}[{', '.join(['None'] * missing + [':'] * rank)}]" if missing else source
+
+
+def broadcast(printer: Emitter, op: Operation) -> str:
+    return f"tl.broadcast_to({expanded(printer, op)}, {dims(shape_of(op.results[0]))})"
+
+
+def transpose(printer: Emitter, op: tile.TransposeOp) -> str:
+    return f"tl.trans({printer.texts[op.source]})"
+
+
+def reduce_sum(printer: Emitter, op: tile.SumOp) -> str:
+    source = printer.texts[op.source]
+    if dtype(op.source) != "float32":
+        source = f"{source}.to(tl.float32)"
+    return f"tl.sum({source}, axis={op.axis.value.data}, keep_dims=True)"
+
+
+def dot(printer: Emitter, op: tile.DotOp) -> str:
+    """Products of f32 tiles are asked for in full: Triton would round the operands to TF32."""
+    operands = f"{printer.texts[op.lhs]}, {printer.texts[op.rhs]}, {printer.texts[op.acc]}"
+    exact = ', input_precision="ieee"' if dtype(op.lhs) == "float32" else ""
+    return f"tl.dot({operands}{exact})"
+
+
+def binary(symbol: str) -> Callable[[Emitter, Operation], str]:
+    def expression(printer: Emitter, op: Operation) -> str:
+        return f" {symbol} ".join(printer.operands(op.operands))
+
+    return expression
+
+
+EXPRESSIONS: dict[type[Operation], Callable[[Emitter, Any], str]] = {
+    arith.ConstantOp: constant,
+    arith.AddiOp: binary("+"),
+    arith.SubiOp: binary("-"),
+    arith.MuliOp: binary("*"),
+    arith.DivUIOp: binary("//"),
+    arith.RemUIOp: binary("%"),
+    arith.AddfOp: binary("+"),
+    arith.SubfOp: binary("-"),
+    arith.MulfOp: binary("*"),
+    tile.ProgramIdOp: program_id,
+    tile.FullOp: full,
+    tile.LoadOp: load,
+    tile.UnpackOp: unpack,
+    tile.CastOp: cast,
+    tile.RepeatOp: repeat,
+    tile.BroadcastOp: broadcast,
+    tile.TransposeOp: transpose,
+    tile.SumOp: reduce_sum,
+    tile.DotOp: dot,
+}
+"""Every op that is an expression, and the function that prints it."""

@@ -1,0 +1,62 @@
+"""bfloat16 in Triton's interpreter.
+
+The interpreter (Triton 3.6 to 3.9) keeps bfloat16 tiles as uint16 bit patterns: its `dot`
+multiplies the patterns as integers, and its cast to bfloat16 drops bits where GPUs round to nearest
+even.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def interpreting() -> bool:
+    """Whether `@triton.jit` makes interpreted functions in this process."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def widen(patterns: np.ndarray) -> np.ndarray:
+    """float32 values of bfloat16 bit patterns (uint16)."""
+    import numpy as np
+
+    return (patterns.astype(np.uint32) << 16).view(np.float32)
+
+
+def narrow(values: np.ndarray) -> np.ndarray:
+    """bfloat16 bit patterns (uint16) of float32 values, rounded to nearest even."""
+    import numpy as np
+
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)
+
+
+def correct_bfloat16() -> None:
+    """Have the interpreter compute on bfloat16 as GPUs do; once for a process."""
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    builder: Any = interpreter.InterpreterBuilder
+    if getattr(builder, "exact_bfloat16", False):
+        return
+    cast, dot = builder.cast_impl, builder.create_dot
+
+    def exact_cast(self: Any, src: Any, dst_type: Any) -> Any:
+        if (src.dtype.scalar, dst_type.scalar) == (tl.float32, tl.bfloat16):
+            return interpreter.TensorHandle(narrow(src.data), tl.bfloat16)
+        return cast(self, src, dst_type)
+
+    def exact_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        a, b = (
+            interpreter.TensorHandle(widen(t.data), tl.float32)
+            if t.dtype.scalar == tl.bfloat16
+            else t
+            for t in (a, b)
+        )
+        return dot(self, a, b, *rest)
+
+    builder.cast_impl, builder.create_dot, builder.exact_bfloat16 = exact_cast, exact_dot, True

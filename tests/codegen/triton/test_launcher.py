@@ -1,0 +1,75 @@
+"""Launching: which calls go through Triton's dispatch, and which use a kept compiled kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from gqc.codegen.triton.launcher import Launcher, import_source
+from gqc.errors import GqcError
+
+
+def array(rows: int, address: int = 0) -> Any:
+    """As much of a CUDA tensor as a launcher looks at."""
+    device = torch.device("cuda", 0)
+    return SimpleNamespace(device=device, shape=(rows, 64), data_ptr=lambda: address)
+
+
+class Printed(ModuleType):
+    """Stands for the module of a printed kernel, and for what Triton compiles of it."""
+
+    def __init__(self) -> None:
+        super().__init__("printed")
+        self.dispatched: list[tuple] = []
+        self.direct: list[tuple] = []
+
+    def launch(self, *tensors: Any) -> Printed:
+        self.dispatched.append(tensors)
+        return self
+
+    def grid(self, rows: int) -> tuple[int, int, int]:
+        return rows // 16, 1, 1
+
+    def __getitem__(self, grid: tuple) -> Callable[..., None]:
+        return lambda *args: self.direct.append((grid, args))
+
+
+@pytest.fixture
+def printed(monkeypatch) -> Printed:
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    return Printed()
+
+
+def test_a_compiled_kernel_is_kept(printed: Printed) -> None:
+    launcher, first, second = Launcher(printed), (array(16), array(16)), (array(64), array(64))
+    launcher(*first)
+    launcher(*second)
+    assert printed.dispatched == [first]
+    assert printed.direct == [((4, 1, 1), (*second, 64))]
+
+
+def test_arrays_off_alignment_are_dispatched_each_time(printed: Printed) -> None:
+    launcher = Launcher(printed)
+    for address in (8, 8, 0, 0, 8):
+        launcher(array(16, address), array(16))
+    assert len(printed.dispatched) == 4
+    assert len(printed.direct) == 1
+
+
+def test_tensors_on_the_cpu_are_refused(printed: Printed, monkeypatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(GqcError, match="tensors on the CPU: move the model"):
+        Launcher(printed)(torch.empty(1, 64), torch.empty(1, 64))
+
+
+def test_source_without_a_file_can_be_inspected() -> None:
+    source = "def double(x):\n    return 2 * x\n"
+    module = import_source(source)
+    assert module.double(4) == 8
+    assert inspect.getsource(module.double) == source

@@ -1,0 +1,109 @@
+"""Printed kernels compile for every GPU, without one, and pass the gates."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+
+import pytest
+
+from gqc.codegen.triton import KernelArtifacts, check, compile_many, compile_offline, emit
+from gqc.codegen.triton.offline import MACHINES
+from gqc.errors import GqcError
+
+TRITON36 = os.environ.get("GQC_TRITON36_PYTHON")
+
+# Format, N = K, activations, and the row buckets (≤ 16, ≤ 64, any) to compile.
+LAYERS = [
+    ("1x32 : f16 : ui4, zero = f16, zero_mode = original", 4096, "f16", (0, 1, 2)),
+    ("1x? : f16 : ui3, zero = ui3, zero_mode = quantized", 1000, "bf16", (0,)),
+    ("1x? : f16 : si8", 4096, "bf16", (1,)),
+    ("1x128 : f16 : ui1, zero = f16, zero_mode = rescale", 4096, "f16", (2,)),
+    ("1x16 : f16 : ui2, zero = f16, zero_mode = original", 576, "bf16", (0,)),
+]
+
+
+def compile_layers(build, target: str, python: str = sys.executable) -> list[KernelArtifacts]:
+    kernels = []
+    for type_, size, act, buckets in LAYERS:
+        layer = build(type_, size, size, act=act, target=target, bias=True)
+        kernels += [layer[bucket] for bucket in buckets]
+    return compile_many([(kernel, target) for kernel in kernels], python)
+
+
+@pytest.fixture(scope="module")
+def hopper(build) -> KernelArtifacts:
+    return compile_offline(build(LAYERS[0][0], 4096, 4096)[0], "sm_90")
+
+
+@pytest.mark.parametrize("target", MACHINES)
+def test_kernels_pass_the_gates(build, target: str) -> None:
+    built = compile_layers(build, target)
+    assert [problem for kernel in built for problem in check(kernel)] == []
+
+
+@pytest.mark.skipif(
+    not TRITON36, reason="GQC_TRITON36_PYTHON names no Python with Triton 3.6 (make test sets it)"
+)
+@pytest.mark.parametrize("target", MACHINES)
+def test_kernels_pass_the_gates_with_triton_3_6(build, target: str) -> None:
+    assert TRITON36 is not None
+    built = compile_layers(build, target, TRITON36)
+    assert {kernel.triton for kernel in built} == {"3.6.0"}
+    assert [problem for kernel in built for problem in check(kernel)] == []
+
+
+def test_hopper_takes_weights_from_registers(hopper: KernelArtifacts) -> None:
+    """Each packed word is copied to shared memory once, by 16 bytes; codes never go there."""
+    assert hopper.sass is not None
+    products = [line for line in hopper.sass.splitlines() if "HGMMA" in line]
+    assert all("HGMMA.64x16x16.F32 R" in p and p.count("gdesc") == 1 for p in products)
+    assert "LDGSTS.E.BYPASS.128" in hopper.instructions
+    assert not [i for i in hopper.instructions if i.startswith("STS.")]
+    staged_words = 64 * 128 // 8 * 4 * 4  # BN · BK codes, 8 a word, 4 bytes a word, 4 stages
+    staged_x = 16 * 128 * 2 * 4
+    scales = 2 * 64 * 4 * 2 * 4
+    assert hopper.shared <= staged_words + staged_x + scales
+
+
+def test_artifacts_hold_every_text(hopper: KernelArtifacts) -> None:
+    assert "tt.dot" in hopper.ttir and "ttng.warp_group_dot" in hopper.ttgir
+    assert hopper.ptx is not None and "wgmma.mma_async" in hopper.ptx
+    assert hopper.amdgcn is None
+    assert hopper.matrix_instructions == {"HGMMA.64x16x16.F32": 8}
+    assert 0 < hopper.registers <= 255
+
+
+def test_each_gate_sees_its_fault(hopper: KernelArtifacts) -> None:
+    assert check(hopper) == []
+    faults = [
+        (replace(hopper, matrix_instructions={"HMMA.16816.F32": 8}), "no HGMMA: found HMMA.16816"),
+        (replace(hopper, spills=8), "8 spilled"),
+        (replace(hopper, shared=232449), "232449 bytes of shared memory, of 232448"),
+        (replace(hopper, tensor_memory=513), "513 columns of tensor memory"),
+        (replace(hopper, sass="        /*0000*/      EXIT ;"), "a stub of 1 instructions"),
+        (replace(hopper, warnings=["C7515: wgmma serialized"]), "warns: C7515"),
+    ]
+    for built, problem in faults:
+        assert [p for p in check(built) if problem in p] and len(check(built)) == 1
+
+
+def test_unknown_target_is_refused(build) -> None:
+    with pytest.raises(GqcError, match="no GPU sm_70: choose one of sm_80, sm_90"):
+        compile_offline(build(LAYERS[0][0], 64, 128)[0], "sm_70")
+
+
+def test_what_triton_refuses_is_named_by_target(build) -> None:
+    source = emit(build(LAYERS[0][0], 64, 128)[0])
+    broken = source.replace("tl.trans(x_tile)", "x_tile")
+    with pytest.raises(GqcError, match="Triton compiled no kernel for\nsm_90: CompilationError"):
+        compile_many([(source, "sm_80"), (broken, "sm_90")])
+
+
+def test_python_without_triton_is_reported(build, tmp_path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E "$@"\n')
+    python.chmod(0o755)
+    with pytest.raises(GqcError, match="No module named 'triton'"):
+        compile_offline(build(LAYERS[0][0], 64, 128)[0], "sm_90", str(python))
