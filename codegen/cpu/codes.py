@@ -1,0 +1,154 @@
+"""Tiles of packed codes, and the values they stand for.
+
+Codes are i32 lanes whose bits above the code's width may be anything: a look-up in a table that is
+repeated over the whole register ignores those bits, so most codes are never masked.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from xdsl.dialects import llvm
+from xdsl.dialects.builtin import f32, i16, i32
+from xdsl.ir import SSAValue
+
+from gqc.codegen.cpu.emitter import Emitter, Index
+from gqc.codegen.cpu.tiles import Loaded, Tile, Vectors, as_pairs
+from gqc.errors import GqcError
+from gqc.formats.elements import Element
+from gqc.formats.packing import WORD, planes_of, shifts_of
+
+
+@dataclass(frozen=True, eq=False)
+class Unpacked(Tile):
+    """Codes of planes of 32-bit words, packed along the rows or (`along_lanes`) along the lanes.
+
+    The codes' bits above their width are not cleared: what decodes them ignores those bits.
+    """
+
+    planes: tuple[Loaded, ...]
+    format: Element
+    along_lanes: bool
+
+    @property
+    def granule(self) -> int:
+        return 1 if self.along_lanes else WORD // min(planes_of(self.format.bits))
+
+    def row(self, e: Emitter, i: Index) -> Vectors:
+        if self.along_lanes:
+            return [self.lanes(e, i, first) for first in self.vectors(e)]
+        return self.extract(e, i, 1)
+
+    def pair_codes(self, e: Emitter, i: Index) -> Vectors:
+        """Codes of rows i and i + 1, i even, in the halves of each lane: how words hold them."""
+        return self.extract(e, i, 0x10001)
+
+    def extract(self, e: Emitter, i: Index, repeat: int) -> Vectors:
+        """Bits of every plane, each shifted to its place in the code."""
+        codes: Vectors = []
+        low = 0
+        for plane, width in zip(self.planes, planes_of(self.format.bits), strict=True):
+            per_word = WORD // width
+            right = shifts_of(width)[i.offset % per_word] - low
+            bits = [e.shift(word, right) for word in self.words(e, plane, i, per_word)]
+            mask = ((1 << low) - 1) * repeat
+            codes = [e.merge(c, b, mask) for c, b in zip(codes, bits, strict=True)] if low else bits
+            low += width
+        return codes
+
+    def words(self, e: Emitter, plane: Loaded, i: Index, per_word: int) -> Vectors:
+        word = e.divide(i, per_word)
+        return e.once((plane, word.base, word.offset), lambda: plane.prefetched(e, word))
+
+    def lanes(self, e: Emitter, i: Index, first: int) -> SSAValue:
+        """Codes packed along the lanes: each lane picks its word and shifts it."""
+        codes: list[SSAValue] = []
+        low = 0
+        numbers = range(first, first + e.isa.lanes)
+        for plane, width in zip(self.planes, planes_of(self.format.bits), strict=True):
+            per_word = WORD // width
+            words = e.shuffle(plane.words(e, i), [n // per_word for n in numbers])
+            shifts = e.dense(i32, [shifts_of(width)[n % per_word] for n in numbers])
+            bits = e.shift(e.emit(llvm.LShrOp(words, shifts)), -low)
+            codes = [e.merge(c, bits, (1 << low) - 1) for c in codes] or [bits]
+            low += width
+        return codes[0]
+
+    def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
+        raise GqcError("one code of a packed tile")
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded(Tile):
+    """The values of codes, exactly."""
+
+    source: Unpacked
+
+    @property
+    def granule(self) -> int:
+        return self.source.granule
+
+    def row(self, e: Emitter, i: Index) -> Vectors:
+        return [decode(e, code, self.source.format) for code in self.source.row(e, i)]
+
+    def pair(self, e: Emitter, i: Index) -> Vectors:
+        format = self.source.format
+        if format.bits > e.isa.pair_table_bits:
+            return super().pair(e, i)
+        table = e.dense(i16, repeated([bf16_bits(v) for v in format.values], 2 * e.isa.lanes))
+        type_ = e.vector(i16, 2 * e.isa.lanes)
+        assert e.isa.permute_i16
+        return [
+            as_pairs(e, e.intrinsic(e.isa.permute_i16, [table, e.bitcast(codes, type_)], type_))
+            for codes in self.source.pair_codes(e, i)
+        ]
+
+    def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
+        raise GqcError("one element of a packed tile")
+
+
+def repeated(values: Sequence[float], count: int) -> list[float]:
+    """A table repeated to `count` entries, so that an index's high bits do not matter."""
+    return [values[i % len(values)] for i in range(count)]
+
+
+def bf16_bits(value: float) -> int:
+    """Bits of a value that bf16 holds exactly, as a signed 16-bit integer."""
+    (bits,) = struct.unpack("<i", struct.pack("<f", value))
+    return bits >> 16
+
+
+def decode(e: Emitter, code: SSAValue, format: Element) -> SSAValue:
+    """f32 values of i32 codes whose bits above the format's width may be anything."""
+    if format.bits <= e.isa.table_bits:
+        table = e.dense(f32, repeated(format.values, e.isa.lanes))
+        assert e.isa.permute_f32
+        return e.intrinsic(e.isa.permute_f32, [table, code], e.vector(f32))
+    if format.is_integer:
+        return decode_integer(e, code, format)
+    if format.specials != "none":
+        raise GqcError(f"codes of {format.name}, which has infinities or NaNs, on a CPU")
+    return decode_float(e, code, format)
+
+
+def decode_integer(e: Emitter, code: SSAValue, format: Element) -> SSAValue:
+    if format.signed:
+        top = e.bits(WORD - format.bits)
+        clean = e.emit(llvm.AShrOp(e.emit(llvm.ShlOp(code, top)), top))
+    else:
+        clean = e.and_(code, (1 << format.bits) - 1)
+    return e.emit(llvm.SIToFPOp(clean, e.vector(f32)))
+
+
+def decode_float(e: Emitter, code: SSAValue, format: Element) -> SSAValue:
+    """Exponent and mantissa moved to their places in f32, times the difference of the biases; the
+    multiplication is exact and makes subnormals normal (so it needs a CPU that does not flush them
+    to zero: torch's default)."""
+    magnitude = e.and_(code, (1 << format.bits - 1) - 1)
+    small = e.bitcast(e.shift(magnitude, format.mantissa - 23), e.vector(f32))
+    value = e.fmul(small, e.full(math.ldexp(1.0, 127 - format.bias)))
+    sign = e.and_(e.shift(code, format.bits - WORD), 0x80000000)
+    return e.bitcast(e.or_(e.bitcast(value, e.vector(i32)), sign), e.vector(f32))

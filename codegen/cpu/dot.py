@@ -1,0 +1,64 @@
+"""The dot of two tiles: a loop over the shared axis that keeps its sums in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xdsl.dialects.builtin import bf16, f32
+from xdsl.ir import SSAValue
+
+from gqc.codegen.cpu.emitter import Emitter, Index
+from gqc.codegen.cpu.tiles import Registers, Tile, Vectors
+
+UNROLLED = 8
+"""Products of one accumulator in a round of the loop: more of them make LLVM spill registers."""
+
+
+def dot(e: Emitter, acc: Tile, lhs: Tile, rhs: Tile) -> Registers:
+    """acc + lhs · rhs, computed here: a loop over chunks of the shared axis, each unrolled."""
+    extent, width = lhs.columns, len(acc.vectors(e))
+    paired = e.isa.dot_bf16 is not None and lhs.element == rhs.element == bf16
+    step = 2 if paired and extent % 2 == 0 else 1
+    chunk = chunk_of(extent, max(rhs.granule, UNROLLED * step))
+
+    def body(first: Index, sums: Sequence[SSAValue]) -> Sequence[SSAValue]:
+        sums = list(sums)
+        for k in range(0, chunk, step):
+            columns = rhs.pair(e, first + k) if step == 2 else rhs.row(e, first + k)
+            for m in range(acc.rows):
+                add_products(e, sums, m * width, lhs, m, first + k, columns)
+        return sums
+
+    start = [v for m in range(acc.rows) for v in acc.row(e, Index.constant(m))]
+    if chunk == extent:
+        sums = body(Index.constant(0), start)
+    else:
+        sums = e.loop(
+            e.integer(0),
+            e.integer(extent),
+            chunk,
+            start,
+            lambda k, sums: body(Index(k, 0, 0, extent - chunk, chunk), sums),
+        )
+    values = [list(sums[m : m + width]) for m in range(0, len(sums), width)]
+    return Registers(acc.shape, f32, values)
+
+
+def add_products(
+    e: Emitter, sums: Vectors, at: int, lhs: Tile, m: int, k: Index, columns: Vectors
+) -> None:
+    """Row m of the accumulators, from `at` on, plus lhs (m, k) times each column vector."""
+    row = Index.constant(m)
+    paired = columns[0].type != e.vector(f32)
+    left = lhs.pair_splat(e, row, k) if paired else lhs.splat(e, row, k)
+    for v, right in enumerate(columns, at):
+        if paired:
+            assert e.isa.dot_bf16
+            sums[v] = e.intrinsic(e.isa.dot_bf16, [sums[v], left, right], sums[v].type)
+        else:
+            sums[v] = e.fma(left, right, sums[v])
+
+
+def chunk_of(extent: int, wanted: int) -> int:
+    """Steps of the shared axis to unroll: what was wanted if it divides the extent, else all."""
+    return wanted if extent % wanted == 0 else extent

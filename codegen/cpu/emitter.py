@@ -1,0 +1,384 @@
+"""Emit `llvm` dialect ops one after another: scalars, vectors, memory, loops and branches.
+
+Values emitted once are remembered and reused where they dominate (`once`), so lazily evaluated
+tiles do not repeat address arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import ChainMap
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from xdsl.dialects import llvm
+from xdsl.dialects.builtin import (
+    DenseArrayBase,
+    DenseIntOrFPElementsAttr,
+    IntegerAttr,
+    IntegerType,
+    VectorType,
+    bf16,
+    f32,
+    i16,
+    i32,
+    i64,
+)
+from xdsl.dialects.utils import FastMathFlag
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+
+from gqc.codegen.cpu.isa import Isa
+
+T = TypeVar("T")
+BinaryOp = Callable[[SSAValue, SSAValue], Operation]
+
+PTR = llvm.LLVMPointerType()
+CONTRACT = llvm.FastMathAttr([FastMathFlag.ALLOW_CONTRACT])
+
+PREDICATES = ("eq", "ne", "slt", "sle", "sgt", "sge", "ult", "ule", "ugt", "uge")
+
+
+def as_bits(type_: Attribute) -> VectorType:
+    """The vector type of integers as wide as a vector type's elements. Memory is masked in these:
+    LLVM moves masked bf16 through f32 where it has no bf16 instructions, by calling a library."""
+    assert isinstance(type_, VectorType)
+    width = 8 * type_.element_type.size
+    return VectorType(IntegerType(width), type_.get_shape())
+
+
+@dataclass(frozen=True)
+class Index:
+    """An i64 in two parts, one of the run (or None) and one known now; and what is known of it.
+
+    `low` and `high` are its range (None where nothing bounds it); `step` divides the first part.
+    """
+
+    base: SSAValue | None
+    offset: int
+    low: int
+    high: int | None
+    step: int = 0
+
+    @staticmethod
+    def constant(value: int) -> Index:
+        return Index(None, value, value, value)
+
+    @property
+    def multiple(self) -> int:
+        """A number that divides the index (0 only if it is 0)."""
+        return math.gcd(self.step, self.offset)
+
+    def __add__(self, offset: int) -> Index:
+        high = None if self.high is None else self.high + offset
+        return Index(self.base, self.offset + offset, self.low + offset, high, self.step)
+
+    def fits(self, extent: int, bound: int) -> bool:
+        """Whether `extent` elements from here certainly lie within `bound`."""
+        return self.low >= 0 and self.high is not None and self.high + extent <= bound
+
+
+class Emitter:
+    """Appends ops to a block; loops and branches move on to a new block."""
+
+    def __init__(self, isa: Isa, block: Block):
+        self.isa = isa
+        self.block = block
+        self.known: ChainMap[Hashable, Any] = ChainMap()
+
+    # Plumbing
+
+    def emit(self, op: Operation) -> SSAValue:
+        self.block.add_op(op)
+        return op.results[0]
+
+    def effect(self, op: Operation) -> None:
+        self.block.add_op(op)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The value made for `key` earlier, if it dominates this point; else make it here."""
+        if key not in self.known:
+            self.known[key] = make()
+        return self.known[key]
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """What is emitted inside does not dominate what comes after."""
+        self.known = self.known.new_child()
+        yield
+        self.known = self.known.parents
+
+    # Types and constants
+
+    def vector(self, element: Attribute, lanes: int | None = None) -> VectorType:
+        return VectorType(element, [lanes or self.isa.lanes])
+
+    def integer(self, value: int, type_: IntegerType = i64) -> SSAValue:
+        return self.once(
+            (type_, value),
+            lambda: self.emit(llvm.ConstantOp(IntegerAttr(value, type_), type_)),
+        )
+
+    def dense(self, element: Attribute, values: Sequence[float]) -> SSAValue:
+        """A vector constant."""
+        type_: Any = VectorType(element, [len(values)])
+        return self.once(
+            (type_, tuple(values)),
+            lambda: self.emit(
+                llvm.ConstantOp(DenseIntOrFPElementsAttr.from_list(type_, values), type_)
+            ),
+        )
+
+    def full(self, value: float) -> SSAValue:
+        """An f32 vector of one value."""
+        return self.dense(f32, [value] * self.isa.lanes)
+
+    def bits(self, value: int) -> SSAValue:
+        """An i32 vector of one bit pattern."""
+        return self.dense(i32, [value] * self.isa.lanes)
+
+    # Index arithmetic
+
+    def scalar(self, index: Index) -> SSAValue:
+        """An index as one i64."""
+        if index.base is None:
+            return self.integer(index.offset)
+        if index.offset == 0:
+            return index.base
+        return self.arithmetic(llvm.AddOp, index.base, self.integer(index.offset))
+
+    def add(self, a: Index, b: Index) -> Index:
+        base = a.base or b.base
+        if a.base is not None and b.base is not None:
+            base = self.arithmetic(llvm.AddOp, a.base, b.base)
+        high = None if a.high is None or b.high is None else a.high + b.high
+        step = math.gcd(a.step, b.step)
+        return Index(base, a.offset + b.offset, a.low + b.low, high, step)
+
+    def multiply(self, a: Index, factor: int) -> Index:
+        base = a.base
+        if base is not None and factor != 1:
+            base = self.arithmetic(llvm.MulOp, base, self.integer(factor))
+        high = None if a.high is None else a.high * factor
+        return Index(base, a.offset * factor, a.low * factor, high, a.step * factor)
+
+    def divide(self, a: Index, divisor: int) -> Index:
+        """a // divisor. The first part must be a multiple of the divisor, or of a divisor of it
+        that the second stays below: the two parts then divide each for itself."""
+        assert a.step % divisor == 0 or (divisor % a.step == 0 and a.offset < a.step), (a, divisor)
+        base = a.base
+        if base is not None and divisor != 1:
+            base = self.arithmetic(llvm.UDivOp, base, self.integer(divisor))
+        high = None if a.high is None else a.high // divisor
+        step = a.step // divisor if a.step % divisor == 0 else 1
+        return Index(base, a.offset // divisor, a.low // divisor, high, step)
+
+    def quotient(self, a: Index, divisor: int) -> Index:
+        """a // divisor of any index."""
+        if a.base is None:
+            return Index.constant(a.offset // divisor)
+        base = self.arithmetic(llvm.UDivOp, self.scalar(a), self.integer(divisor))
+        high = None if a.high is None else a.high // divisor
+        step = a.multiple // divisor if a.multiple % divisor == 0 else 1
+        return Index(base, 0, a.low // divisor, high, step)
+
+    def remainder(self, a: Index, divisor: int) -> Index:
+        """a % divisor of any index."""
+        if a.base is None:
+            return Index.constant(a.offset % divisor)
+        base = self.arithmetic(llvm.URemOp, self.scalar(a), self.integer(divisor))
+        multiple = math.gcd(a.multiple, divisor)
+        return Index(base, 0, 0, divisor - multiple, multiple)
+
+    def clamp(self, a: Index, bound: SSAValue) -> tuple[Index, SSAValue]:
+        """The index, or the last one below the bound; and whether it was below."""
+        value = self.scalar(a)
+        inside = self.once(("inside", value, bound), lambda: self.compare("ult", value, bound))
+        last = self.once(("last", bound), lambda: self.emit(llvm.SubOp(bound, self.integer(1))))
+        nearest = self.once(("clamp", value, bound), lambda: self.select(inside, value, last))
+        return Index(nearest, 0, 0, None, 1), inside
+
+    def arithmetic(self, op: BinaryOp, a: SSAValue, b: SSAValue) -> SSAValue:
+        return self.once((op, a, b), lambda: self.emit(op(a, b)))
+
+    # Scalars and vectors
+
+    def compare(self, predicate: str, a: SSAValue, b: SSAValue) -> SSAValue:
+        code = IntegerAttr(PREDICATES.index(predicate), i64)
+        return self.emit(llvm.ICmpOp(a, b, code))
+
+    def select(self, condition: SSAValue, a: SSAValue, b: SSAValue) -> SSAValue:
+        return self.emit(llvm.SelectOp(condition, a, b))
+
+    def bitcast(self, value: SSAValue, type_: Attribute) -> SSAValue:
+        return value if value.type == type_ else self.emit(llvm.BitcastOp(value, type_))
+
+    def intrinsic(self, name: str, args: Sequence[SSAValue], result: Attribute) -> SSAValue:
+        return self.emit(llvm.CallIntrinsicOp(name, args, [result]))
+
+    def splat(self, scalar: SSAValue) -> SSAValue:
+        """One scalar in every lane."""
+        type_ = self.vector(scalar.type)
+        undef = self.once(("undef", type_), lambda: self.emit(llvm.UndefOp(type_)))
+        first = self.emit(llvm.InsertElementOp(undef, scalar, self.integer(0, i32)))
+        return self.shuffle(first, [0] * self.isa.lanes)
+
+    def shuffle(self, value: SSAValue, lanes: Sequence[int]) -> SSAValue:
+        """Lanes of a vector in a new order, fixed now."""
+        assert isinstance(value.type, VectorType)
+        result = VectorType(value.type.element_type, [len(lanes)])
+        mask = DenseArrayBase.from_list(i32, lanes)
+        return self.emit(llvm.ShuffleVectorOp(value, value, mask, result))
+
+    def fadd(self, a: SSAValue, b: SSAValue) -> SSAValue:
+        return self.emit(llvm.FAddOp(a, b, CONTRACT))
+
+    def fsub(self, a: SSAValue, b: SSAValue) -> SSAValue:
+        return self.emit(llvm.FSubOp(a, b, CONTRACT))
+
+    def fmul(self, a: SSAValue, b: SSAValue) -> SSAValue:
+        return self.emit(llvm.FMulOp(a, b, CONTRACT))
+
+    def fma(self, a: SSAValue, b: SSAValue, c: SSAValue) -> SSAValue:
+        """a·b + c, in one rounding where the CPU has the instruction."""
+        if self.isa.fma:
+            return self.emit(llvm.FMAOp(a, b, c))
+        return self.intrinsic(f"llvm.fmuladd.v{self.isa.lanes}f32", [a, b, c], a.type)
+
+    def shift(self, value: SSAValue, right: int) -> SSAValue:
+        """Logical shift of i32 lanes; to the left where `right` is negative."""
+        if right == 0:
+            return value
+        op = llvm.LShrOp if right > 0 else llvm.ShlOp
+        return self.emit(op(value, self.bits(abs(right))))
+
+    def and_(self, value: SSAValue, mask: int) -> SSAValue:
+        return self.emit(llvm.AndOp(value, self.bits(mask)))
+
+    def or_(self, a: SSAValue, b: SSAValue) -> SSAValue:
+        return self.emit(llvm.OrOp(a, b))
+
+    def merge(self, low: SSAValue, high: SSAValue, mask: int) -> SSAValue:
+        """Bits of `low` where the mask is set, of `high` elsewhere."""
+        return self.or_(self.and_(low, mask), self.and_(high, ~mask & 0xFFFFFFFF))
+
+    def widen(self, value: SSAValue) -> SSAValue:
+        """A float vector as f32 lanes (exact)."""
+        if value.type == self.vector(f32):
+            return value
+        if value.type == self.vector(bf16):  # the upper half of f32; LLVM's fpext may scalarize
+            halves = self.bitcast(value, self.vector(i16))
+            wide = self.emit(llvm.ZExtOp(halves, self.vector(i32)))
+            return self.bitcast(self.shift(wide, -16), self.vector(f32))
+        return self.emit(llvm.FPExtOp(value, self.vector(f32)))
+
+    def narrow(self, value: SSAValue, element: Attribute) -> SSAValue:
+        """An f32 vector in another float type, rounded to nearest even."""
+        if element == f32:
+            return value
+        if element == bf16 and not self.isa.dot_bf16:
+            return self.round_to_bf16(value)
+        return self.emit(llvm.FPTruncOp(value, self.vector(element)))
+
+    def round_to_bf16(self, value: SSAValue) -> SSAValue:
+        """Rounding by integer arithmetic: LLVM calls a library where the CPU cannot do it. NaN, the
+        magnitudes above infinity's, keeps its upper half and becomes quiet."""
+        word = self.bitcast(value, self.vector(i32))
+        bias = self.emit(llvm.AddOp(self.and_(self.shift(word, 16), 1), self.bits(0x7FFF)))
+        rounded = self.emit(llvm.AddOp(word, bias))
+        is_nan = self.compare("ugt", self.and_(word, 0x7FFFFFFF), self.bits(0x7F800000))
+        nan = self.emit(llvm.SExtOp(is_nan, self.vector(i32)))
+        quiet = self.emit(llvm.AndOp(nan, self.or_(word, self.bits(0x400000))))
+        number = self.emit(llvm.AndOp(rounded, self.emit(llvm.XOrOp(nan, self.bits(-1)))))
+        kept = self.emit(llvm.TruncOp(self.shift(self.or_(quiet, number), 16), self.vector(i16)))
+        return self.bitcast(kept, self.vector(bf16))
+
+    # Memory
+
+    def address(self, pointer: SSAValue, element: Attribute, index: Index) -> SSAValue:
+        """Address of an element: what the run decides first, then a constant step."""
+
+        def step(start: SSAValue, distance: SSAValue | int) -> SSAValue:
+            gep = llvm.GEPOp.from_mixed_indices
+            key = ("gep", start, element, distance)
+            return self.once(key, lambda: self.emit(gep(start, [distance], element)))
+
+        start = pointer if index.base is None else step(pointer, index.base)
+        return start if index.offset == 0 else step(start, index.offset)
+
+    def load(self, address: SSAValue, type_: Attribute, align: int) -> SSAValue:
+        return self.emit(llvm.LoadOp(address, type_, alignment=align))
+
+    def store(self, value: SSAValue, address: SSAValue, align: int) -> None:
+        self.effect(llvm.StoreOp(value, address, alignment=align))
+
+    def masked_load(
+        self, address: SSAValue, type_: VectorType, align: int, mask: SSAValue
+    ) -> SSAValue:
+        """A vector of which only the lanes under the mask are read; the others are 0."""
+        bits = as_bits(type_)
+        zero = self.once(("zero", bits), lambda: self.emit(llvm.ZeroOp(result_types=[bits])))
+        args = [address, self.integer(align, i32), mask, zero]
+        name = f"llvm.masked.load.v{self.isa.lanes}{bits.element_type}.p0"
+        return self.bitcast(self.intrinsic(name, args, bits), type_)
+
+    def masked_store(self, value: SSAValue, address: SSAValue, align: int, mask: SSAValue) -> None:
+        bits = as_bits(value.type)
+        args = [self.bitcast(value, bits), address, self.integer(align, i32), mask]
+        name = f"llvm.masked.store.v{self.isa.lanes}{bits.element_type}.p0"
+        self.effect(llvm.CallIntrinsicOp(name, args, []))
+
+    def prefetch(self, address: SSAValue) -> None:
+        """Ask for a cache line that a later iteration reads."""
+        read, keep, data = (self.integer(v, i32) for v in (0, 3, 1))
+        self.effect(llvm.CallIntrinsicOp("llvm.prefetch.p0", [address, read, keep, data], []))
+
+    def lanes_below(self, bound: SSAValue) -> SSAValue:
+        """Mask of the lanes whose number is below an i64."""
+        numbers = self.dense(i64, range(self.isa.lanes))
+        return self.compare("slt", numbers, self.splat(bound))
+
+    # Control flow
+
+    def loop(
+        self,
+        lower: SSAValue,
+        upper: SSAValue,
+        step: int,
+        carried: Sequence[SSAValue],
+        body: Callable[[SSAValue, Sequence[SSAValue]], Sequence[SSAValue]],
+    ) -> Sequence[SSAValue]:
+        """Run `body(i, carried) -> carried` for i from lower to upper by step, at least once."""
+        head = self.start_block([i64, *(v.type for v in carried)], [lower, *carried])
+        with self.scope():
+            results = body(head.args[0], head.args[1:])
+            following = self.emit(llvm.AddOp(head.args[0], self.integer(step)))
+            again = self.compare("slt", following, upper)
+        after = Block()
+        self.effect(llvm.CondBrOp(again, head, [following, *results], after, []))
+        self.enter(after)
+        return results
+
+    @contextmanager
+    def when(self, condition: SSAValue) -> Iterator[None]:
+        """What is emitted inside runs if the condition holds."""
+        then, after = Block(), Block()
+        self.effect(llvm.CondBrOp(condition, then, [], after, []))
+        self.enter(then)
+        with self.scope():
+            yield
+        self.effect(llvm.BrOp(after))
+        self.enter(after)
+
+    def start_block(self, types: Sequence[Attribute], values: Sequence[SSAValue]) -> Block:
+        block = Block(arg_types=types)
+        self.effect(llvm.BrOp(block, *values))
+        self.enter(block)
+        return block
+
+    def enter(self, block: Block) -> None:
+        region = self.block.parent
+        assert isinstance(region, Region)
+        region.insert_block(block, len(region.blocks))
+        self.block = block

@@ -1,0 +1,107 @@
+"""The table of CPU instruction set tiers: what a vector is, and which instructions make it fast.
+
+Every tier runs the same lowering; a tier only says how wide a vector is and names the LLVM
+intrinsics it may use. `portable` uses none: generic LLVM vectors of 128 bits, on any CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gqc.errors import GqcError
+
+
+@dataclass(frozen=True)
+class Isa:
+    """One row of the table."""
+
+    name: str
+    lanes: int
+    """f32 lanes of one vector."""
+    needs: tuple[str, ...] = ()
+    """CPU features (LLVM's names) that a host must have."""
+    excludes: tuple[str, ...] = ()
+    """CPU features switched off, so that a lower tier is what it says on any host."""
+    permute_f32: str | None = None
+    """Intrinsic (table, indices) that looks up f32 lanes; it ignores high bits of an index."""
+    permute_i16: str | None = None
+    """The same on 16-bit lanes, twice as many."""
+    dot_bf16: str | None = None
+    """Intrinsic (acc, a, b): f32 lanes += dot of bf16 pairs."""
+    fma: bool = True
+    """Whether a fused multiply-add is one instruction (else LLVM decides)."""
+
+    @property
+    def table_bits(self) -> int:
+        """Widest code that one f32 look-up decodes."""
+        return self.lanes.bit_length() - 1 if self.permute_f32 else 0
+
+    @property
+    def pair_table_bits(self) -> int:
+        """Widest code that one look-up of bf16 pairs decodes."""
+        return self.lanes.bit_length() if self.permute_i16 else 0
+
+
+_AVX2 = ("avx2", "fma", "f16c")
+_AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512vl", "avx512dq")
+_NO_BF16 = ("avx512bf16", "avx512fp16")
+_NO_AVX512 = (
+    *_NO_BF16,
+    *("avx512bitalg", "avx512vp2intersect", "avx512vpopcntdq", "avx512vbmi2", "avx512vbmi"),
+    *("avx512vnni", "avx512ifma", "avx512cd", "avx512dq", "avx512bw", "avx512vl", "avx512f"),
+)
+
+ISAS: dict[str, Isa] = {
+    isa.name: isa
+    for isa in [
+        Isa(
+            "avx512bf16",
+            lanes=16,
+            needs=(*_AVX512, "avx512bf16"),
+            permute_f32="llvm.x86.avx512.permvar.sf.512",
+            permute_i16="llvm.x86.avx512.permvar.hi.512",
+            dot_bf16="llvm.x86.avx512bf16.dpbf16ps.512",
+        ),
+        Isa(
+            "avx512",
+            lanes=16,
+            needs=_AVX512,
+            excludes=_NO_BF16,
+            permute_f32="llvm.x86.avx512.permvar.sf.512",
+        ),
+        Isa(
+            "avx2",
+            lanes=8,
+            needs=_AVX2,
+            excludes=_NO_AVX512,
+            permute_f32="llvm.x86.avx2.permps",
+        ),
+        Isa("portable", lanes=4, excludes=_NO_AVX512, fma=False),
+    ]
+}
+"""The tiers, best first."""
+
+
+def host() -> Isa:
+    """The best tier whose features this machine has."""
+    from llvmlite import binding
+
+    features = binding.get_host_cpu_features()
+    return next(
+        isa for isa in ISAS.values() if all(features.get(feature, False) for feature in isa.needs)
+    )
+
+
+def resolve(name: str | None, target: str | None = None) -> Isa:
+    """The tier of that name; `host` is the best one this machine has.
+
+    Without a name it is the tier of a kernel's target (`cpu_avx2`), and without that the host's.
+    Raises GqcError if there is no tier of that name.
+    """
+    if name is None:
+        name = (target or "").removeprefix("cpu_") or "host"
+    if name in ("host", "cpu"):
+        return host()
+    if name not in ISAS:
+        raise GqcError(f"no CPU tier is called {name!r}: use host, {', '.join(ISAS)}")
+    return ISAS[name]

@@ -1,0 +1,188 @@
+"""Compile kernels for the host with LLVM, and call them on tensors.
+
+Object code is kept on disk (`cache`), under a key of all it depends on: the kernel's IR, the
+instruction set tier, the host CPU, the LLVM that compiled it, and the code of this package.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from collections.abc import Callable
+from functools import cache as once
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import llvmlite
+from llvmlite import binding
+from xdsl.backend.llvm.convert import convert_module
+
+from gqc.codegen.cpu import cache, llvm_types
+from gqc.codegen.cpu.isa import Isa
+from gqc.codegen.cpu.lowering import OPENMP, lower
+from gqc.dialects.tile import KernelOp, shape_of
+from gqc.errors import GqcError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CROSS = {"aarch64": "aarch64-unknown-linux-gnu"}
+"""Machines that code can be inspected for on any host: the portable tier, compiled for them."""
+
+
+def llvm_text(kernel: KernelOp, isa: Isa) -> str:
+    """The kernel as LLVM IR text, before optimization."""
+    llvm_types.register()
+    return str(convert_module(lower(kernel, isa), fallback_target_triple=""))
+
+
+@once
+def target_machine(isa: Isa, machine: str | None = None) -> binding.TargetMachine:
+    """LLVM's code generator: the host restricted to a tier, or another machine."""
+    if machine is not None:
+        binding.initialize_all_targets()
+        binding.initialize_all_asmprinters()
+        target = binding.Target.from_triple(CROSS[machine])
+        return target.create_target_machine(cpu="generic", opt=3, reloc="pic")
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    target = binding.Target.from_triple(binding.get_process_triple())
+    return target.create_target_machine(
+        cpu=binding.get_host_cpu_name(), features=features_of(isa), opt=3, reloc="pic"
+    )
+
+
+def features_of(isa: Isa) -> str:
+    """The host's features, in LLVM's spelling, less those that the tier goes without."""
+    found = binding.get_host_cpu_features()
+    kept = {name: on and name not in isa.excludes for name, on in found.items()}
+    return ",".join(f"{'+' if on else '-'}{name}" for name, on in sorted(kept.items()))
+
+
+def optimized(text: str, machine: binding.TargetMachine) -> binding.ModuleRef:
+    """LLVM's standard pipeline, without what would undo the kernel's own blocking."""
+    module = binding.parse_assembly(text)
+    module.triple = machine.triple
+    module.data_layout = str(machine.target_data)
+    options = binding.create_pipeline_tuning_options(speed_level=2)
+    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
+    builder = binding.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    return module
+
+
+def assembly(kernel: KernelOp, isa: Isa, machine: str | None) -> str:
+    """Assembly of a kernel for the host, or for a machine of `CROSS`."""
+    target = target_machine(isa, machine)
+    return target.emit_assembly(optimized(llvm_text(kernel, isa), target))
+
+
+# Object code
+
+
+@once
+def sources() -> str:
+    """Digest of this package's source files: their output is part of what is cached."""
+    digest = hashlib.sha256()
+    for file in sorted(resources.files("gqc.codegen.cpu").iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".py"):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def cache_key(kernel: KernelOp, isa: Isa) -> bytes:
+    parts = (
+        str(kernel),
+        isa.name,
+        binding.get_process_triple(),
+        binding.get_host_cpu_name(),
+        features_of(isa),
+        llvmlite.__version__,
+        str(binding.llvm_version_info),
+        sources(),
+    )
+    return "\0".join(parts).encode()
+
+
+def object_code(kernel: KernelOp, isa: Isa, key: bytes) -> bytes:
+    """Object code from the disk, or compiled now."""
+    code = cache.read(key)
+    if code is None:
+        machine = target_machine(isa)
+        code = machine.emit_object(optimized(llvm_text(kernel, isa), machine))
+        cache.write(key, code)
+    return code
+
+
+# Linking
+
+
+def link(name: str, code: bytes) -> tuple[Any, int]:
+    """Object code in this process: what keeps it alive, and the address of a function.
+
+    Each kernel has a linker of its own (half a millisecond), so names never meet.
+    """
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    linker = binding.create_lljit_compiler()
+    library = binding.JITLibraryBuilder().add_object_img(code).export_symbol(name)
+    for symbol, address in openmp().items():
+        library.import_symbol(symbol, address)
+    tracker = library.link(linker, name)
+    return (linker, tracker), tracker[name]
+
+
+@once
+def openmp() -> dict[str, int]:
+    """Addresses of the OpenMP functions of the library that torch has loaded.
+
+    Raises GqcError if torch came with an OpenMP library without the GNU interface.
+    """
+    import torch  # noqa: F401  loads it
+
+    try:
+        library = ctypes.CDLL(None)
+        functions = {name: getattr(library, name) for name in OPENMP}
+    except (AttributeError, TypeError) as error:
+        raise GqcError(f"this torch has no GNU OpenMP to run CPU kernels on: {error}") from error
+    return {name: ctypes.cast(f, ctypes.c_void_p).value or 0 for name, f in functions.items()}
+
+
+linked: dict[bytes, tuple[Any, int]] = {}
+"""What `link` gave, by cache key."""
+
+
+def address_of(kernel: KernelOp, isa: Isa) -> int:
+    """Address of the kernel's function, linked into this process on the first call."""
+    key = cache_key(kernel, isa)
+    if key not in linked:
+        linked[key] = link(kernel.sym_name.data, object_code(kernel, isa, key))
+    return linked[key][1]
+
+
+def load(kernel: KernelOp, isa: Isa) -> Callable[..., None]:
+    """A function of tensors, in the order of the kernel's arguments, that runs it.
+
+    The tensors must be contiguous, on the CPU and of the kernel's types and shapes; only their
+    number and the size of y beside x are checked (ValueError). The GIL is released while the kernel
+    runs, on `torch.get_num_threads()` threads. Raises GqcError if this CPU lacks the tier.
+    """
+    missing = [f for f in isa.needs if not binding.get_host_cpu_features().get(f, False)]
+    if missing:
+        raise GqcError(f"this CPU lacks {', '.join(missing)}, so it cannot run {isa.name} code")
+    arguments = kernel.body.block.args
+    signature = [*[ctypes.c_void_p] * len(arguments), ctypes.c_int64]
+    function = ctypes.CFUNCTYPE(None, *signature)(address_of(kernel, isa))
+    name, (_, columns) = kernel.sym_name.data, shape_of(arguments[0])
+    width = shape_of(arguments[-1])[1]
+
+    def run(*tensors: Tensor) -> None:
+        rows = tensors[0].numel() // columns
+        if len(tensors) != len(arguments) or tensors[-1].numel() != rows * width:
+            raise ValueError(
+                f"{name} takes {len(arguments)} tensors, x [M, {columns}] first and y [M, {width}] "
+                f"last, not {[tuple(t.shape) for t in tensors]}"
+            )
+        function(*[t.data_ptr() for t in tensors], rows)
+
+    return run

@@ -1,0 +1,365 @@
+"""Tiles as families of vector registers.
+
+The last axis of a tile lies along the lanes of vectors; the leading coordinate picks a row. Nothing
+is computed when a tile op is met: a tile knows how to emit one row (`row`), one element in every
+lane (`splat`), or two rows interleaved for a bf16 pair dot (`pair`, `pair_splat`), where and when
+that is used. So packed words are unpacked right where the dot needs them, into registers.
+
+Floats are handled as f32 lanes, which hold every narrower value exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from xdsl.dialects import llvm
+from xdsl.dialects.builtin import VectorType, bf16, f32, i32
+from xdsl.ir import Attribute, SSAValue
+
+from gqc.codegen.cpu.emitter import Emitter, Index
+from gqc.errors import GqcError
+
+PREFETCH_BYTES = 4096
+"""How far ahead packed words are asked for: a page, the reach of hardware prefetchers."""
+CACHE_LINE = 64
+
+Vectors = list[SSAValue]
+
+
+@dataclass(frozen=True, eq=False)
+class Tile(ABC):
+    """A tile value of a shape; see the module's docstring."""
+
+    shape: tuple[int, ...]
+    element: Attribute
+
+    @property
+    def rows(self) -> int:
+        return self.shape[0] if len(self.shape) > 1 else 1
+
+    @property
+    def columns(self) -> int:
+        return self.shape[-1]
+
+    @property
+    def granule(self) -> int:
+        """Rows are asked for as (a multiple of this) + (a constant)."""
+        return 1
+
+    def vectors(self, e: Emitter) -> range:
+        """First lanes of the vectors of a row."""
+        if self.columns % e.isa.lanes:
+            raise GqcError(
+                f"a tile of {self.columns} columns does not fill vectors of {e.isa.lanes} lanes"
+            )
+        return range(0, self.columns, e.isa.lanes)
+
+    @abstractmethod
+    def row(self, e: Emitter, i: Index) -> Vectors:
+        """Row i, as vectors along the lanes."""
+
+    @abstractmethod
+    def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
+        """Element (i, j) in every lane."""
+
+    def pair(self, e: Emitter, i: Index) -> Vectors:
+        """Rows i and i + 1 of a bf16 tile: each 32-bit lane is a pair, row i in the low half."""
+        rows = zip(self.row(e, i), self.row(e, i + 1), strict=True)
+        return [interleave(e, a, b) for a, b in rows]
+
+    def pair_splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
+        """Elements (i, j) and (i, j + 1) of a bf16 tile as a pair in every lane."""
+        return interleave(e, self.splat(e, i, j), self.splat(e, i, j + 1))
+
+
+def as_pairs(e: Emitter, words: SSAValue) -> SSAValue:
+    """32-bit lanes as twice as many bf16 lanes."""
+    return e.bitcast(words, e.vector(bf16, 2 * e.isa.lanes))
+
+
+def interleave(e: Emitter, even: SSAValue, odd: SSAValue) -> SSAValue:
+    """Two f32 vectors of bf16 values as one vector of bf16 pairs."""
+    low = e.shift(e.bitcast(even, e.vector(i32)), 16)
+    return as_pairs(e, e.or_(low, e.and_(e.bitcast(odd, e.vector(i32)), 0xFFFF0000)))
+
+
+@dataclass(frozen=True, eq=False)
+class Full(Tile):
+    """One value everywhere."""
+
+    value: float
+
+    def row(self, e: Emitter, i: Index) -> Vectors:
+        return [e.full(self.value) for _ in self.vectors(e)]
+
+    def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
+        return e.full(self.value)
+
+
+@dataclass(frozen=True, eq=False)
+class Registers(Tile):
+    """Vectors already computed: what a loop carries, what a dot made."""
+
+    values: Sequence[Vectors]
+
+    def row(self, e: Emitter, i: Index) -> Vectors:
+        assert i.base is None, "registers cannot be indexed at run time"
+        return self.values[i.offset]
+
+    def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
+        raise GqcError("one element of a tile held in registers")
+
+
+@dataclass(frozen=True, eq=False)
+class Array:
+    """A global array: row-major, contiguous; a dynamic first dimension is `size`."""
+
+    pointer: SSAValue
+    element: Attribute
+    shape: tuple[int, ...]
+    size: SSAValue
+
+    def bound(self, e: Emitter, axis: int) -> SSAValue:
+        return self.size if self.is_dynamic(axis) else e.integer(self.shape[axis])
+
+    def is_dynamic(self, axis: int) -> bool:
+        return self.shape[axis] < 0
+
+    def holds(self, index: Index, extent: int, axis: int) -> bool:
+        return not self.is_dynamic(axis) and index.fits(extent, self.shape[axis])
+
+    def position(self, e: Emitter, indices: Sequence[Index]) -> Index:
+        """Linear element position."""
+        total = Index.constant(0)
+        for axis, index in enumerate(indices):
+            total = e.add(total, e.multiply(index, math.prod(self.shape[axis + 1 :])))
+        return total
+
+    def address(self, e: Emitter, indices: Sequence[Index]) -> SSAValue:
+        return e.address(self.pointer, self.element, self.position(e, indices))
+
+    @property
+    def align(self) -> int:
+        return self.element.size  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded(Tile):
+    """A tile of an array. Out of bounds reads 0, but for rows beyond a dynamic number of rows:
+    those repeat the last row, for rows never mix and theirs are not stored."""
+
+    array: Array
+    offsets: tuple[Index, ...]
+
+    def at(self, e: Emitter, i: Index) -> tuple[list[Index], SSAValue | None]:
+        """Indices of row i's start, within bounds, and whether it was (None: certainly)."""
+        if len(self.shape) == 1:
+            return list(self.offsets), None
+        *leading, first, column = self.offsets
+        axis = len(leading)
+        row = e.add(first, i)
+        if self.array.holds(first, self.rows, axis):
+            return [*leading, row, column], None
+        row, inside = e.clamp(row, self.array.bound(e, axis))
+        return [*leading, row, column], None if self.array.is_dynamic(axis) else inside
+
+    def row(self, e: Emitter, i: Index) -> Vectors:
+        indices, inside = self.at(e, i)
+        return [self.vector(e, indices, lane, inside) for lane in self.vectors(e)]
+
+    def vector(
+        self, e: Emitter, indices: list[Index], lane: int, inside: SSAValue | None
+    ) -> SSAValue:
+        *leading, column = indices
+        address = self.array.address(e, [*leading, column + lane])
+        type_ = e.vector(self.element)
+        if self.array.holds(self.offsets[-1], self.columns, len(self.array.shape) - 1):
+            value = e.load(address, type_, self.array.align)
+        else:
+            value = e.masked_load(address, type_, self.array.align, self.mask(e, column + lane))
+        if inside is not None:
+            zero = e.once(("zero", type_), lambda: e.emit(llvm.ZeroOp(result_types=[type_])))
+            value = e.select(inside, value, zero)
+        return value if self.element == i32 else e.widen(value)
+
+    def mask(self, e: Emitter, column: Index) -> SSAValue:
+        bound = self.array.bound(e, len(self.array.shape) - 1)
+        left = e.arithmetic(llvm.SubOp, bound, e.scalar(column))
+        return e.once(("mask", left), lambda: e.lanes_below(left))
+
+    def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
+        even = j + -(j.offset % 2)
+        if self.element == bf16 and self.pairs_fit and even.multiple % 2 == 0:
+            return self.half(e, self.pair_words(e, i, even), odd=j.offset % 2 == 1)
+        return e.widen(e.splat(self.scalar(e, i, j, self.element)))
+
+    def half(self, e: Emitter, words: SSAValue, odd: bool) -> SSAValue:
+        """One bf16 of the pair in each lane, as f32: its upper half."""
+        bits = e.and_(words, 0xFFFF0000) if odd else e.shift(words, -16)
+        return e.bitcast(bits, e.vector(f32))
+
+    @property
+    def pairs_fit(self) -> bool:
+        """Whether two neighbours of a row, the first at an even column, can be read as one."""
+        axis = len(self.array.shape) - 1
+        return self.columns % 2 == 0 and self.array.holds(self.offsets[-1], self.columns, axis)
+
+    def pair_words(self, e: Emitter, i: Index, j: Index) -> SSAValue:
+        """Elements (i, j) and (i, j + 1) of 16 bits, in every 32-bit lane."""
+        key = (self, i.base, i.offset, j.base, j.offset)
+        return e.once(key, lambda: e.splat(self.scalar(e, i, j, i32)))
+
+    def pair_splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
+        if self.pairs_fit:
+            return as_pairs(e, self.pair_words(e, i, j))
+        return super().pair_splat(e, i, j)
+
+    def scalar(self, e: Emitter, i: Index, j: Index, type_: Attribute) -> SSAValue:
+        """What lies at (i, j), read as a type."""
+        indices, inside = self.at(e, i)
+        axis = len(self.array.shape) - 1
+        column = e.add(indices[-1], j)
+        if not self.array.holds(self.offsets[-1], self.columns, axis):
+            column, within = e.clamp(column, self.array.bound(e, axis))
+            inside = within if inside is None else e.emit(llvm.AndOp(inside, within))
+        value = e.load(self.array.address(e, [*indices[:-1], column]), type_, self.array.align)
+        if inside is None:
+            return value
+        zero = e.once(("zero", type_), lambda: e.emit(llvm.ZeroOp(result_types=[type_])))
+        return e.select(inside, value, zero)
+
+    def words(self, e: Emitter, i: Index) -> SSAValue:
+        """Row i of words packed along the lanes, as one vector of its own width."""
+        if not self.array.holds(self.offsets[-1], self.columns, len(self.array.shape) - 1):
+            raise GqcError("a tile of packed zero points that reaches out of its array")
+        indices, _ = self.at(e, i)
+        address = self.array.address(e, indices)
+        type_ = VectorType(i32, [self.columns])
+        return e.once((address, type_), lambda: e.load(address, type_, self.array.align))
+
+    def prefetched(self, e: Emitter, i: Index) -> Vectors:
+        """Row i, and a later one asked for."""
+        values = self.row(e, i)
+        indices, _ = self.at(e, i)
+        ahead = PREFETCH_BYTES // 4
+        for lane in range(0, self.columns, CACHE_LINE // 4):
+            e.prefetch(self.array.address(e, [*indices[:-1], indices[-1] + (lane + ahead)]))
+        return values
+
+
+@dataclass(frozen=True, eq=False)
+class Converted(Tile):
+    """A float tile in another float type: rounded to it, then held as f32 again."""
+
+    source: Tile
+
+    @property
+    def granule(self) -> int:
+        return self.source.granule
+
+    def convert(self, e: Emitter, value: SSAValue) -> SSAValue:
+        return e.widen(e.narrow(value, self.element))
+
+    def row(self, e: Emitter, i: Index) -> Vectors:
+        return [self.convert(e, v) for v in self.source.row(e, i)]
+
+    def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
+        return self.convert(e, self.source.splat(e, i, j))
+
+
+@dataclass(frozen=True, eq=False)
+class Elementwise(Tile):
+    """A binary operation of f32 vectors on two tiles of one shape."""
+
+    operation: Callable[[Emitter, SSAValue, SSAValue], SSAValue]
+    a: Tile
+    b: Tile
+
+    @property
+    def granule(self) -> int:
+        return max(self.a.granule, self.b.granule)
+
+    def apply(self, e: Emitter, x: SSAValue, y: SSAValue) -> SSAValue:
+        return e.widen(e.narrow(self.operation(e, x, y), self.element))
+
+    def row(self, e: Emitter, i: Index) -> Vectors:
+        pairs = zip(self.a.row(e, i), self.b.row(e, i), strict=True)
+        return [self.apply(e, x, y) for x, y in pairs]
+
+    def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
+        return self.apply(e, self.a.splat(e, i, j), self.b.splat(e, i, j))
+
+
+@dataclass(frozen=True, eq=False)
+class Broadcast(Tile):
+    """A tile repeated along the axes where it has extent 1, or lacks the axis."""
+
+    source: Tile
+
+    def leading(self, i: Index) -> Index:
+        return i if self.source.rows > 1 else Index.constant(0)
+
+    def row(self, e: Emitter, i: Index) -> Vectors:
+        if self.source.columns == self.columns:
+            return self.source.row(e, self.leading(i))
+        value = self.source.splat(e, self.leading(i), Index.constant(0))
+        return [value for _ in self.vectors(e)]
+
+    def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
+        column = j if self.source.columns > 1 else Index.constant(0)
+        return self.source.splat(e, self.leading(i), column)
+
+
+@dataclass(frozen=True, eq=False)
+class Repeated(Tile):
+    """Each row `times` times in a row: a scale over its block."""
+
+    source: Tile
+    times: int
+
+    def row(self, e: Emitter, i: Index) -> Vectors:
+        row = e.divide(i, self.times)
+        return e.once((self, row.base, row.offset), lambda: self.source.row(e, row))
+
+    def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
+        return self.source.splat(e, e.divide(i, self.times), j)
+
+
+@dataclass(frozen=True, eq=False)
+class Transposed(Tile):
+    """Rows and columns exchanged; only single elements of it can be had."""
+
+    source: Tile
+
+    def row(self, e: Emitter, i: Index) -> Vectors:
+        raise GqcError("rows of a transposed tile on a CPU")
+
+    def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
+        return self.source.splat(e, j, i)
+
+
+@dataclass(frozen=True, eq=False)
+class Summed(Tile):
+    """The sum of each row, as a tile of one column."""
+
+    source: Tile
+
+    def row(self, e: Emitter, i: Index) -> Vectors:
+        raise GqcError("a tile of one column as vectors")
+
+    def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
+        return e.once((self, i.base, i.offset), lambda: self.total(e, i))
+
+    def total(self, e: Emitter, i: Index) -> SSAValue:
+        first, *rest = self.source.row(e, i)
+        for vector in rest:
+            first = e.fadd(first, vector)
+        distance = e.isa.lanes // 2
+        while distance:
+            other = e.shuffle(first, [lane ^ distance for lane in range(e.isa.lanes)])
+            first = e.fadd(first, other)
+            distance //= 2
+        return first

@@ -1,0 +1,113 @@
+"""Every format on every tier, against float64 on the exactly dequantized weight."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gqc.codegen import cpu
+from gqc.codegen.cpu.isa import ISAS, host
+
+INTEGERS = [f"{sign}i{bits}" for bits in (1, 2, 3, 4, 8) for sign in "us"]
+ZEROS = {
+    "none": "",
+    "original": ", zero = f16, zero_mode = original",
+    "rescale": ", zero = f16, zero_mode = rescale",
+}
+MODES = [*ZEROS, "quantized"]
+TIERS = list(ISAS)
+ROWS = (1, 3, 16, 67)
+
+
+def zero_text(mode: str, bits: str) -> str:
+    return f", zero = ui{bits}, zero_mode = quantized" if mode == "quantized" else ZEROS[mode]
+
+
+def runs_here(isa: str) -> None:
+    if TIERS.index(isa) < TIERS.index(host().name):
+        pytest.skip(f"this CPU has no {isa}")
+
+
+@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize("element", INTEGERS)
+def test_every_integer_and_zero_mode(linear, isa, element):
+    """Two zero modes for each tier and element; modes, activations, row counts and the bias take
+    turns, so that each pair of choices occurs."""
+    runs_here(isa)
+    turn = INTEGERS.index(element) + TIERS.index(isa)
+    for i in (0, 1):
+        mode = MODES[(turn + 2 * i + turn // 4) % 4]
+        if mode == "quantized" and element[0] == "s":  # packed zero points are of unsigned codes
+            mode = "original"
+        activation = ("f32", "bf16")[(turn // 2 + i) % 2]
+        layer = linear(
+            100, 128, f"1x64 : f16 : {element}{zero_text(mode, element[2:])}", activation, i == 0
+        )
+        layer.check(isa, ROWS[(INTEGERS.index(element) // 2 + i) % 4])
+
+
+@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize("activation", ["f32", "bf16"])
+def test_every_row_count(linear, isa, activation):
+    runs_here(isa)
+    for rows in ROWS:
+        linear(64, 64, f"1x32 : f16 : ui4{ZEROS['rescale']}", activation).check(isa, rows)
+
+
+@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize("block", ["16", "32", "128", "256", "?"])
+def test_every_block(linear, isa, block):
+    runs_here(isa)
+    for element, activation in (("ui4", "f32"), ("si3", "bf16"), ("si8", "bf16")):
+        linear(64, 256, f"1x{block} : f16 : {element}", activation).check(isa, 3)
+
+
+@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize("k", [33, 100])
+def test_k_that_fills_no_step(linear, isa, k):
+    """Whole-row blocks leave a tail of K: x reads 0 there, and is not read beyond its end."""
+    runs_here(isa)
+    zero = zero_text("rescale", "4")
+    for element, activation in ((f"ui4{zero}", "f32"), ("si3", "bf16"), ("si8", "bf16")):
+        linear(64, k, f"1x? : f16 : {element}", activation).check(isa, 5)
+
+
+@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize(("n", "activation"), [(1, "f32"), (65, "bf16"), (130, "f16")])
+def test_n_that_fills_no_tile(linear, isa, n, activation):
+    runs_here(isa)
+    zero = zero_text("quantized", "4")
+    linear(n, 64, f"1x32 : f16 : ui4{zero}", activation, bias=True).check(isa, 5)
+
+
+@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize("scale", ["bf16", "f32"])
+def test_scale_types(linear, isa, scale):
+    runs_here(isa)
+    linear(64, 64, f"1x32 : {scale} : ui2, zero = {scale}, zero_mode = original").check(isa, 3)
+
+
+@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize("element", ["f4E2M1FN", "f6E3M2FN"])
+def test_float_elements(linear, isa, element):
+    """Subnormal codes included, for every code occurs."""
+    runs_here(isa)
+    for activation in ("f32", "bf16"):
+        linear(64, 128, f"1x32 : f32 : {element}", activation).check(isa, 3)
+
+
+@pytest.mark.parametrize("isa", TIERS)
+def test_bf16_output_rounds_to_nearest_even(linear, isa):
+    """y[0, n] = scale[n]: ties, infinity, overflow, and a NaN of all ones that must stay NaN."""
+    runs_here(isa)
+    layer = linear(64, 32, "1x32 : f32 : ui1", "bf16")
+    ties = 1 + torch.arange(60) * 2.0**-8
+    nan = torch.tensor([0x7FFFFFFF], dtype=torch.int32).view(torch.float32)
+    limits = torch.tensor([float("inf"), 3.4e38, -3.3e38])
+    layer.weight.scale = torch.cat([ties, limits, nan])[:, None]
+    layer.weight.codes = (torch.arange(32) == 0).expand(64, 32).to(torch.uint8)
+    x, *parts, y = layer.arguments(1)
+    x[:] = 1
+    cpu.load(layer.kernel(isa, 1), isa)(x, *parts, y)
+    expected = layer.weight.scale.bfloat16().T
+    assert torch.equal(y[:, :-1], expected[:, :-1]) and y[0, -1].isnan()
