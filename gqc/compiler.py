@@ -1,0 +1,141 @@
+"""`gqc.compile`: a torch model in, the same model on grouped-quantized kernels out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import Progress
+from torch import fx, nn
+from torch.export import ExportedProgram
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.func import FuncOp
+from xdsl.passes import ModulePass
+
+from gqc.compilation import Compilation, Dump, attach, format_of, rows_of
+from gqc.dialects import gq
+from gqc.errors import GqcError
+from gqc.frontend.capture import capture
+from gqc.frontend.export_fx import export_fx
+from gqc.frontend.import_fx import import_fx
+from gqc.frontend.linears import capture_linears, replace_modules
+from gqc.frontend.signature import Imported
+from gqc.passes.fold_weights import FoldWeights, FoldWeightsInto
+from gqc.passes.helpers import matmuls
+from gqc.passes.pipeline import Stage, extend, pipeline, run_stages
+from gqc.passes.recognize_linears import RecognizeLinears
+from gqc.report import Report, sqnr
+from gqc.schemes import SchemeLike, scheme_list
+from gqc.targets import resolve
+
+if TYPE_CHECKING:
+    import torch
+
+    from gqc.formats.block_scaled import BlockScaled
+
+
+def compile(
+    model: nn.Module | fx.GraphModule | ExportedProgram,
+    example_inputs: Any = None,
+    *,
+    scheme: SchemeLike | Mapping[str, SchemeLike] = "int4_g128",
+    target: str = "auto",
+    ignore: Sequence[str] = (),
+    lm_head: bool = False,
+    dynamic_shapes: Any = None,
+    passes: Mapping[str, Sequence[ModulePass]] | None = None,
+    dump_ir: str | Path | None = None,
+    progress: bool = False,
+) -> Any:
+    """Compile a model: quantize its linear layers and run them on generated kernels.
+
+    With `example_inputs` (a tensor, a tuple, a dict of keyword inputs, or a pair of both) the whole
+    model is captured and an `fx.GraphModule` comes back. Without, the result keeps the model's type
+    and methods (`generate` works), its linear layers replaced. Either has `.report()`, `.kernels`
+    and `.ir(stage)`. The model itself is not changed; tensors that stay dense are shared with it.
+
+    scheme: a preset (`int4_g128`, `int8_row_sym`), a `gqc.Scheme`, or a map from patterns of module
+    names to either, first match first. ignore: patterns of layers to leave as they are. target:
+    `auto`, `cpu`, or a row of `gqc.targets.TARGETS`. lm_head: quantize the output head too.
+    dynamic_shapes: as of `torch.export.export`, where the inferred ones fall short. passes: passes
+    of your own by the stage (`imported`, `grouped`, `legal`, `kernels`) at whose end they run.
+    dump_ir: a folder for the IR after every pass and for every kernel. progress: show a bar.
+
+    Raises GqcError, before any work on weights, on an unknown scheme, target or pattern, on layers
+    whose K their group does not divide, and on what the target cannot do; each names all layers.
+    """
+    machine = resolve(target)
+    stages = extend(pipeline(scheme_list(scheme, ignore), machine.name, lm_head), passes or {})
+    if not isinstance(model, nn.Module | ExportedProgram):
+        raise GqcError(f"cannot compile a {type(model).__name__}: give an nn.Module")
+    parts = None  # the model whose linear layers alone are compiled
+    if example_inputs is not None or isinstance(model, ExportedProgram | fx.GraphModule):
+        imported = import_fx(capture(model, example_inputs, dynamic_shapes))
+    else:
+        parts, imported = model, capture_linears(model)
+    if unloaded := [name for name, weight in imported.weights.items() if weight.is_meta]:
+        raise GqcError(
+            f"{len(unloaded)} weights are on the meta device, {unloaded[0]} first: load them"
+        )
+    source = imported.module.clone()
+    dump = Dump(dump_ir) if dump_ir is not None else None
+    report = lower(imported, stages, machine.name, dump, progress)
+    compilation = Compilation(source, imported.module, stages, report)
+    if dump is not None:
+        dump.kernels(compilation.kernels)
+    return attach(export_fx(imported) if parts is None else rebuild(parts, imported), compilation)
+
+
+def lower(
+    imported: Imported,
+    stages: Sequence[Stage],
+    target: str,
+    dump: Dump | None,
+    progress: bool,
+) -> Report:
+    """Run the stages on an imported model and its weights, in place, and report on it."""
+    noise: dict[tuple[str, str], float] = {}
+    report = Report(target, ())
+    with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
+        task = bar.add_task("passes")
+
+        def observe(weight: torch.Tensor, quantized: BlockScaled, name: str) -> None:
+            noise[name, format_of(quantized.type)] = sqnr(weight, quantized)
+            bar.update(task, advance=1, description=f"quantizing {name}")
+
+        def after(name: str, module: ModuleOp) -> None:
+            nonlocal report
+            bar.update(task, description=name)
+            if name == RecognizeLinears.name and not any(matmuls(module)):
+                raise GqcError(
+                    "the model has no linear layer with a stored weight: nothing to compile"
+                )
+            if name == "legal":
+                report = Report(target, tuple(rows_of(module)))
+                packs = sum(isinstance(op, gq.PackOp) for op in module.walk())
+                bar.update(task, total=packs)
+            if dump is not None:
+                dump.after(name, module)
+
+        fold = FoldWeightsInto(imported.weights, observe)
+        run_stages(imported.module, [stage.replacing(FoldWeights, fold) for stage in stages], after)
+    launches = (op for op in imported.module.walk() if isinstance(op, gq.LaunchOp))
+    return report.completed(noise, (tuple(name for _, name in op.buckets) for op in launches))
+
+
+def rebuild(model: nn.Module, imported: Imported) -> nn.Module:
+    """A copy of the model with its linear layers replaced; what stays dense is shared."""
+    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    new = copy.deepcopy(model, memo=dict(shared))
+    quantized = [
+        function.sym_name.data
+        for function in imported.module.ops
+        if isinstance(function, FuncOp)
+        and any(isinstance(op, gq.LaunchOp) for op in function.walk())
+    ]
+    modules = {path: export_fx(imported, path) for path in quantized}
+    replace_modules(new, modules)
+    return modules.get("", new)  # the model may itself be a linear layer

@@ -1,0 +1,136 @@
+"""The report: what happened to each layer, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+    from gqc.formats.block_scaled import BlockScaled
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer: its weight's name, shape, format and cost, and its fate."""
+
+    layer: str
+    weight: str
+    shape: tuple[int, ...]
+    decision: str
+    reason: str
+    format: str
+    bits: float
+    """Storage for one element in bits, scales and zero points included."""
+    sqnr: float | None = None
+    """Signal over quantization noise of the weight in dB; None where nothing was quantized."""
+    kernels: tuple[str, ...] = ()
+
+    @property
+    def bytes(self) -> float:
+        """Storage in bytes."""
+        count = 1
+        for extent in self.shape:
+            count *= extent
+        return count * self.bits / 8
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows in the order of the model. Prints as a table, alike layers on one line."""
+
+    target: str
+    rows: tuple[Row, ...]
+
+    @property
+    def bytes(self) -> float:
+        """Storage of all weights in bytes; one that layers share counts once."""
+        return sum({(row.weight, row.format): row.bytes for row in self.rows}.values())
+
+    def completed(
+        self, noise: Mapping[tuple[str, str], float], kernels: Iterable[tuple[str, ...]]
+    ) -> Report:
+        """The report with kernels of each quantized layer, and SQNR in dB by weight and format."""
+        names = iter(kernels)
+        rows = (
+            row
+            if row.decision == "kept"
+            else replace(row, sqnr=noise[row.weight, row.format], kernels=next(names))
+            for row in self.rows
+        )
+        return Report(self.target, tuple(dict.fromkeys(rows)))  # a layer may be called twice
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(width=150, color_system=None)
+        with console.capture() as capture:
+            console.print(self)
+        return capture.get()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=f"gqc for {self.target}")
+        table.add_column("layer", overflow="fold")
+        table.add_column("N×K", justify="right")
+        table.add_column("format", overflow="fold")
+        for title in ("bits/weight", "SQNR dB", "MB"):
+            table.add_column(title, justify="right")
+        table.add_column("decision")
+        table.add_column("kernels")
+        notes = list(dict.fromkeys(row.reason for row in self.rows))
+        kernels = list(dict.fromkeys(row.kernels for row in self.rows if row.kernels))
+        for group in group_rows(self.rows):
+            first = group[0]
+            kernel = f"k{kernels.index(first.kernels) + 1}" if first.kernels else ""
+            table.add_row(*cells(group, notes.index(first.reason) + 1), kernel)
+        yield table
+        quantized = [row for row in self.rows if row.decision != "kept"]
+        count = f"{len(quantized)} of {len(self.rows)} weights quantized"
+        yield f"{count}; weights take {self.bytes / 1e6:.1f} MB"
+        for number, reason in enumerate(notes, 1):
+            yield Text(f"({number}) {reason}")
+        for number, names in enumerate(kernels, 1):
+            stem = names[0].rsplit("_", 1)[0]
+            yield Text(f"k{number} {stem}_{{{', '.join(n.rsplit('_', 1)[1] for n in names)}}}")
+
+
+def group_rows(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows that differ only in a number of the layer's name (and in weight and SQNR), together."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        key = replace(row, layer=wildcard(row.layer), weight="", sqnr=None)
+        groups.setdefault((key,), []).append(row)
+    return list(groups.values())
+
+
+def wildcard(layer: str) -> str:
+    """The layer's name with numbers for stars."""
+    return ".".join("*" if part.isdigit() else part for part in layer.split("."))
+
+
+def cells(group: Sequence[Row], note: int) -> list[str]:
+    """The line of a table for alike layers; `note` is the number of their reason."""
+    first = group[0]
+    name = first.layer if len(group) == 1 else f"{wildcard(first.layer)} ({len(group)})"
+    sqnr = sorted(row.sqnr for row in group if row.sqnr is not None)
+    spread = "" if not sqnr else f"{sqnr[0]:.1f}"
+    if sqnr and f"{sqnr[-1]:.1f}" != spread:
+        spread += f"…{sqnr[-1]:.1f}"
+    megabytes = sum(row.bytes for row in group) / 1e6
+    shape = "×".join(map(str, first.shape))
+    decision = f"{first.decision} ({note})"
+    return [name, shape, first.format, f"{first.bits:.4g}", spread, f"{megabytes:.2f}", decision]
+
+
+def sqnr(weight: torch.Tensor, quantized: BlockScaled) -> float:
+    """10·log10(Σw² / Σ(w − ŵ)²) in dB, ŵ computed in float32; inf for an exact representation."""
+    import torch
+
+    noise = (weight.float() - quantized.dequantize()).double().square().sum()
+    return (10 * torch.log10(weight.double().square().sum() / noise)).item()

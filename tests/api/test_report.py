@@ -1,0 +1,150 @@
+"""The report: what happened to each layer, checked against an independent count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import gqc
+from gqc.quantizers.rtn import rtn
+from gqc.report import Report, Row
+from gqc.schemes import parse_scheme
+
+
+def rows(compiled) -> dict[str, Row]:
+    return {row.layer: row for row in compiled.report().rows}
+
+
+def measured_sqnr(weight: Any, name: str) -> float:
+    """Signal over noise in dB of a weight under a scheme, in float64."""
+    scheme = parse_scheme(name)
+    exact = weight.detach().double()
+    noise = exact - rtn(weight, scheme.type(), scheme.scale_rule).dequantize(torch.float64)
+    return 10 * ((exact**2).sum() / (noise**2).sum()).log10().item()
+
+
+BITS = {
+    "int4_g32": 4 + (16 + 16) / 32,
+    "int4_g16": 4 + (16 + 16) / 16,
+    "int8_g64_sym": 8 + 16 / 64,
+    "int3_g128": 3 + (16 + 16) / 128,
+    "int2_row_sym": 2 + 16 / 256,
+    "int1_g256": 1 + (16 + 16) / 256,
+    "ui4 g32 zero=ui4 zero_mode=quantized scale_rule=minmax": 4 + (16 + 4) / 32,
+    "si8 g32 scale=f32": 8 + 32 / 32,
+}
+
+
+@pytest.mark.parametrize("scheme", BITS)
+def test_a_quantized_layer(scheme):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(256, 48))
+    row = rows(gqc.compile(model, scheme={"*": scheme}, target="cpu"))["0"]
+    assert (row.shape, row.decision) == ((48, 256), "dequant")
+    assert row.bits == BITS[scheme]
+    assert row.bytes == 48 * 256 * BITS[scheme] / 8
+    assert row.sqnr == pytest.approx(measured_sqnr(model[0].weight, scheme), abs=0.01)
+    assert str(parse_scheme(scheme).element) in row.format
+    assert f"multiplies no {parse_scheme(scheme).element}: decoded in registers" in row.reason
+
+
+def test_rows_of_a_model(build):
+    """Quantized layers and what stays dense, each with its reason, both modes alike."""
+    model = build("llama")
+    scheme = {"*.down_proj": "int8_g32", "*.mlp.*": "int4_g32", "lm_head": "int4_g32"}
+    options: Any = {"scheme": scheme, "ignore": ["*.1.mlp.up_proj"]}
+    example = torch.randint(0, 96, (2, 5))
+    reports = [rows(gqc.compile(model, x, **options)) for x in (None, example)]
+    for found in reports:
+        assert found["model.layers.0.mlp.down_proj"].bits == 9
+        assert found["model.layers.0.mlp.up_proj"].bits == 5
+        ignored = found["model.layers.1.mlp.up_proj"]
+        assert (ignored.decision, ignored.bits) == ("kept", 32)
+        assert ignored.reason == "ignored by pattern *.1.mlp.up_proj"
+        assert found["model.layers.0.self_attn.q_proj"].reason == "no scheme names this layer"
+        assert found["lm_head"].reason == "the output head is kept by default"
+        for row in found.values():
+            assert (row.sqnr is None) == (row.decision == "kept") == (row.kernels == ())
+        assert found["model.layers.0.mlp.up_proj"].weight == "model.layers.0.mlp.up_proj.weight"
+    layers, whole = reports
+    embedding = whole.pop("model.embed_tokens.weight")
+    assert embedding.decision == "kept" and "aten.embedding" in embedding.reason
+    assert layers == whole
+
+
+def test_weights_of_one_layer():
+    """Two weights of one module are told apart."""
+
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = (nn.Parameter(torch.randn(8, 64) ** power) for power in (1, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(x, self.a) + x @ self.b.T
+
+    torch.manual_seed(0)
+    pair = Pair()
+    report = gqc.compile(nn.Sequential(pair), torch.randn(2, 64), scheme="int4_g32").report()
+    assert [(row.layer, row.weight) for row in report.rows] == [("0", "0.a"), ("0", "0.b")]
+    for row, weight in zip(report.rows, (pair.a, pair.b), strict=True):
+        assert row.sqnr == pytest.approx(measured_sqnr(weight, "int4_g32"), abs=0.01)
+
+
+def test_a_tied_head_says_why_it_is_kept(compiled):
+    _, result = compiled("gpt2", "whole")
+    assert rows(result)["lm_head"].decision == "kept"
+
+
+def test_an_exact_weight_has_no_noise():
+    model = nn.Sequential(nn.Linear(64, 8))
+    model[0].weight = nn.Parameter(torch.randint(0, 16, (8, 64)).float())
+    model[0].weight.data[:, ::32], model[0].weight.data[:, 1::32] = 0, 15
+    assert rows(gqc.compile(model, scheme="int4_g32"))["0"].sqnr == float("inf")
+
+
+def test_layers_that_share_a_weight():
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    model[1].weight = model[0].weight
+    report = gqc.compile(model, scheme="int4_g32").report()
+    first, second = report.rows
+    assert first.weight == second.weight == "0.weight"
+    assert report.bytes == first.bytes == second.bytes
+    assert first.sqnr == second.sqnr == pytest.approx(measured_sqnr(model[0].weight, "int4_g32"))
+
+
+def test_kernels_are_the_compiled_ones(compiled):
+    for mode in ("whole", "layers"):
+        _, result = compiled("llama", mode)
+        names = {name for row in result.report().rows for name in row.kernels}
+        assert names == {kernel.name for kernel in result.kernels}
+        row = rows(result)["model.layers.1.mlp.down_proj"]
+        assert all("_64x128_" in name for name in row.kernels) and len(row.kernels) > 1
+
+
+def test_prints_a_table(compiled):
+    _, result = compiled("llama", "whole")
+    text = str(result.report())
+    assert f"gqc for {result.report().target}" in text.splitlines()[0]
+    for layer in ("q_proj", "down_proj", "lm_head", "embed_tokens"):
+        assert layer in text
+    assert "model.layers.*.mlp.down_proj (2)" in text, "alike layers share a line"
+    for reason in {row.reason for row in result.report().rows}:
+        assert reason in text
+    quantized = [row for row in result.report().rows if row.decision != "kept"]
+    assert f"{len(quantized)} of {len(result.report().rows)} weights quantized" in text
+
+
+def test_an_empty_report_prints():
+    assert "0 of 0 weights quantized" in str(Report("cpu_portable", ()))
+
+
+def test_total_is_what_is_resident(compiled):
+    """Bytes in the report are bytes held, up to the padding of rows to whole lanes."""
+    _, result = compiled("llama", "whole")
+    reported = result.report().bytes
+    held = sum(t.nbytes for k, t in result.state_dict().items() if t.ndim > 1)
+    assert reported <= held <= 1.25 * reported
