@@ -1,0 +1,1 @@
+"""Command-line tools: gqc and gqc-opt."""

@@ -1,0 +1,64 @@
+"""A real language model, whose weights lie on an int4 grid: compiling it must lose nothing."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gqc
+from gqc.tools.models import smollm2, wikitext2
+
+LAYERS = 210
+
+
+@pytest.fixture(scope="module")
+def language_model() -> tuple[nn.Module, nn.Module, Tensor]:
+    """SmolLM2-135M, the same compiled as asymmetric int4 in blocks of 32, and tokens [1, 256]."""
+    model, tokenizer = smollm2()
+    tokens = torch.tensor([tokenizer(wikitext2()[:4000])["input_ids"][:256]])
+    return model, gqc.compile(model, scheme="int4_g32", target="cpu"), tokens
+
+
+def perplexity(model: nn.Module, tokens: Tensor) -> float:
+    with torch.inference_mode():
+        logits = model(tokens).logits[0, :-1].double()
+    return math.exp(nn.functional.cross_entropy(logits, tokens[0, 1:]).item())
+
+
+@pytest.mark.slow
+def test_perplexity_is_that_of_the_float_model(language_model) -> None:
+    model, compiled, tokens = language_model
+    before, after = perplexity(model, tokens), perplexity(compiled, tokens)
+    assert 5 < before < 100  # a real model on real text
+    assert after == pytest.approx(before, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_every_layer_is_exact_on_its_own_grid(language_model) -> None:
+    rows = [row for row in language_model[1].report().rows if row.decision != "kept"]
+    assert len(rows) == LAYERS
+    assert {row.sqnr for row in rows} == {math.inf}
+    assert {row.bits for row in rows} == {5.0}
+
+
+@pytest.mark.slow
+def test_no_dense_copy_is_held(language_model) -> None:
+    """106.2M weights of linears at 5 bits; the tied embedding and the norms stay fp32."""
+    model, compiled, _ = language_model
+    dense = sum(p.numel() for name, p in model.named_parameters() if "_proj" in name)
+    kept = sum(p.numel() for name, p in model.named_parameters() if "_proj" not in name)
+    tensors = [*compiled.parameters(), *compiled.buffers()]
+    held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    assert sum(held.values()) == pytest.approx(dense * 5 / 8 + kept * 4, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_generate_says_the_same(language_model) -> None:
+    model, compiled, tokens = language_model
+    prompt = tokens[:, :32]
+    with torch.inference_mode():
+        texts = [m.generate(prompt, max_new_tokens=8, do_sample=False) for m in (model, compiled)]
+    assert torch.equal(*texts)
