@@ -36,6 +36,7 @@ from xdsl.traits import Pure
 
 from gqc.dialects.constraints import require
 from gqc.dialects.gq_attributes import BlockScaledType, DecisionAttr, LayoutAttr, ScheduleAttr
+from gqc.targets import ANY
 
 
 def block_scaled(value: SSAValue | Attribute) -> BlockScaledType | None:
@@ -62,14 +63,15 @@ def element_type(value: SSAValue | Attribute) -> Attribute:
 def require_blocks(op: IRDLOperation, constraint: str, value: SSAValue) -> BlockScaledType:
     """The value's block-scaled type, once its blocks are seen to divide its shape."""
     type_, shape = block_scaled(value), tensor_shape(value)
-    require(type_ is not None, op, constraint, f"{value.type} is not block-scaled")
+    require(type_ is not None, op, constraint, "{} is not block-scaled", value.type)
     assert type_ is not None
     require(
         len(type_.block) == len(shape)
         and all(n % b == 0 for n, b in zip(shape, type_.block_of(shape), strict=True)),
         op,
         constraint,
-        f"blocks do not divide {value.type}",
+        "blocks do not divide {}",
+        value.type,
     )
     return type_
 
@@ -77,12 +79,15 @@ def require_blocks(op: IRDLOperation, constraint: str, value: SSAValue) -> Block
 def require_floats(op: IRDLOperation, constraint: str, value: SSAValue) -> None:
     """Refuse a tensor of anything but floats."""
     is_float = isinstance(element_type(value), AnyFloat)
-    require(is_float, op, constraint, f"{value.type} does not hold floats")
+    require(is_float, op, constraint, "{} does not hold floats", value.type)
 
 
 @irdl_op_definition
 class WeightOp(IRDLOperation):
     """A tensor of the side store, by its fully qualified name.
+
+    Two unit attributes say what the tensor alone does not: `buffer`, it is no parameter of the
+    model; `shared`, something that is no linear layer reads it too, outside of this module.
 
     C1 the shape is static.
     """
@@ -191,7 +196,9 @@ class TransposeOp(IRDLOperation):
             len(source) == 2 and source[::-1] == result,
             self,
             "C1",
-            f"{self.source.type} does not transpose to {self.result.type}",
+            "{} does not transpose to {}",
+            self.source.type,
+            self.result.type,
         )
         require_floats(self, "C2", self.source)
         same = element_type(self.source) == element_type(self.result)
@@ -241,13 +248,15 @@ class MatmulTOp(IRDLOperation):
     def verify_(self) -> None:
         x, w, y = (tensor_shape(v) for v in (self.x, self.weight, self.result))
         x_type, w_type, y_type = self.x.type, self.weight.type, self.result.type
-        require(len(w) == 2 and min(w) > 0, self, "C1", f"the weight is {w_type}")
-        require(len(x) > 0 and x[-1] == w[1], self, "C2", f"x is {x_type}, the weight {w_type}")
+        require(len(w) == 2 and min(w) > 0, self, "C1", "the weight is {}", w_type)
+        fits = len(x) > 0 and x[-1] == w[1]
+        require(fits, self, "C2", "x is {}, the weight {}", x_type, w_type)
         expected = TensorType(element_type(y_type), (*x[:-1], w[0]))
-        require(y == expected.get_shape(), self, "C3", f"the result is {y_type}, not {expected}")
+        fits = y == expected.get_shape()
+        require(fits, self, "C3", "the result is {}, not {}", y_type, expected)
         if self.bias is not None:
             fits = tensor_shape(self.bias) == (w[0],)
-            require(fits, self, "C4", f"the bias is {self.bias.type}, not one of [{w[0]}]")
+            require(fits, self, "C4", "the bias is {}, not one of [{}]", self.bias.type, w[0])
         if block_scaled(self.weight) is not None:
             require_blocks(self, "C5", self.weight)
 
@@ -259,7 +268,8 @@ def verify_parts(op: PackOp | UnpackOp, weight: SSAValue, parts: Sequence[SSAVal
         len(shape) == 2 and min(shape) > 0 and type_.block_of(shape)[0] == 1,
         op,
         "C3",
-        f"the weight must be static, of rank 2, in blocks of one row, not {weight.type}",
+        "the weight must be static, of rank 2, in blocks of one row, not {}",
+        weight.type,
     )
     assert isinstance(weight.type, TensorType)
     expected = op.layout.part_types(weight.type)
@@ -267,7 +277,8 @@ def verify_parts(op: PackOp | UnpackOp, weight: SSAValue, parts: Sequence[SSAVal
         [p.type for p in parts] == expected,
         op,
         "C2",
-        f"parts must be ({', '.join(map(str, expected))})",
+        f"parts must be ({', '.join(['{}'] * len(expected))})",
+        *expected,
     )
 
 
@@ -328,7 +339,9 @@ class UnpackOp(IRDLOperation):
 class LaunchOp(IRDLOperation):
     """Run the tile kernel of the first bucket that holds the rows of x.
 
-    Rows are the product of all dimensions of x but the last; a bucket of -1 rows is unbounded.
+    Rows are the product of all dimensions of x but the last; a bucket of `targets.ANY` (-1) rows is
+    unbounded. Attributes, if any, say what the launch was made of: `layer`, `weight`, the weight's
+    type `packed` and its `layout`.
 
     C1 there is a kernel for each bucket.
     C2 buckets rise, and only the last is unbounded.
@@ -370,7 +383,7 @@ class LaunchOp(IRDLOperation):
 
     @property
     def buckets(self) -> list[tuple[int, str]]:
-        """(most rows, kernel name) in rising order; -1 is unbounded."""
+        """(most rows, kernel name) in rising order; the last is `ANY`."""
         names = [k.root_reference.data for k in self.kernels]
         return list(zip((int(r) for r in self.rows.get_values()), names, strict=True))
 
@@ -379,9 +392,7 @@ class LaunchOp(IRDLOperation):
         require(len(rows) == len(self.kernels) > 0, self, "C1", "one kernel for each bucket")
         bounded = rows[:-1]
         require(
-            rows[-1] == ScheduleAttr.UNBOUNDED
-            and bounded == sorted(set(bounded))
-            and min([1, *bounded]) > 0,
+            rows[-1] == ANY and bounded == sorted(set(bounded)) and min([1, *bounded]) > 0,
             self,
             "C2",
             f"buckets {rows} must rise and end unbounded (-1)",

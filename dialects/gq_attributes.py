@@ -22,8 +22,11 @@ from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 
 from gqc.dialects.constraints import require
-from gqc.formats.elements import ELEMENTS, SCALES, ZERO_MODES, Element
-from gqc.formats.layouts import LAYOUTS
+from gqc.formats.elements import ELEMENTS, SCALES, Element
+from gqc.formats.layouts import LAYOUTS, parts_of
+from gqc.formats.packing import WORD
+from gqc.formats.zero_modes import ZERO_MODES, ZeroMode
+from gqc.targets import ANY
 
 
 @irdl_attr_definition
@@ -32,8 +35,8 @@ class BlockScaledType(ParametrizedAttribute, TypeAttribute):
 
     `!gq.block_scaled<1x32 : f16 : ui4, zero = f16, zero_mode = rescale>`: the block's extent in
     each dimension (`?` is the whole dimension), the scale's format, the element's format, and where
-    they exist a zero point (by mode, `gqc.formats.elements.ZERO_MODES`) and a scale of the whole
-    tensor.
+    they exist a zero point (by mode, `gqc.formats.zero_modes.ZERO_MODES`) and a scale of the
+    whole tensor.
 
     C1 block extents are positive or `?`.
     C2 the element is in the table of elements.
@@ -78,6 +81,11 @@ class BlockScaledType(ParametrizedAttribute, TypeAttribute):
         return ELEMENTS[str(self.element)]
 
     @property
+    def mode(self) -> ZeroMode:
+        """The zero mode's row in the table of zero modes."""
+        return ZERO_MODES[self.zero_mode.data]
+
+    @property
     def has_zero(self) -> bool:
         return self.zero_mode.data != "none"
 
@@ -117,9 +125,9 @@ class BlockScaledType(ParametrizedAttribute, TypeAttribute):
             return "C3", f"{scale} is not a scale format ({', '.join(SCALES)})"
         if mode not in ZERO_MODES or isinstance(self.zero, Absent) == self.has_zero:
             return "C4", f"zero mode {mode} does not go with zero point {zero}"
-        if mode == "quantized" and not zero == element == f"ui{self.format.bits}":
+        if self.mode.integer and not zero == element == f"ui{self.format.bits}":
             return "C5", f"element and zero point must be one unsigned format: {element}, {zero}"
-        if mode in ("original", "rescale") and zero not in SCALES:
+        if self.has_zero and not self.mode.integer and zero not in SCALES:
             return "C6", f"{zero} is not a format of zero points ({', '.join(SCALES)})"
         if self.has_zero and not self.format.is_integer:
             return "C7", f"{element} has no zero point"
@@ -220,13 +228,11 @@ class LayoutAttr(ParametrizedAttribute):
         type_ = weight.get_element_type()
         assert isinstance(type_, BlockScaledType)
         shapes = LAYOUTS[self.kind.data].part_shapes(type_, weight.get_shape(), self.lanes.data)
-        i32 = IntegerType(32)
-        types: list[TensorType] = [TensorType(i32, shape) for shape in shapes.planes]
-        types.append(TensorType(type_.scale, shapes.scale))
-        if type_.has_zero:
-            integer = type_.zero_mode.data == "quantized"
-            types += [TensorType(i32 if integer else type_.zero, shape) for shape in shapes.zero]
-        return types
+        formats = {"scale": type_.scale, "zero": type_.zero}
+        return [
+            TensorType(IntegerType(WORD) if part.plane else formats[part.kind], shape)
+            for part, shape in zip(parts_of(type_), shapes, strict=True)
+        ]
 
 
 @irdl_attr_definition
@@ -281,8 +287,6 @@ class ScheduleAttr(ParametrizedAttribute):
     warps: IntAttr
     stages: IntAttr
 
-    UNBOUNDED: ClassVar = -1
-
     def __init__(
         self, rows: int, tile: tuple[int, int, int], scale: str, warps: int = 1, stages: int = 1
     ):
@@ -302,7 +306,7 @@ class ScheduleAttr(ParametrizedAttribute):
 
     def verify(self) -> None:
         require(len(self.tile) == 3, self.name, "C1", "the tile must have three sizes, MxNxK")
-        positive = min(self.sizes) > 0 and (self.rows.data > 0 or self.rows.data == self.UNBOUNDED)
+        positive = min(self.sizes) > 0 and (self.rows.data > 0 or self.rows.data == ANY)
         require(positive, self.name, "C1", "sizes must be positive")
         require(
             self.scale.data in ("before", "after"),
@@ -322,7 +326,7 @@ class ScheduleAttr(ParametrizedAttribute):
             parser.parse_keyword("rows")
             parser.parse_punctuation("=")
             unbounded = parser.parse_optional_punctuation("*") is not None
-            rows = cls.UNBOUNDED if unbounded else parser.parse_integer(allow_negative=False)
+            rows = ANY if unbounded else parser.parse_integer(allow_negative=False)
             option("tile")
             tile = parser.parse_dimension_list()
             option("scale")
@@ -340,7 +344,7 @@ class ScheduleAttr(ParametrizedAttribute):
         ]
 
     def print_parameters(self, printer: Printer) -> None:
-        rows = "*" if self.rows.data == self.UNBOUNDED else str(self.rows.data)
+        rows = "*" if self.rows.data == ANY else str(self.rows.data)
         tile = "x".join(map(str, self.sizes))
         with printer.in_angle_brackets():
             printer.print_string(

@@ -14,6 +14,7 @@ from xdsl.interpreter import Interpreter, InterpreterFunctions, impl, register_i
 from gqc.dialects import gq, tile
 from gqc.dialects.tile_interpreter import run_kernel
 from gqc.formats.layouts import LAYOUTS
+from gqc.targets import ANY
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +77,7 @@ class GqFunctions(InterpreterFunctions):
         x, rest = args[0], args[1:]
         y = x.new_empty(*x.shape[:-1], op.result.type.get_shape()[-1])
         rows = x[..., 0].numel()
-        name = next(k for most, k in op.buckets if rows <= most or most < 0)
+        name = next(k for most, k in op.buckets if rows <= most or most == ANY)
         kernel = interpreter.get_op_for_symbol(name)
         assert isinstance(kernel, tile.KernelOp)
         flat_x, flat_y = (t.reshape(rows, t.shape[-1]) for t in (x, y))

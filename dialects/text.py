@@ -24,10 +24,20 @@ def context() -> Context:
     return context
 
 
+class TextPrinter(Printer):
+    """Prints non-ASCII strings as they are: no parser of xDSL reads them escaped in a location."""
+
+    def print_string_literal(self, string: str) -> None:
+        if string.isprintable() and not set(string) & set('"\\'):
+            self.print_string(f'"{string}"')
+        else:
+            super().print_string_literal(string)
+
+
 def print_ir(op: Operation, locations: bool = True) -> str:
     """The text of an operation; unknown locations are left out, which parses as the same."""
     stream = io.StringIO()
-    Printer(stream, print_debuginfo=locations).print_op(op)
+    TextPrinter(stream, print_debuginfo=locations).print_op(op)
     return stream.getvalue().replace(" loc(unknown)", "") + "\n"
 
 

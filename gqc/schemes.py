@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gqc.errors import GqcError
-from gqc.formats.elements import INTEGER_BITS
+from gqc.formats.elements import ELEMENTS, INTEGER_BITS
 from gqc.quantizers import QUANTIZERS, SCALE_RULES
 
 if TYPE_CHECKING:
@@ -49,6 +49,12 @@ class Scheme:
         if (self.zero is None) != (self.zero_mode == "none"):
             raise GqcError(
                 f"zero_mode {self.zero_mode!r} with zero {self.zero!r}: give both or none"
+            )
+        element = ELEMENTS.get(self.element)
+        if self.zero is None and element is not None and element.minimum * element.maximum == 0:
+            raise GqcError(
+                f"{self.element} without a zero point is {element.minimum:g} to {element.maximum:g}"
+                ": choose a signed element of 2 bits or more, or give zero_mode and zero"
             )
         for name, table in (("quantizer", QUANTIZERS), ("scale_rule", SCALE_RULES)):
             if getattr(self, name) not in table:
@@ -111,14 +117,17 @@ SchemeLike = str | Scheme
 KEEP = "keep"
 """In place of a scheme: leave the layer as it is."""
 
+ENTRY = re.compile(r"(?P<pattern>.*?)=(?P<scheme>[^=\s]*(\s.*)?)$")
+"""`pattern=scheme`; a pattern may hold `=`, and so may a scheme after its first word."""
+
 
 def scheme_list(
     scheme: SchemeLike | Mapping[str, SchemeLike], ignore: Sequence[str] = ()
 ) -> tuple[str, ...]:
     """What `scheme=` and `ignore=` ask for, as `pattern=scheme` entries, first match first.
 
-    A pattern is a module's name or a shell-style wildcard (`model.layers.*.mlp.*`). Raises GqcError
-    on an unknown preset.
+    A pattern is a module's name or a shell-style wildcard (`model.layers.*.mlp.*`), in which `[ab]`
+    is one of the characters a and b. Raises GqcError on an unknown preset.
     """
     entries = scheme if isinstance(scheme, Mapping) else {"*": scheme}
     ignore = (ignore,) if isinstance(ignore, str) else ignore
@@ -128,10 +137,38 @@ def scheme_list(
     return (*(f"{pattern}={KEEP}" for pattern in ignore), *(f"{p}={s}" for p, s in entries.items()))
 
 
-def match_scheme(entries: Sequence[str], module: str) -> tuple[str, str] | None:
-    """The first entry whose pattern a module's name matches, split at its `=`; None without one."""
-    for entry in entries:
-        pattern, scheme = entry.split("=", 1)
-        if fnmatch.fnmatchcase(module, pattern):
-            return pattern, scheme
-    return None
+class Patterns:
+    """`pattern=scheme` entries, of which the first that matches counts.
+
+    Patterns without a wildcard are looked up: a map may name every layer of a model. Raises
+    GqcError on an entry that is none.
+    """
+
+    def __init__(self, entries: Sequence[str]):
+        self.entries: list[tuple[str, str]] = []
+        for entry in entries:
+            match = ENTRY.match(entry)
+            if match is None:
+                raise GqcError(f"{entry!r} is no entry: write pattern=scheme")
+            self.entries.append((match["pattern"], match["scheme"]))
+        patterns = [pattern for pattern, _ in self.entries]
+        self.wildcards = [i for i, p in enumerate(patterns) if re.search(r"[*?[]", p)]
+        self.names = {p: i for i, p in reversed([*enumerate(patterns)])}
+
+    def match(self, module: str) -> tuple[str, str] | None:
+        """Pattern and scheme of the first entry that a module's name matches; None without one."""
+        first = self.names.get(module, len(self.entries))
+        for i in self.wildcards:
+            if i < first and fnmatch.fnmatchcase(module, self.entries[i][0]):
+                return self.entries[i]
+        return self.entries[first] if first < len(self.entries) else None
+
+    def unmatched(self, modules: Iterable[str]) -> list[str]:
+        """Patterns that no module's name matches."""
+        modules = set(modules)
+        wild = {self.entries[i][0] for i in self.wildcards}
+        return [
+            pattern
+            for pattern, _ in self.entries
+            if pattern not in modules and not (pattern in wild and fnmatch.filter(modules, pattern))
+        ]

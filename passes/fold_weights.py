@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp, StringAttr, TensorType
-from xdsl.dialects.func import FuncOp
+from xdsl.dialects.builtin import ModuleOp, TensorType
 from xdsl.ir import Operation
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
@@ -16,8 +15,8 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from gqc.dialects import gq
 from gqc.dialects.interpret import interpreter
 from gqc.errors import GqcError
-from gqc.formats.packing import planes_of
-from gqc.passes.helpers import layer_name, weight_of
+from gqc.formats.layouts import parts_of
+from gqc.passes.helpers import layer_name, weight_of, written_buffers
 
 if TYPE_CHECKING:
     import torch
@@ -25,19 +24,18 @@ if TYPE_CHECKING:
     from gqc.formats.block_scaled import BlockScaled
 
 Store = MutableMapping[str, "torch.Tensor"]
-Observer = Callable[["torch.Tensor", "BlockScaled", str], None]
-"""Called with each weight, its quantized form, and its name."""
-Taken = dict[str, tuple[str, ...]]
-"""What each packed weight was made by, by the name of its first part."""
+Observer = Callable[["torch.Tensor", "BlockScaled", gq.QcastOp], None]
+"""Called with each weight, its quantized form, and the cast that made it."""
+Taken = dict[str, tuple[str, ...] | None]
+"""What each packed weight was made by, by the name of its first part; None where a name is taken
+by something else."""
 
 
 def part_names(fqn: str, type_: gq.BlockScaledType) -> list[str]:
-    """Names in the side store of the parts of a packed weight, in the layout's order."""
-    widths = planes_of(type_.format.bits)
-    count = len(widths) if type_.zero_mode.data == "quantized" else int(type_.has_zero)
-    suffix = [f"_{w}" for w in widths] if len(widths) > 1 else [""]
-    zeros = [f"zero{s}" for s in suffix] if count == len(suffix) else ["zero"][:count]
-    return [f"{fqn}_{part}" for part in [*(f"packed{s}" for s in suffix), "scale", *zeros]]
+    """Names in the side store of the parts of a packed weight, in order."""
+    kinds = {"codes": "packed"}
+    words = [[fqn, kinds.get(p.kind, p.kind), p.suffix] for p in parts_of(type_)]
+    return ["_".join(filter(None, each)) for each in words]
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,8 @@ class FoldWeights(ModulePass):
 class FoldWeightsInto(FoldWeights):
     """`FoldWeights` over a store: parts are computed into it, dense weights no one reads go.
 
-    `observe` sees each weight beside its quantized form. Raises GqcError naming a weight that
-    cannot be quantized.
+    `observe` sees each weight beside its quantized form. Raises GqcError that names every weight
+    that cannot be quantized.
     """
 
     store: Store
@@ -70,9 +68,18 @@ class FoldWeightsInto(FoldWeights):
 
 def fold(module: ModuleOp, store: Store | None, observe: Observer | None) -> None:
     """Fold every `gq.pack` of a module; see `FoldWeights`."""
-    taken: Taken = {}
+    weights = (op.key for op in module.walk() if isinstance(op, gq.WeightOp))
+    taken: Taken = dict.fromkeys([*weights, *(store or ())])
+    problems: list[str] = []
     for pack in [op for op in module.walk() if isinstance(op, gq.PackOp)]:
-        fold_pack(pack, store, observe, taken)
+        try:
+            fold_pack(pack, store, observe, taken)
+        except GqcError as error:
+            problems.append(str(error))
+    if len(problems) > 1:
+        problems.insert(0, f"{len(problems)} weights cannot be quantized:")
+    if problems:
+        raise GqcError("\n  ".join(problems))
     erase_unused_weights(module, store)
 
 
@@ -80,15 +87,14 @@ def fold_pack(pack: gq.PackOp, store: Store | None, observe: Observer | None, ta
     """Replace one `gq.pack` by the weights that it computes."""
     weight, type_ = weight_of(pack.weight), gq.block_scaled(pack.weight)
     assert weight is not None and type_ is not None
-    names, form = (
-        part_names(weight.key, type_),
-        tuple(map(str, (type_, pack.layout, *chain_of(pack)[:-1]))),
-    )
-    while taken.get(names[0], form) != form:  # layers that share a weight but not its scheme
+    names = part_names(weight.key, type_)
+    form = tuple(map(str, (type_, pack.layout, *chain_of(pack)[:-1])))
+    # Layers may share a weight but not its scheme, and a model may use such a name itself.
+    while any(taken.get(name, form) != form for name in names):
         names = [f"{name}_" for name in names]
     if store is not None and names[0] not in taken:
         store.update(zip(names, compute(pack, store, observe), strict=True))
-    taken[names[0]] = form
+    taken.update(dict.fromkeys(names, form))
     parts: list[gq.WeightOp] = []
     for name, part in zip(names, pack.parts, strict=True):
         assert isinstance(part.type, TensorType)
@@ -126,7 +132,7 @@ def compute(pack: gq.PackOp, store: Store, observe: Observer | None) -> tuple[to
             shape = list(gq.tensor_shape(op.operands[0]))
             raise GqcError(f"{layer_name(op)}: weight {shape}: {error}") from error
         if isinstance(op, gq.QcastOp) and observe is not None:
-            observe(source, values[0], weight.key)
+            observe(source, values[0], op)
     return values
 
 
@@ -139,13 +145,6 @@ def erase_chain(op: Operation) -> None:
         return
     if not any(result.uses for result in source.results):
         erase_chain(source)
-
-
-def written_buffers(module: ModuleOp) -> set[str]:
-    """Names of the buffers that functions of the module write."""
-    functions = [f for f in module.ops if isinstance(f, FuncOp) and f.res_attrs is not None]
-    written = [attrs.data.get("fx.mutates") for f in functions for attrs in f.res_attrs or ()]
-    return {name.data for name in written if isinstance(name, StringAttr)}
 
 
 def erase_unused_weights(module: ModuleOp, store: Store | None) -> None:

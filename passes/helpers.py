@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from xdsl.dialects.builtin import NameLoc
+from xdsl.dialects.builtin import ModuleOp, StringAttr
+from xdsl.dialects.func import FuncOp
 from xdsl.ir import Operation, SSAValue
 from xdsl.pattern_rewriter import PatternRewriter
 
 from gqc.dialects import gq
+from gqc.frontend.locations import module_path
 
 
 def replace(rewriter: PatternRewriter, op: Operation, new: list[Operation]) -> None:
@@ -30,8 +32,8 @@ def weight_of(value: SSAValue) -> gq.WeightOp | None:
 
 def layer_name(op: Operation) -> str:
     """Name of the module that an operation came from; without a location, its weight's."""
-    if isinstance(op.location, NameLoc) and op.location.desc.data:
-        return op.location.desc.data
+    if path := module_path(op):
+        return path
     names = [w.key.removesuffix(".weight") for v in op.operands if (w := weight_of(v))]
     return names[0] if names else op.name
 
@@ -39,3 +41,15 @@ def layer_name(op: Operation) -> str:
 def matmuls(module: Operation) -> Iterator[gq.MatmulTOp]:
     """Every `gq.matmul_t` of a module, in order."""
     return (op for op in module.walk() if isinstance(op, gq.MatmulTOp))
+
+
+def count(number: int, noun: str) -> str:
+    """`1 layer`, `2 layers`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def written_buffers(module: ModuleOp) -> set[str]:
+    """Names of the buffers that functions of the module write."""
+    functions = [f for f in module.ops if isinstance(f, FuncOp) and f.res_attrs is not None]
+    written = [attrs.data.get("fx.mutates") for f in functions for attrs in f.res_attrs or ()]
+    return {name.data for name in written if isinstance(name, StringAttr)}

@@ -12,7 +12,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from gqc.dialects import gq
 from gqc.errors import GqcError
 from gqc.formats.elements import SCALES
-from gqc.passes.helpers import layer_name, matmuls
+from gqc.passes.helpers import count, layer_name, matmuls
 from gqc.schemes import GROUPS
 from gqc.targets import Target, resolve
 
@@ -34,10 +34,11 @@ class Legalize(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         target = resolve(self.target)
         quantized = [m for m in matmuls(op) if gq.block_scaled(m.weight) is not None]
-        problems = {layer_name(m): p for m in quantized if (p := problem(m, target))}
+        problems = [f"  {layer_name(m)}: {p}" for m in quantized if (p := problem(m, target))]
         if problems:
-            lines = "\n".join(f"  {name}: {p}" for name, p in problems.items())
-            raise GqcError(f"target {target.name} cannot do {len(problems)} layers:\n{lines}")
+            lines = list(dict.fromkeys(problems))  # a layer may be called twice
+            what = f"target {target.name} cannot do {count(len(lines), 'layer')}:"
+            raise GqcError("\n".join([what, *lines]))
         for matmul in quantized:
             dequantize(matmul, target)
 

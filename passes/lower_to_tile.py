@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from xdsl.builder import ImplicitBuilder
@@ -15,6 +14,7 @@ from xdsl.dialects.builtin import (
     MemRefType,
     ModuleOp,
     StringAttr,
+    SymbolRefAttr,
     TensorType,
     VectorType,
     f32,
@@ -31,29 +31,26 @@ from xdsl.pattern_rewriter import (
 )
 
 from gqc.dialects import gq, tile
-from gqc.formats.packing import WORD, planes_of
-from gqc.passes.helpers import replace
-
-K_AXIS = {"k_words": 1, "lane_words": 0}
-"""Axis of K in a kernel's weight tile. Where it is 1, the weight is the left operand of the dot
-(the one that a GPU's matrix unit can take from registers), and the output tile is transposed."""
+from gqc.formats.layouts import LAYOUTS, Part, parts_of
+from gqc.formats.packing import WORD
+from gqc.passes.helpers import layer_name, replace, weight_of
+from gqc.targets import ANY
 
 
-DEQUANTIZE: dict[str, Callable[..., Operation]] = {
-    "none": lambda q, s: arith.MulfOp(q, s),
-    "original": lambda q, s, z: arith.MulfOp(arith.SubfOp(q, z), s),
-    "rescale": lambda q, s, z: arith.AddfOp(arith.MulfOp(q, s), z),
-    "quantized": lambda q, s, z: arith.MulfOp(arith.SubfOp(q, z), s),
-}
-"""The weight tile from tiles of codes, scales and zero points, by zero mode."""
+@dataclass(frozen=True)
+class Floats:
+    """A tile of floats on which + − · build ops: an operand of `ZeroMode.dequantize`."""
 
-FORMULA = {
-    "none": "codes * scale",
-    "original": "(codes - zero) * scale",
-    "rescale": "codes * scale + zero",
-    "quantized": "(codes - zero) * scale",
-}
-"""What the weight is, by zero mode; in ASCII, for xDSL reads other strings back as bytes."""
+    value: SSAValue
+
+    def __add__(self, other: Floats) -> Floats:
+        return Floats(arith.AddfOp(self.value, other.value).result)
+
+    def __sub__(self, other: Floats) -> Floats:
+        return Floats(arith.SubfOp(self.value, other.value).result)
+
+    def __mul__(self, other: Floats) -> Floats:
+        return Floats(arith.MulfOp(self.value, other.value).result)
 
 
 def named(op: Operation, name: str) -> SSAValue:
@@ -86,25 +83,18 @@ class MatmulKernel:
         self.n, self.k = gq.tensor_shape(self.unpack.weight)
         self.block = type_.block_of((self.n, self.k))[1]
         self.bm, self.bn, self.bk = self.schedule.sizes
-        self.layout = self.unpack.layout
-        self.k_axis = K_AXIS[self.layout.kind.data]
+        self.lanes = self.unpack.layout.lanes.data
+        layout = LAYOUTS[self.unpack.layout.kind.data]
+        self.k_axis = layout.k_axis
         self.activation = gq.element_type(self.matmul.x)
         self.scale_first = self.schedule.scale.data == "before"
-        # Scaled weights are rounded to the activations' type where the matrix unit wants it; a CPU
-        # multiplies them in f32, which keeps them exact.
-        exact = self.layout.kind.data == "lane_words" and self.scale_first
-        self.dot_type = f32 if exact else self.activation
+        self.dot_type = f32 if layout.exact_dot and self.scale_first else self.activation
 
     # Arguments
 
     def arguments(self) -> dict[str, MemRefType]:
         """Names and types of the kernel's arrays, in order."""
-        widths = planes_of(self.type.format.bits)
-        zero = ["zero"]
-        if self.type.zero_mode.data == "quantized":
-            zero = [f"zero{w}" if len(widths) > 1 else "zero" for w in widths]
-        names = [f"w{w}" if len(widths) > 1 else "w" for w in widths] + ["scale"]
-        names += zero if self.type.has_zero else []
+        names = map(argument_name, parts_of(self.type))
         arrays = dict(zip(names, (p.type for p in self.unpack.parts), strict=True))
         if self.matmul.bias is not None:
             arrays["bias"] = self.matmul.bias.type
@@ -124,7 +114,7 @@ class MatmulKernel:
         with ImplicitBuilder(self.entry):
             self.body()
         bias = " + bias" if "bias" in self.args else ""
-        summary = f"y = x @ W.T{bias}, with W = {FORMULA[self.type.zero_mode.data]}"
+        summary = f"y = x @ W.T{bias}, with W = {self.type.mode.text}"
         attributes: dict[str, Attribute] = {
             "summary": StringAttr(summary),
             "target": StringAttr(self.target),
@@ -149,7 +139,7 @@ class MatmulKernel:
         self.m = self.offset(0, self.bm, "m")
         self.column = self.offset(1, self.bn, "n")
         if not self.k_axis:  # a panel of rows, and the lane of it where this tile begins
-            lanes = self.constant(self.layout.lanes.data)
+            lanes = self.constant(self.lanes)
             self.panel = named(arith.DivUIOp(self.column, lanes), "panel")
             self.lane = named(arith.RemUIOp(self.column, lanes), "lane")
         shape = (self.bn, self.bm) if self.k_axis else (self.bm, self.bn)
@@ -207,11 +197,9 @@ class MatmulKernel:
 
     def dequantize(self, codes: SSAValue) -> SSAValue:
         """The weight tile in f32, from codes, scales and zero points, by zero mode."""
-        q = self.cast(codes, f32, "q")
-        values = [q, self.repeat(self.scale)]
-        if self.zero is not None:
-            values.append(self.repeat(self.zero))
-        return named(DEQUANTIZE[self.type.zero_mode.data](*values), "w_tile")
+        q, s = Floats(self.cast(codes, f32, "q")), Floats(self.repeat(self.scale))
+        z = Floats(self.repeat(self.zero)) if self.zero is not None else None
+        return named_value(self.type.mode.dequantize(q, s, z).value, "w_tile")
 
     def scale_sum(self, acc: SSAValue, part: SSAValue, x: SSAValue) -> SSAValue:
         """acc + s·part + c·Σx, where c is z (rescale) or −s·z: the block's scale after its dot."""
@@ -223,7 +211,7 @@ class MatmulKernel:
         if self.k_axis:
             total = tile.TransposeOp(total).result
         total = spread(named_value(total, "x_sum"), shape)
-        if self.type.zero_mode.data == "rescale":
+        if not self.type.mode.shifts_codes:
             return arith.AddfOp(acc, arith.MulfOp(total, spread(self.zero, shape))).result
         offset = named(arith.MulfOp(self.scale, self.zero), "offset")
         return arith.SubfOp(acc, arith.MulfOp(total, spread(offset, shape))).result
@@ -237,8 +225,7 @@ class MatmulKernel:
 
     def load_codes(self, k: SSAValue) -> SSAValue:
         planes = []
-        for width in planes_of(self.type.format.bits):
-            name = f"w{width}" if len(planes_of(self.type.format.bits)) > 1 else "w"
+        for name, width in self.planes("codes"):
             word = named(arith.DivUIOp(k, self.constant(WORD // width)), "word")
             words = self.bk * width // WORD
             shape = (self.bn, words) if self.k_axis else (words, self.bn)
@@ -248,6 +235,12 @@ class MatmulKernel:
         return named(
             tile.UnpackOp(planes, self.k_axis, VectorType(self.type.element, shape)), "codes"
         )
+
+    def planes(self, kind: str) -> list[tuple[str, int]]:
+        """Argument and width of each plane of words of a kind of part."""
+        return [
+            (argument_name(p), p.plane) for p in parts_of(self.type) if p.kind == kind and p.plane
+        ]
 
     def place(self, column: SSAValue) -> list[SSAValue]:
         """Offsets of this program's weight words that begin at a column (of words)."""
@@ -271,12 +264,10 @@ class MatmulKernel:
     def load_zero(self, g: SSAValue) -> SSAValue | None:
         if not self.type.has_zero:
             return None
-        if self.type.zero_mode.data != "quantized":
+        if not self.type.mode.integer:
             return self.load_blocks("zero", g, self.type.zero)
-        widths = planes_of(self.type.format.bits)
         planes = []
-        for width in widths:
-            name = f"zero{width}" if len(widths) > 1 else "zero"
+        for name, width in self.planes("zero"):
             shape = (self.blocks, self.bn * width // WORD)
             load = tile.LoadOp(
                 self.args[name], self.block_place(g, WORD // width), VectorType(i32, shape)
@@ -318,6 +309,11 @@ class MatmulKernel:
         tile.StoreOp(result, self.args["y"], [self.m, self.column])
 
 
+def argument_name(part: Part) -> str:
+    """Name of a part as a kernel's argument."""
+    return ("w" if part.kind == "codes" else part.kind) + part.suffix
+
+
 def named_value(value: SSAValue, name: str) -> SSAValue:
     value.name_hint = name
     return value
@@ -332,7 +328,7 @@ def kernel_name(matmul: gq.MatmulTOp, unpack: gq.UnpackOp, schedule: gq.Schedule
     group = "row" if block == DYNAMIC_INDEX else f"g{block}"
     zero = f"_{type_.zero_mode.data}_{type_.zero}" if type_.has_zero else ""
     bias = "_bias" if matmul.bias is not None else ""
-    rows = "any" if schedule.rows.data == schedule.UNBOUNDED else f"m{schedule.rows.data}"
+    rows = "any" if schedule.rows.data == ANY else f"m{schedule.rows.data}"
     activation = gq.element_type(matmul.x)
     return f"matmul_{activation}_{type_.element}_{group}_{type_.scale}{zero}_{n}x{k}{bias}_{rows}"
 
@@ -363,6 +359,11 @@ class LowerMatmul(RewritePattern):
         launch = gq.LaunchOp(names, rows, op.x, unpack.parts, op.bias, op.result.type)
         assert op.decision is not None
         launch.attributes["decision"] = op.decision
+        if (weight := weight_of(unpack.weight)) is not None:  # by these a report finds the launch
+            launch.attributes["layer"] = SymbolRefAttr(layer_name(op))
+            launch.attributes["weight"] = weight.fqn
+            launch.attributes["packed"] = unpack.weight.type
+            launch.attributes["layout"] = unpack.layout
         replace(rewriter, op, [launch])
         for dead in (cast, unpack):
             if not dead.results[0].uses:

@@ -64,11 +64,17 @@ def pipeline(schemes: tuple[str, ...], target: str, lm_head: bool = False) -> tu
 def extend(
     stages: Sequence[Stage], passes: Mapping[str, Sequence[ModulePass]]
 ) -> tuple[Stage, ...]:
-    """The stages with more passes at the ends of those named. Raises GqcError on unknown names."""
+    """The stages with more passes at the ends of those named.
+
+    Raises GqcError on unknown names, and on passes that are called as a stage is.
+    """
     unknown = passes.keys() - {stage.name for stage in stages}
     if unknown:
         known = ", ".join(stage.name for stage in stages)
         raise GqcError(f"no stage is called {', '.join(sorted(unknown))}: there are {known}")
+    added = {pass_.name for each in passes.values() for pass_ in each}
+    if taken := sorted(added & {stage.name for stage in stages}):
+        raise GqcError(f"a pass cannot be called {taken[0]}: that is a stage; rename the pass")
     return tuple(Stage(s.name, (*s.passes, *passes.get(s.name, ()))) for s in stages)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
@@ -12,8 +13,8 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from gqc.dialects import gq
 from gqc.errors import GqcError
-from gqc.passes.helpers import layer_name, matmuls, weight_of
-from gqc.schemes import GROUPS, KEEP, Scheme, match_scheme, parse_scheme
+from gqc.passes.helpers import count, layer_name, matmuls, weight_of, written_buffers
+from gqc.schemes import GROUPS, KEEP, Patterns, Scheme, parse_scheme
 
 HEAD = "*lm_head"
 
@@ -25,9 +26,10 @@ Casts = dict[tuple[SSAValue, Scheme], SSAValue]
 class QuantizeWeights(ModulePass):
     """imported → grouped. Entries `pattern=scheme`, first match first; `keep` leaves a layer.
 
-    The output head is kept unless `lm_head` is set, whether it is called so or shares its weight
-    with the embedding. Raises GqcError, before anything is changed, that names every pattern no
-    layer matches and every layer whose K its group does not divide.
+    The output head is kept unless `lm_head` is set or a pattern is its very name, whether it is
+    called so or shares its weight with the embedding. Buffers, and what the model writes, are
+    always kept. Raises GqcError, before anything is changed, that names every pattern no layer
+    matches and every layer whose K its group does not divide.
     """
 
     name = "quantize-weights"
@@ -36,74 +38,85 @@ class QuantizeWeights(ModulePass):
     lm_head: bool = False
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        layers = {matmul: layer_name(matmul) for matmul in matmuls(op)}
-        matches = {matmul: match_scheme(self.schemes, name) for matmul, name in layers.items()}
-        self.refuse_unknown_patterns(list(layers.values()))
-        kept: dict[gq.MatmulTOp, str] = {}
-        chosen: dict[gq.MatmulTOp, Scheme] = {}
-        for matmul, match in matches.items():
-            reason = self.reason_to_keep(matmul, layers[matmul], match)
-            if reason is not None:
-                kept[matmul] = reason
-            elif match is not None:
-                chosen[matmul] = parse_scheme(match[1])
-        refuse_ragged_groups({layers[m]: (m, s) for m, s in chosen.items()})
-        types = {scheme: scheme.type() for scheme in chosen.values()}
-        for matmul, reason in kept.items():
+        patterns = Patterns(self.schemes)
+        refuse_unknown_patterns(patterns, [layer_name(matmul) for matmul in matmuls(op)])
+        written = written_buffers(op)
+        kept: list[tuple[gq.MatmulTOp, str]] = []
+        chosen: list[tuple[gq.MatmulTOp, Scheme]] = []
+        for matmul in matmuls(op):
+            pattern, scheme = patterns.match(layer_name(matmul)) or (None, KEEP)
+            reason = self.reason_to_keep(matmul, pattern, scheme, written)
+            if reason is None:
+                chosen.append((matmul, parse_scheme(scheme)))
+            else:
+                kept.append((matmul, reason))
+        refuse_ragged_groups(chosen)
+        types = {scheme: scheme.type() for scheme in {scheme for _, scheme in chosen}}
+        for matmul, reason in kept:
             matmul.decision = gq.DecisionAttr("kept", reason)
         casts: Casts = {}
-        for matmul, scheme in chosen.items():
+        for matmul, scheme in chosen:
             quantize(matmul, scheme, types[scheme], casts)
 
-    def refuse_unknown_patterns(self, names: list[str]) -> None:
-        unknown = [e for e in self.schemes if not any(match_scheme((e,), name) for name in names)]
-        if unknown and names:
-            patterns = ", ".join(repr(entry.split("=")[0]) for entry in unknown)
-            examples = ", ".join(names[:3])
-            raise GqcError(
-                f"no linear layer matches {patterns}: a pattern is a layer's name or a wildcard; "
-                f"the {len(names)} layers are {examples}{', …' if len(names) > 3 else ''}"
-            )
-
     def reason_to_keep(
-        self, matmul: gq.MatmulTOp, name: str, match: tuple[str, str] | None
+        self, matmul: gq.MatmulTOp, pattern: str | None, scheme: str, written: set[str]
     ) -> str | None:
         """Why a layer stays as it is, or None if it is to be quantized."""
-        if match is None:
+        if pattern is None:
             return "no scheme names this layer"
-        pattern, scheme = match
         if scheme == KEEP:
             return f"ignored by pattern {pattern}"
-        if not self.lm_head and match_scheme((f"{HEAD}={KEEP}",), name):
+        weight = weight_of(matmul.weight)
+        if weight is not None and weight.key in written:
+            return "the model writes it"
+        if weight is not None and "buffer" in weight.attributes:
+            return "a buffer, not a parameter"
+        name = layer_name(matmul)
+        if self.lm_head or pattern == name:
+            return None
+        if fnmatchcase(name, HEAD):
             return "the output head is kept by default"
-        if not self.lm_head and is_shared(matmul):
+        if is_shared(matmul):
             return "its weight is shared with another operation (a tied embedding)"
         return None
 
 
+def refuse_unknown_patterns(patterns: Patterns, names: list[str]) -> None:
+    """Raise one error for all patterns that match none of the layers, if there are layers."""
+    unknown = patterns.unmatched(names)
+    if unknown and names:
+        examples = ", ".join(names[:3])
+        raise GqcError(
+            f"no linear layer matches {', '.join(map(repr, unknown))}: a pattern is a layer's name "
+            f"or a wildcard; the {count(len(names), 'layer')} {'are' if len(names) > 1 else 'is'} "
+            f"{examples}{', …' if len(names) > 3 else ''}"
+        )
+
+
 def is_shared(matmul: gq.MatmulTOp) -> bool:
-    """Whether another operation than a matmul reads the weight."""
+    """Whether another operation than a matmul reads the weight, here or outside the IR."""
     weight = weight_of(matmul.weight)
-    if weight is None:
-        return False
+    if weight is None or "shared" in weight.attributes:
+        return weight is not None
     readers = (use.operation for use in weight.result.uses)
     return not all(isinstance(r, gq.MatmulTOp | gq.TransposeOp | gq.QcastOp) for r in readers)
 
 
-def refuse_ragged_groups(layers: dict[str, tuple[gq.MatmulTOp, Scheme]]) -> None:
+def refuse_ragged_groups(layers: list[tuple[gq.MatmulTOp, Scheme]]) -> None:
     """Raise one error for all layers whose K a group does not divide."""
-    ragged = {
-        name: (gq.tensor_shape(matmul.weight), scheme.group)
-        for name, (matmul, scheme) in layers.items()
+    ragged = dict.fromkeys(
+        (layer_name(matmul), gq.tensor_shape(matmul.weight), scheme.group)
+        for matmul, scheme in layers
         if scheme.group and gq.tensor_shape(matmul.weight)[1] % scheme.group
-    }
+    )
     if not ragged:
         return
-    lines = [f"  {name}: weight {list(s)}, group {g}" for name, (s, g) in ragged.items()]
-    fits = [g for g in GROUPS if all(shape[1] % g == 0 for shape, _ in ragged.values())]
+    lines = [f"  {name}: weight {list(s)}, group {g}" for name, s, g in ragged]
+    fits = [g for g in GROUPS if all(shape[1] % g == 0 for _, shape, _ in ragged)]
     remedy = f"a group of {fits[-1]} divides all of them" if fits else "no usual group divides all"
     raise GqcError(
-        f"{len(ragged)} layers have K (the second dimension) not divisible by their group:\n"
+        f"K (the second dimension) is not divisible by the group in {count(len(ragged), 'layer')}:"
+        "\n"
         + "\n".join(lines)
         + f"\n{remedy}; or give these layers a scheme of their own, `row` groups, or ignore them"
     )

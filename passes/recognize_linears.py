@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import IntegerAttr, ModuleOp
+from xdsl.dialects.builtin import (
+    AnyFloat,
+    FloatAttr,
+    IntegerAttr,
+    ModuleOp,
+    NameLoc,
+    NoneAttr,
+    StringAttr,
+)
 from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.pattern_rewriter import (
@@ -17,7 +25,7 @@ from xdsl.pattern_rewriter import (
 
 from gqc.dialects import gq
 from gqc.dialects.fx import CallOp, OperandAttr
-from gqc.passes.helpers import replace
+from gqc.passes.helpers import layer_name, matmuls, replace, weight_of
 
 
 @dataclass(frozen=True)
@@ -71,15 +79,37 @@ def argument(op: CallOp, position: int | None) -> SSAValue | None:
     return op.operands[attr.index.data] if isinstance(attr, OperandAttr) else None
 
 
+def is_one(attr: Attribute) -> bool:
+    """Whether an argument is the number 1."""
+    return isinstance(attr, IntegerAttr | FloatAttr) and attr.value.data == 1
+
+
+def constant_values(module: ModuleOp) -> set[SSAValue]:
+    """Values that are computed from weights alone."""
+    known: set[SSAValue] = set()
+    for op in module.walk():
+        is_call = isinstance(op, CallOp) and len(op.operands) > 0
+        if isinstance(op, gq.WeightOp) or (is_call and known.issuperset(op.operands)):
+            known.update(op.results)
+    return known
+
+
+@dataclass
 class RecognizeLinear(RewritePattern):
+    """`constants` are values that do not vary: their products are no layers (LoRA's B·A)."""
+
+    constants: set[SSAValue]
+
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: CallOp, rewriter: PatternRewriter) -> None:
         linear = LINEARS.get(op.callee.data)
-        if linear is None or op.kwargs.data:  # addmm's alpha and beta
+        if linear is None or not all(map(is_one, op.kwargs.data.values())):  # alpha and beta
             return
         x, weight = argument(op, linear.x), argument(op, linear.weight)
         bias = argument(op, linear.bias)
         if x is None or weight is None or len(gq.tensor_shape(weight)) != 2:
+            return
+        if x in self.constants or not isinstance(gq.element_type(weight), AnyFloat):
             return
         if bias is not None and gq.tensor_shape(bias) != gq.tensor_shape(op.results[0])[-1:]:
             return
@@ -100,13 +130,19 @@ class RecognizeLinear(RewritePattern):
 
 @dataclass(frozen=True)
 class RecognizeLinears(ModulePass):
-    """imported → imported, linears as `gq.matmul_t`: linear, addmm, mm and matmul with a weight."""
+    """imported → imported, linears as `gq.matmul_t`: linear, addmm, mm and matmul with a weight.
+
+    Linears are of floats, and their input varies. Those of a module that multiplies by several
+    weights are told apart in their locations, by the weight.
+    """
 
     name = "recognize-linears"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        PatternRewriteWalker(RecognizeLinear(), apply_recursively=False).rewrite_module(op)
+        pattern = RecognizeLinear(constant_values(op))
+        PatternRewriteWalker(pattern, apply_recursively=False).rewrite_module(op)
         erase_unused_transposes(op)
+        name_by_weights(op)
 
 
 def erase_unused_transposes(module: ModuleOp) -> None:
@@ -117,3 +153,15 @@ def erase_unused_transposes(module: ModuleOp) -> None:
         if transposed_weight(op.results[0]) and not op.results[0].uses:
             op.detach()
             op.erase()
+
+
+def name_by_weights(module: ModuleOp) -> None:
+    """Name layers that have the name of one module by their weights (`attn.in_proj_weight`)."""
+    layers = [(m, layer_name(m), w.key) for m in matmuls(module) if (w := weight_of(m.weight))]
+    weights: dict[str, set[str]] = {}
+    for _, name, key in layers:
+        weights.setdefault(name, set()).add(key)
+    for matmul, name, key in layers:
+        if len(weights[name]) > 1:
+            line = matmul.location.location if isinstance(matmul.location, NameLoc) else NoneAttr()
+            matmul.location = NameLoc(StringAttr(key.removesuffix(".weight")), line)

@@ -31,8 +31,7 @@ def schedule(tiling: Tiling, target: Target, matmul: gq.MatmulTOp) -> gq.Schedul
     whole_words = WORD // min(planes_of(type_.format.bits))
     step = step_of(tiling, block, shape[1], whole_words)
     scale = "before" if block < step and block != shape[1] else target.scale
-    packed_zero = type_.zero_mode.data == "quantized"
-    columns = max(tiling.bn, whole_words) if packed_zero else tiling.bn
+    columns = max(tiling.bn, whole_words) if type_.mode.integer else tiling.bn
     tile = (tiling.bm, columns, step)
     return gq.ScheduleAttr(tiling.rows, tile, scale, tiling.warps, tiling.stages)
 

@@ -6,7 +6,7 @@ import pytest
 
 from gqc.errors import GqcError
 from gqc.formats.elements import INTEGER_BITS
-from gqc.schemes import GROUPS, Scheme, match_scheme, parse_scheme, preset, scheme_list
+from gqc.schemes import GROUPS, Patterns, Scheme, parse_scheme, preset, scheme_list
 
 MINMAX = {"zero_mode": "rescale", "zero": "f16", "scale_rule": "minmax"}
 
@@ -131,16 +131,54 @@ def test_scheme_list() -> None:
 
 
 def test_the_first_pattern_that_matches_counts() -> None:
-    entries = ("model.*.q=int8_row", "model.*=int4_g32", "head=keep")
-    assert match_scheme(entries, "model.0.q") == ("model.*.q", "int8_row")
-    assert match_scheme(entries, "model.0.k") == ("model.*", "int4_g32")
-    assert match_scheme(entries, "head") == ("head", "keep")
-    assert match_scheme(entries, "Head") is None, "case counts"
-    assert match_scheme(entries, "encoder") is None
+    entries = Patterns(("model.*.q=int8_row", "model.*=int4_g32", "head=keep", "head=int8_row"))
+    assert entries.match("model.0.q") == ("model.*.q", "int8_row")
+    assert entries.match("model.0.k") == ("model.*", "int4_g32")
+    assert entries.match("head") == ("head", "keep")
+    assert entries.match("Head") is None, "case counts"
+    assert entries.match("encoder") is None
+    assert entries.unmatched(["model.0.k", "encoder"]) == ["model.*.q", "head", "head"]
+
+
+def test_a_name_and_a_wildcard_match_in_their_order() -> None:
+    assert Patterns(("a.b=int8_row", "a.*=keep")).match("a.b") == ("a.b", "int8_row")
+    assert Patterns(("a.*=keep", "a.b=int8_row")).match("a.b") == ("a.*", "keep")
 
 
 def test_a_scheme_in_a_list_keeps_its_options() -> None:
-    """The text of a scheme holds `=`: the pattern ends at the first."""
+    """Names of modules and texts of schemes may both hold `=`."""
     scheme = Scheme("ui4", 32, "bf16", "quantized", "ui4", "rtn", "minmax")
-    match = match_scheme(scheme_list({"a": scheme}), "a")
-    assert match is not None and parse_scheme(match[1]) == scheme
+    for name in ("a", "a=b", "a=b=c.d"):
+        for value in (scheme, "int4_g32", "keep"):
+            match = Patterns(scheme_list({name: value})).match(name)
+            assert match == (name, str(value))
+    assert parse_scheme(str(scheme)) == scheme
+
+
+def test_a_name_with_brackets_matches_itself() -> None:
+    entries = Patterns(("a[01]=keep",))
+    assert entries.match("a[01]") == entries.match("a0") == ("a[01]", "keep")
+
+
+def test_what_is_no_entry_is_told() -> None:
+    with pytest.raises(GqcError, match="'int4_g32' is no entry: write pattern=scheme"):
+        Patterns(("int4_g32",))
+
+
+def test_a_scheme_for_each_of_many_layers_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not compared: 2000 names with 2000 patterns would take seconds."""
+    names = [f"model.layers.{i}.mlp" for i in range(2000)]
+    entries = Patterns(scheme_list({name: "int4_g32" for name in names}))
+    monkeypatch.setattr("fnmatch.fnmatchcase", None)
+    monkeypatch.setattr("fnmatch.filter", None)
+    assert all(entries.match(name) == (name, "int4_g32") for name in names)
+    assert entries.unmatched(names[1:]) == names[:1]
+
+
+@pytest.mark.parametrize(
+    "element, codes", [("ui4", "0 to 15"), ("ui1", "0 to 1"), ("si1", "-1 to 0")]
+)
+def test_codes_of_one_sign_need_a_zero_point(element: str, codes: str) -> None:
+    with pytest.raises(GqcError, match=f"{element} without a zero point is {codes}: choose"):
+        Scheme(element, 32)
+    Scheme(element, 32, zero_mode="rescale", zero="f16")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from gqc.formats import packing
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +43,20 @@ class BlockScaled:
         rows, columns = self.type.block_of(values.shape)
         return values.unflatten(1, (-1, columns)).unflatten(0, (-1, rows))
 
+    def slices(self) -> Iterator[tuple[slice, BlockScaled]]:
+        """Its rows a slice at a time, for work whose temporaries are wider than codes."""
+        rows = self.type.block_of(self.codes.shape)[0]
+        start = 0
+        for codes in packing.slices(self.codes, rows):
+            stop = start + len(codes)
+            blocks = slice(start // rows, stop // rows)
+            zero = None if self.zero is None else self.zero[blocks]
+            yield (
+                slice(start, stop),
+                BlockScaled(self.type, codes, self.scale[blocks], zero, self.tensor_scale),
+            )
+            start = stop
+
     def dequantize(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The tensor [N, K] it stands for, computed in `dtype` (float32 unless told)."""
         import torch
@@ -49,18 +66,9 @@ class BlockScaled:
         if self.tensor_scale is not None:
             s = s * self.tensor_scale.to(dtype)
         z = per_block(self.zero).to(dtype) if self.zero is not None else None
-        return ZERO_MODE_MEANING[self.type.zero_mode.data](q, s, z).reshape(self.codes.shape)
+        return self.type.mode.dequantize(q, s, z).reshape(self.codes.shape)
 
 
 def per_block(part: torch.Tensor) -> torch.Tensor:
     """Scales or zero points [N/A, K/B] as [N/A, 1, K/B, 1], to go with `BlockScaled.blocked`."""
     return part[:, None, :, None]
-
-
-ZERO_MODE_MEANING = {
-    "none": lambda q, s, z: q * s,
-    "original": lambda q, s, z: (q - z) * s,
-    "rescale": lambda q, s, z: q * s + z,
-    "quantized": lambda q, s, z: (q - z) * s,
-}
-"""What a zero mode computes from codes, scales and zero points, all of one shape and dtype."""

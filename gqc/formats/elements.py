@@ -101,6 +101,3 @@ SCALES: dict[str, Element] = {
     ]
 }
 """Formats of scales and floating-point zero points, by IR name."""
-
-ZERO_MODES = ("none", "original", "rescale", "quantized")
-"""none q·s · original (q − z)·s, z float · rescale q·s + z · quantized (q − z)·s, z integer."""

@@ -1,7 +1,6 @@
 """The table of layouts: how the parts of a packed weight lie in memory for a family of kernels.
 
-A weight [N, K] in blocks of 1×B has G = K/B scales a row. Parts come in the order planes of words,
-scale, zero point; an integer zero point is itself packed into planes.
+A weight [N, K] in blocks of 1×B has G = K/B scales a row. `parts_of` lists its parts in order.
 """
 
 from __future__ import annotations
@@ -22,21 +21,37 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class PartShapes:
-    """Shapes of the parts of one packed weight; `zero` has several for an integer zero point."""
+class Part:
+    """One array of a packed weight.
 
-    planes: list[Shape]
-    scale: Shape
-    zero: list[Shape]
+    kind: `codes`, `scale` or `zero`. plane: bits of each code that its words hold, None for an
+    array of floats. suffix: tells planes apart where codes have several.
+    """
+
+    kind: str
+    plane: int | None = None
+    suffix: str = ""
+
+
+def parts_of(type_: BlockScaledType) -> list[Part]:
+    """Parts of a packed weight: planes of words, scales, and zero points or their planes."""
+    widths = packing.planes_of(type_.format.bits)
+
+    def planes(kind: str) -> list[Part]:
+        return [Part(kind, width, f"{width}" if len(widths) > 1 else "") for width in widths]
+
+    zero = planes("zero") if type_.mode.integer else [Part("zero")] if type_.has_zero else []
+    return [*planes("codes"), Part("scale"), *zero]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One row: the axes of rows and columns of a part, to memory and back.
+    """One row: where the rows and columns of each part lie in memory.
 
-    `place` takes a part [N, C] (C words or blocks) and the lanes to its form in memory;
-    `take` is its inverse and needs N to drop the padding.
-    `shape` is the shape that `place` gives. `zeros_along_rows` is the form of a packed zero point.
+    `place` takes words [N, C] and the lanes to their form in memory, of shape `shape(N, C, lanes)`;
+    `take` is its inverse and needs N to drop the padding. `scale_shape`, `place_scale` and
+    `take_scale` are the same for scales and zero points [N, G]; integer zero points are packed into
+    words along the last axis of that form.
     """
 
     shape: Callable[[int, int, int], Shape]
@@ -45,49 +60,65 @@ class Layout:
     scale_shape: Callable[[int, int, int], Shape]
     place_scale: Callable[[torch.Tensor, int], torch.Tensor]
     take_scale: Callable[[torch.Tensor, int], torch.Tensor]
+    k_axis: int
+    """Axis of K in a kernel's weight tile. Where it is 1, the weight is the left operand of the dot
+    (the one that a GPU's matrix unit can take from registers), and the output tile is transposed.
+    """
+    exact_dot: bool
+    """Whether scaled weights are multiplied in f32, which keeps them exact, and not rounded to the
+    type of the activations, as a matrix unit wants it."""
 
-    def part_shapes(self, type_: BlockScaledType, shape: Sequence[int], lanes: int) -> PartShapes:
-        """Shapes of all parts of a weight of this type and shape."""
+    def part_shapes(self, type_: BlockScaledType, shape: Sequence[int], lanes: int) -> list[Shape]:
+        """Shapes of the parts, in order, of a weight of this type and shape."""
         n, k = shape
-        blocks = type_.scale_shape(shape)[1]
-        bits = type_.format.bits
-        scale = self.scale_shape(n, blocks, lanes)
-        zero = [scale]
-        if type_.zero_mode.data == "quantized":
-            zero = [(*scale[:-1], packing.words_of(scale[-1], w)) for w in packing.planes_of(bits)]
-        return PartShapes(
-            planes=[self.shape(n, packing.words_of(k, w), lanes) for w in packing.planes_of(bits)],
-            scale=scale,
-            zero=zero if type_.has_zero else [],
-        )
+        scale = self.scale_shape(n, type_.scale_shape(shape)[1], lanes)
+
+        def shape_of(part: Part) -> Shape:
+            if part.plane is None:
+                return scale
+            if part.kind == "codes":
+                return self.shape(n, packing.words_of(k, part.plane), lanes)
+            return (*scale[:-1], packing.words_of(scale[-1], part.plane))
+
+        return [shape_of(part) for part in parts_of(type_)]
 
     def pack(self, weight: BlockScaled, lanes: int) -> list[torch.Tensor]:
-        """Parts of a weight [N, K]: planes, scale, zero point."""
+        """Parts of a weight [N, K], in order. Raises ValueError if it has a tensor scale."""
+        import torch
+
+        refuse_tensor_scale(weight.type)
         bits = weight.type.format.bits
-        parts = [self.place(plane, lanes) for plane in packing.pack(weight.codes, bits)]
+        slices = [packing.pack(rows, bits) for rows in packing.slices(weight.codes)]
+        parts = [self.place(torch.cat(plane), lanes) for plane in zip(*slices, strict=True)]
         parts.append(self.place_scale(weight.scale, lanes))
         if weight.zero is not None:
             zero = self.place_scale(weight.zero, lanes)
-            quantized = weight.type.zero_mode.data == "quantized"
-            parts += packing.pack(zero, bits) if quantized else [zero]
+            parts += packing.pack(zero, bits) if weight.type.mode.integer else [zero]
         return [part.contiguous() for part in parts]
 
     def unpack(
         self, parts: Sequence[torch.Tensor], type_: BlockScaledType, shape: Sequence[int]
     ) -> BlockScaled:
-        """The weight [N, K] that `parts` hold."""
+        """The weight [N, K] that `parts` hold. Raises ValueError on a type with a tensor scale."""
         from gqc.formats.block_scaled import BlockScaled
 
+        refuse_tensor_scale(type_)
         n, k = shape
         bits, count = type_.format.bits, len(packing.planes_of(type_.format.bits))
         planes = [self.take(p, n) for p in parts[:count]]
         codes = packing.unpack(planes, bits, type_.format.is_signed_integer)[:, :k]
         scale, zero = self.take_scale(parts[count], n), None
-        if type_.zero_mode.data == "quantized":
+        if type_.mode.integer:
             zero = self.take_scale(packing.unpack(list(parts[count + 1 :]), bits, False), n)
         elif type_.has_zero:
             zero = self.take_scale(parts[count + 1], n)
         return BlockScaled(type_, codes, scale, zero)
+
+
+def refuse_tensor_scale(type_: BlockScaledType) -> None:
+    """Raise ValueError if a type has a tensor scale."""
+    if type_.has_tensor_scale:
+        raise ValueError(f"{type_} has a tensor scale, which no layout holds")
 
 
 def to_lanes(part: torch.Tensor, lanes: int) -> torch.Tensor:
@@ -116,6 +147,8 @@ LAYOUTS: dict[str, Layout] = {
         scale_shape=lambda n, blocks, lanes: (blocks, n),
         place_scale=lambda part, lanes: part.t(),
         take_scale=lambda part, rows: part.t()[:rows],
+        k_axis=1,
+        exact_dot=False,
     ),
     # CPUs: L rows side by side, one a SIMD lane.
     "lane_words": Layout(
@@ -125,5 +158,7 @@ LAYOUTS: dict[str, Layout] = {
         scale_shape=lanes_shape,
         place_scale=to_lanes,
         take_scale=from_lanes,
+        k_axis=0,
+        exact_dot=True,
     ),
 }

@@ -8,6 +8,7 @@ for 16-bit arithmetic on pairs, on GPUs and CPUs alike.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
     import torch
 
 WORD = 32
+SLICE = 1 << 22
+"""Elements to work on at once: temporaries are wider than codes, and weights are large."""
+
+
+def slices(matrix: torch.Tensor, rows: int = 1) -> Sequence[torch.Tensor]:
+    """Views of a matrix [N, K], of about `SLICE` elements, each of a multiple of `rows` rows."""
+    return matrix.split(rows * max(1, SLICE // (rows * matrix.shape[1])))
 
 
 def planes_of(bits: int) -> tuple[int, ...]:

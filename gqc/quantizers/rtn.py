@@ -6,14 +6,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gqc.formats.block_scaled import BlockScaled, per_block
+from gqc.formats.elements import SCALES
+from gqc.formats.packing import slices
 
 if TYPE_CHECKING:
     import torch
+    from xdsl.ir import Attribute
 
     from gqc.dialects.gq import BlockScaledType
 
-    Range = tuple[torch.Tensor, torch.Tensor]
-    """Least and greatest element of each block."""
+    Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+    """Codes, scale and zero point of a weight."""
 
 SCALE_RULES: dict[str, Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]] = {
     # Asymmetric: the range is spread over all codes.
@@ -40,61 +43,77 @@ def rtn(weight: torch.Tensor, type_: BlockScaledType, scale_rule: str) -> BlockS
 
     The scale and zero point are rounded to their formats first, and the codes chosen for those.
     `scale_rule` names a row of `SCALE_RULES`. Raises ValueError if a scale or zero point overflows
-    its format, the weight holds inf or NaN, or negative numbers that the type has no code for.
+    its format or underflows it, the weight holds inf or NaN, or negative numbers that the type has
+    no code for; and on types of float elements or of scales that are powers of two.
     """
     import torch
 
-    from gqc.dialects.torch_types import DTYPES
+    if not type_.format.is_integer:
+        raise ValueError(f"round-to-nearest gives integers, not {type_.element}")
+    if SCALES[str(type_.scale)].mantissa == 0:
+        raise ValueError(f"a scale of {type_.scale}, rounded to nearest, would clip: use f16")
+    parts = [
+        rtn_rows(rows, type_, scale_rule)
+        for rows in slices(weight.detach(), type_.block_of(weight.shape)[0])
+    ]
+    codes, scale, zero = (
+        torch.cat(part) if part[0] is not None else None for part in zip(*parts, strict=True)
+    )
+    assert codes is not None and scale is not None
+    return BlockScaled(type_, codes, scale, zero)
 
-    weight, element = weight.detach().float(), type_.format
-    if not element.is_integer:
-        raise ValueError(f"round-to-nearest gives integers, not {element.name}")
+
+def rtn_rows(weight: torch.Tensor, type_: BlockScaledType, scale_rule: str) -> Parts:
+    """Codes, scale and zero point of some rows of a weight."""
+    import torch
+
+    weight, element, mode = weight.float(), type_.format, type_.mode
     if not torch.isfinite(weight).all():
         raise ValueError("the weight holds inf or NaN")
     rows, columns = type_.block_of(weight.shape)
     blocks = weight.unflatten(1, (-1, columns)).unflatten(0, (-1, rows))  # [N/A, A, K/B, B]
     low, high = blocks.amin((1, 3)), blocks.amax((1, 3))
-    mode, bits = type_.zero_mode.data, element.bits
-    if mode == "none" and not element.signed and low.min() < 0:
+    if not type_.has_zero and not element.signed and low.min() < 0:
+        bits = element.bits
         raise ValueError(
             f"{element.name} without a zero point has no negative codes; use si{bits} or a zero"
         )
-    if mode in ("original", "quantized"):  # these represent 0 exactly, so the range must hold it
+    if mode.shifts_codes:  # the code that is the zero point stands for 0: the range must hold it
         low, high = low.clamp(max=0), high.clamp(min=0)
-    scale = SCALE_RULES[scale_rule](low, high, bits).to(DTYPES[type_.scale])
+    exact = SCALE_RULES[scale_rule](low, high, element.bits)
+    scale = rounded(exact, type_.scale, element.bits)
     # A block of equal elements has no range: any scale serves, 1 keeps the zero point finite.
-    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
-    zero = zero_point(low, scale.float(), type_)
-    if not all(torch.isfinite(p.float()).all() for p in (scale, zero) if p is not None):
-        raise ValueError(f"a scale or zero point overflows {type_.scale}; use a wider scale format")
-    z = per_block(zero).float() if zero is not None else None
-    codes = CODES[mode](blocks, per_block(scale).float(), z).round()
-    codes = codes.clamp(element.minimum, element.maximum).reshape(weight.shape)
-    return BlockScaled(type_, codes.to(torch.int8 if element.signed else torch.uint8), scale, zero)
+    scale = torch.where(exact == 0, torch.ones_like(scale), scale)
+    zero, z = None, None
+    if mode.zero is not None:
+        zero = mode.zero(low, scale.float(), element.minimum)
+        if mode.integer:
+            zero = zero.round_().clamp_(element.minimum, element.maximum).to(torch.uint8)
+        else:
+            rounded(zero[exact == 0], type_.zero, element.bits)  # all that holds such a block
+            zero = rounded(zero, type_.zero)
+        z = per_block(zero).float()
+    codes = mode.code(blocks, per_block(scale).float(), z).round_()
+    codes = codes.clamp_(element.minimum, element.maximum).reshape(weight.shape)
+    return codes.to(torch.int8 if element.signed else torch.uint8), scale, zero
 
 
-def zero_point(
-    low: torch.Tensor, scale: torch.Tensor, type_: BlockScaledType
-) -> torch.Tensor | None:
-    """Zero point of each block, in the type's format: the least code stands for `low`."""
+def rounded(exact: torch.Tensor, format: Attribute, bits: int | None = None) -> torch.Tensor:
+    """Scales or zero points in their format.
+
+    Raises ValueError on overflow, and for scales of codes of `bits` bits on underflow: numbers so
+    small that the format rounds them by more than 2**-bits, which moves an end of the range by
+    about half a step.
+    """
     import torch
 
     from gqc.dialects.torch_types import DTYPES
 
-    match type_.zero_mode.data:
-        case "rescale":
-            return (low - type_.format.minimum * scale).to(DTYPES[type_.zero])
-        case "original":
-            return (type_.format.minimum - low / scale).to(DTYPES[type_.zero])
-        case "quantized":
-            return (-low / scale).round().clamp(0, 2**type_.format.bits - 1).to(torch.uint8)
-    return None
-
-
-CODES = {
-    "none": lambda w, s, z: w / s,
-    "original": lambda w, s, z: w / s + z,
-    "rescale": lambda w, s, z: (w - z) / s,
-    "quantized": lambda w, s, z: w / s + z,
-}
-"""The unrounded code of an element for each zero mode: `ZERO_MODE_MEANING` solved for q."""
+    result = exact.to(DTYPES[format])
+    if not torch.isfinite(result.float()).all():
+        raise ValueError(f"a scale or zero point overflows {format}; use a wider scale format")
+    if bits is not None:
+        tolerance = 2.0 ** -min(bits, SCALES[str(format)].mantissa + 1)  # normal numbers are within
+        if ((result.float() - exact).abs() > tolerance * exact.abs()).any():
+            raise ValueError(f"a scale or zero point underflows {format}; use bf16 or f32 for it")
+    return result

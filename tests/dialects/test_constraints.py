@@ -11,6 +11,7 @@ from xdsl.dialects.builtin import IntegerType, Signedness, f16
 from xdsl.ir import Attribute
 from xdsl.utils.exceptions import VerifyException
 
+from gqc.dialects.constraints import require
 from gqc.dialects.fx import Fx
 from gqc.dialects.gq import BlockScaledType, DecisionAttr, Gq, LayoutAttr, ScheduleAttr
 from gqc.dialects.tile import Tile
@@ -34,6 +35,23 @@ def test_an_attribute_that_breaks_a_constraint_is_refused(
 ) -> None:
     with pytest.raises(VerifyException, match=re.escape(quoted)):
         build()
+
+
+def test_values_are_printed_only_where_a_constraint_fails() -> None:
+    """Printing the types of a layer takes longer than verifying them."""
+
+    class Value:
+        def __str__(self) -> str:
+            printed.append(self)
+            return "{bad}"
+
+    printed: list[Value] = []
+    require(True, "op", "C1", "{} is not {}", Value(), 3)
+    assert not printed
+    with pytest.raises(VerifyException, match=r"^op C1: \{bad\} is not 3$"):
+        require(False, "op", "C1", "{} is not {}", Value(), 3)
+    with pytest.raises(VerifyException, match=r"^op C1: as \{\} it is$"):
+        require(False, "op", "C1", "as {} it is")
 
 
 @pytest.mark.parametrize("dialect", [Fx, Gq, Tile], ids=lambda d: d.name)

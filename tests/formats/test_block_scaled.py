@@ -67,6 +67,27 @@ def test_one_scale_for_a_whole_row_or_tensor(block_scaled: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "format, sizes",
+    [
+        ("1x16 : f16 : ui4, zero = ui4, zero_mode = quantized", [3, 3, 2]),
+        ("2x16 : f32 : si8", [2, 2, 2, 2]),
+        ("?x16 : f32 : si8", [8]),
+        ("1x16 : f8E4M3FN : f4E2M1FN, global = f32", [3, 3, 2]),
+    ],
+)
+def test_slices_of_rows(
+    block_scaled: Any, monkeypatch: pytest.MonkeyPatch, format: str, sizes: list[int]
+) -> None:
+    monkeypatch.setattr("gqc.formats.packing.SLICE", 32 * 3)
+    weight = block_scaled(format, 8, 32)
+    slices = list(weight.slices())
+    assert [len(part.codes) for _, part in slices] == sizes
+    whole = weight.dequantize()
+    for rows, part in slices:
+        assert torch.equal(part.dequantize(), whole[rows])
+
+
+@pytest.mark.parametrize(
     "type_, shape, bits",
     [
         # 4 + 16/128, and with a 4-bit zero point 4 + 20/128.

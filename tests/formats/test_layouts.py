@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from xdsl.dialects.builtin import TensorType
 
 from gqc.dialects.gq import LayoutAttr
-from gqc.formats.layouts import LAYOUTS
+from gqc.formats.layouts import LAYOUTS, parts_of
 from gqc.formats.packing import pack
 
 FORMATS = [
@@ -91,3 +91,47 @@ def test_a_ragged_k_is_filled_up(block_scaled: Any, kind: str, lanes: int) -> No
     assert (high.numel(), low.numel()) == (3 * max(32, lanes), 2 * max(32, lanes))
     back = LAYOUTS[kind].unpack(LAYOUTS[kind].pack(weight, lanes), weight.type, (32, 48))
     assert torch.equal(back.codes, weight.codes)
+
+
+@pytest.mark.parametrize("kind, lanes", KINDS)
+def test_a_tensor_scale_is_refused(block_scaled: Any, kind: str, lanes: int) -> None:
+    """No part holds it: it would be lost."""
+    weight = block_scaled("1x16 : f16 : si4, global = f32", 32, 48)
+    with pytest.raises(ValueError, match="has a tensor scale, which no layout holds"):
+        LAYOUTS[kind].pack(weight, lanes)
+    parts = LAYOUTS[kind].pack(block_scaled("1x16 : f16 : si4", 32, 48), lanes)
+    with pytest.raises(ValueError, match="has a tensor scale, which no layout holds"):
+        LAYOUTS[kind].unpack(parts, weight.type, (32, 48))
+
+
+@pytest.mark.parametrize("kind, lanes", KINDS)
+def test_a_weight_is_packed_in_slices_of_rows(
+    block_scaled: Any, monkeypatch: pytest.MonkeyPatch, kind: str, lanes: int
+) -> None:
+    weight = block_scaled("1x16 : f16 : ui3, zero = ui3, zero_mode = quantized", 70, 48)
+    whole = LAYOUTS[kind].pack(weight, lanes)
+    sizes: list[int] = []
+
+    def recorded(codes: torch.Tensor, bits: int) -> list[torch.Tensor]:
+        sizes.append(len(codes))
+        return pack(codes, bits)
+
+    monkeypatch.setattr("gqc.formats.packing.SLICE", 48 * 30)
+    monkeypatch.setattr("gqc.formats.packing.pack", recorded)
+    for part, same in zip(LAYOUTS[kind].pack(weight, lanes), whole, strict=True):
+        assert torch.equal(part, same)
+    assert sizes[:3] == [30, 30, 10], "and then the zero points, which are few"
+
+
+def test_parts_in_order(block_scaled: Any) -> None:
+    """Planes of codes, scale, zero points: as they are, or in planes of their own."""
+    formats = {
+        "1x16 : f16 : si4": ["codes", "scale"],
+        "1x16 : f16 : ui4, zero = f16, zero_mode = original": ["codes", "scale", "zero"],
+        "1x16 : f16 : ui3, zero = ui3, zero_mode = quantized": [
+            "codes2", "codes1", "scale", "zero2", "zero1"
+        ],
+    }  # fmt: skip
+    for format, names in formats.items():
+        parts = parts_of(block_scaled(format, 4, 16).type)
+        assert [p.kind + p.suffix for p in parts] == names

@@ -53,7 +53,7 @@ def test_the_store_holds_packed_parts_and_what_is_read_dense(
     store["never.read"] = torch.zeros(3)
     module = linear(24, 64, "bf16", bias=True)
     scheme = "ui3 g32 scale=bf16 zero=ui3 zero_mode=quantized scale_rule=minmax"
-    ((weight, quantized, name),) = fold(module, store, f"*={scheme}")
+    ((weight, quantized, cast),) = fold(module, store, f"*={scheme}")
 
     names = ["packed_2", "packed_1", "scale", "zero_2", "zero_1"]
     assert set(store) == {"fc.bias", *(f"fc.weight_{n}" for n in names)}
@@ -62,7 +62,7 @@ def test_the_store_holds_packed_parts_and_what_is_read_dense(
     for part, key in zip(parts, names, strict=True):
         assert torch.equal(store[f"fc.weight_{key}"], part), key
 
-    assert weight is dense and name == "fc.weight"
+    assert weight is dense and isinstance(cast, gq.QcastOp)
     assert torch.equal(quantized.codes, rtn(dense, quantized.type, "minmax").codes)
     types = {w.key: w.result.type for w in module.walk() if isinstance(w, gq.WeightOp)}
     assert set(types) == set(store)
@@ -84,7 +84,7 @@ def test_a_shared_weight_is_packed_once_for_each_scheme(fold: Fold) -> None:
     module = parse_ir(SHARED.replace("xf32>", "xbf16>"))
     store = {name: tensor.bfloat16() for name, tensor in store.items()}
     seen = fold(module, store, "b=int8_row_sym", "*=int4_g32_sym")
-    assert [name for _, _, name in seen] == ["fc.weight"] * 2, "c shares what a packed"
+    assert len(seen) == 2, "c shares what a packed"
     assert len(store) == 1 + 2 * 2
     assert torch.equal(store["embed.weight"], embedding.bfloat16())
     launches = {op.location.desc.data: op for op in module.walk() if isinstance(op, gq.LaunchOp)}  # type: ignore
@@ -115,3 +115,58 @@ def test_a_parameter_is_folded_without_gradients(linear: Any, weights: Any, fold
     store = {k: torch.nn.Parameter(v) for k, v in weights(24, 64, "bf16").items()}
     fold(linear(24, 64, "bf16"), store, "*=int4_g32")  # pyright: ignore
     assert not any(tensor.requires_grad for tensor in store.values())
+
+
+TWO = """
+func.func @forward(%x : tensor<?x32xbf16>) -> tensor<?x32xbf16> {
+  %v = gq.weight @a.weight : tensor<32x32xbf16>
+  %w = gq.weight @b.weight : tensor<32x32xbf16>
+  %y = gq.matmul_t %x, %v : (tensor<?x32xbf16>, tensor<32x32xbf16>) -> tensor<?x32xbf16>
+  %z = gq.matmul_t %y, %w : (tensor<?x32xbf16>, tensor<32x32xbf16>) -> tensor<?x32xbf16>
+  func.return %z : tensor<?x32xbf16>
+}
+"""
+
+
+def test_every_weight_that_cannot_be_quantized_is_named(fold: Fold) -> None:
+    store = {name: torch.full((32, 32), torch.inf).bfloat16() for name in ("a.weight", "b.weight")}
+    with pytest.raises(GqcError) as error:
+        fold(parse_ir(TWO), store, "*=int4_g32")
+    assert str(error.value).splitlines() == [
+        "2 weights cannot be quantized:",
+        "  a: weight [32, 32]: the weight holds inf or NaN",
+        "  b: weight [32, 32]: the weight holds inf or NaN",
+    ]
+
+
+def test_a_tensor_of_the_model_keeps_its_name(fold: Fold) -> None:
+    """Where the model has a `weight_scale` itself, read or only written, the part is another."""
+    own = "%s = gq.weight @a.weight_scale : tensor<32xbf16>\n%z = "
+    scaled = (
+        TWO.replace("%z = ", own)
+        .replace("return %z", "return %u")
+        .replace(
+            "func.return",
+            """%u = fx.call "aten.mul.Tensor"(%z, %s) :
+            (tensor<?x32xbf16>, tensor<32xbf16>) -> tensor<?x32xbf16>\nfunc.return""",
+        )
+        .replace(
+            "-> tensor<?x32xbf16> {",
+            '-> (tensor<?x32xbf16>, tensor<?x32xbf16> {fx.mutates = "b.weight_zero"}) {',
+        )
+        .replace("%u : tensor<?x32xbf16>\n", "%u, %z : tensor<?x32xbf16>, tensor<?x32xbf16>\n")
+    )
+    names = ("a.weight", "b.weight")
+    store = {name: torch.randn(32, 32).bfloat16() for name in names}
+    store |= {name: torch.ones(32).bfloat16() for name in ("a.weight_scale", "b.weight_zero")}
+    before = dict(store)
+    module = parse_ir(scaled)
+    fold(module, store, "*=int4_g32")
+    assert store["a.weight_scale"] is before["a.weight_scale"]
+    assert store["b.weight_zero"] is before["b.weight_zero"]
+    kinds = ("packed", "scale", "zero")
+    parts = {f"{name}_{kind}_" for name in names for kind in kinds}
+    assert set(store) == {"a.weight_scale", "b.weight_zero", *parts}
+    launches = [op for op in module.walk() if isinstance(op, gq.LaunchOp)]
+    read = {p.owner.key for op in launches for p in op.parts}  # type: ignore
+    assert read == parts

@@ -50,13 +50,20 @@ def test_groups_that_do_not_divide_k(apply: Any) -> None:
     }  # fmt: skip
     schemes = ("d=int4_g32", "*=int4_g128")
     assert refused(apply, layers(shapes), QuantizeWeights(schemes)).splitlines() == [
-        "3 layers have K (the second dimension) not divisible by their group:",
+        "K (the second dimension) is not divisible by the group in 3 layers:",
         "  a: weight [64, 96], group 128",
         "  c: weight [8, 160], group 128",
         "  e: weight [8, 32], group 128",
         "a group of 32 divides all of them; or give these layers a scheme of their own, "
         "`row` groups, or ignore them",
     ]
+
+
+def test_a_ragged_layer_does_not_hide_behind_another_of_its_name(apply: Any) -> None:
+    text = print_ir(layers({"a": (64, 50), "b": (64, 128)})).replace('loc("b")', 'loc("a")')
+    message = refused(apply, parse_ir(text), QuantizeWeights(("*=int4_g64",)))
+    assert message.startswith("K (the second dimension) is not divisible by the group in 1 layer:")
+    assert "  a: weight [64, 50], group 64" in message
 
 
 def test_no_group_divides_an_odd_k(apply: Any) -> None:
@@ -129,6 +136,20 @@ def test_blocks_that_no_kernel_scales(apply: Any, format: str, block: str) -> No
         f"a: no kernel scales blocks of {block}: choose a group of (16, 32, 64, 128, 256) or row"
         in message
     )
+
+
+def test_a_bad_layer_does_not_hide_behind_another_of_its_name(apply: Any) -> None:
+    text = print_ir(layers({"a": (32, 32), "b": (32, 64)}, "bf16", "1x8 : f16 : si4"))
+    first, second = text.replace('loc("b")', 'loc("a")').split("func.func @f1")
+    second = second.replace("1x8 : f16 : si4", "1x32 : f16 : f4E2M1FN")
+    message = refused(apply, parse_ir(f"{first}func.func @f1{second}"), Legalize("sm_90"))
+    assert message.startswith("target sm_90 cannot do 2 layers:")
+    assert "a: no kernel scales" in message and "a: no kernel decodes f4E2M1FN" in message
+
+
+def test_one_layer_is_not_one_layers(apply: Any) -> None:
+    module = layers({"a": (8, 32)}, "f32", "1x32 : f16 : si4")
+    assert refused(apply, module, Legalize("sm_90")).startswith("target sm_90 cannot do 1 layer:")
 
 
 def test_a_layer_that_fits_is_not_named(apply: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -11,7 +12,10 @@ from hypothesis import strategies as st
 
 from gqc.formats.block_scaled import BlockScaled
 from gqc.quantizers import SCALE_RULES, rtn
+from gqc.quantizers.rtn import rtn_rows
 from gqc.schemes import Scheme, preset
+
+rtn_file = sys.modules["gqc.quantizers.rtn"]  # the package has a function of this name
 
 SYMMETRIC = ("half", "restricted", "no_clip")
 ZERO_POINTS = (("rescale", "f16"), ("rescale", "f32"), ("original", "f16"), ("quantized", "ui"))
@@ -234,11 +238,69 @@ def test_a_constant_block_keeps_its_value(scheme: Scheme, value: float) -> None:
     )
 
 
+# An f16 that is not zero is 2⁻²⁴ at least, and has 2 digits at 2⁻²³: these scales lie below.
+TOO_SMALL = {"all": random_weight(0, 0) * 1e-7, "one block": random_weight(0, 0)}
+TOO_SMALL["one block"][1, 32:] *= 1e-6
+
+
+@pytest.mark.parametrize("weight", TOO_SMALL.values(), ids=TOO_SMALL)
 @pytest.mark.parametrize("scheme", MODES, ids=lambda s: s.zero_mode)
-def test_a_block_too_small_for_its_scale_is_as_good_as_zero(scheme: Scheme) -> None:
-    weight = random_weight(0, 0) * 1e-9
+def test_an_underflow_names_the_format_and_the_remedy(scheme: Scheme, weight: Any) -> None:
+    with pytest.raises(ValueError, match="underflows f16; use bf16 or f32 for it"):
+        rtn(weight, scheme.type(), scheme.scale_rule)
+    for wide in ("bf16", "f32"):
+        zero = wide if scheme.zero == "f16" else scheme.zero
+        remedy = Scheme(scheme.element, 32, wide, scheme.zero_mode, zero)
+        quantized = rtn(weight, remedy.type(), scheme.scale_rule)
+        error = (quantized.dequantize(torch.float64) - weight.double()).abs()
+        assert (error <= 1.2 * steps(quantized)).all()
+
+
+def test_a_zero_point_that_underflows_is_refused() -> None:
+    """It is all that a block of equal elements has."""
+    weight = torch.full((1, 32), 3e-8)
+    with pytest.raises(ValueError, match="a scale or zero point underflows f16"):
+        rtn(weight, MODES[1].type(), "minmax")
+
+
+@pytest.mark.parametrize("scheme", MODES, ids=lambda s: s.zero_mode)
+def test_scales_just_above_the_underflow_hold_their_blocks(scheme: Scheme) -> None:
+    """2⁻²⁰ is a subnormal f16, with 4 bits still."""
+    weight = random_weight(0, 0)
+    weight *= 2.0**-20 * 15 / (weight.view(-1, 32).amax(1) - weight.view(-1, 32).amin(1)).min()
     quantized = rtn(weight, scheme.type(), scheme.scale_rule)
-    assert quantized.dequantize().abs().max() <= 2.0**-24, "the least f16"
+    error = (quantized.dequantize(torch.float64) - weight.double()).abs()
+    assert (error <= 1.2 * steps(quantized)).all()
+
+
+def test_a_weight_is_quantized_in_slices_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Temporaries are wider than the weight; blocks are never cut."""
+    weight = torch.cat([random_weight(seed, seed) for seed in range(3)])
+    scheme = Scheme("ui4", 16, "f16", "quantized", "ui4", "rtn", "minmax")
+    wholes = [rtn(weight, t, "minmax") for t in (scheme.type(), pairs_of_rows())]
+    sizes: list[int] = []
+
+    def recorded(rows: torch.Tensor, *how: Any) -> Any:
+        sizes.append(rows.shape[0])
+        return rtn_rows(rows, *how)
+
+    monkeypatch.setattr("gqc.formats.packing.SLICE", 64 * 3)
+    monkeypatch.setattr(rtn_file, "rtn_rows", recorded)
+    slices = [rtn(weight, t, "minmax") for t in (scheme.type(), pairs_of_rows())]
+    assert sizes == [3] * 4 + [2] * 6
+    for whole, cut in zip(wholes, slices, strict=True):
+        assert torch.equal(whole.codes, cut.codes) and torch.equal(whole.scale, cut.scale)
+        assert (whole.zero is None) is (cut.zero is None)
+        assert whole.zero is None or torch.equal(whole.zero, cut.zero)  # pyright: ignore
+
+
+def pairs_of_rows() -> Any:
+    """Blocks of two rows."""
+    from xdsl.dialects.builtin import IntegerType, Signedness, f32
+
+    from gqc.dialects.gq import BlockScaledType
+
+    return BlockScaledType([2, 16], f32, IntegerType(8, Signedness.SIGNED))
 
 
 def test_one_bit_is_the_ends_of_the_range() -> None:
@@ -252,13 +314,8 @@ def test_one_bit_is_the_ends_of_the_range() -> None:
 
 
 def test_blocks_of_several_rows_share_a_scale() -> None:
-    from xdsl.dialects.builtin import IntegerType, Signedness, f32
-
-    from gqc.dialects.gq import BlockScaledType
-
     weight = random_weight(0, 0)
-    type_ = BlockScaledType([2, 16], f32, IntegerType(8, Signedness.SIGNED))
-    quantized = rtn(weight, type_, "restricted")
+    quantized = rtn(weight, pairs_of_rows(), "restricted")
     assert quantized.scale.shape == (2, 4)
     assert quantized.scale[1, 2] == weight[2:, 32:48].abs().max() / 127
     assert (quantized.dequantize() - weight).abs().max() <= quantized.scale.max() * 0.5001
@@ -298,13 +355,23 @@ def test_an_overflow_names_the_format_and_the_remedy(scheme: Scheme, weight: tor
 
 
 def test_negative_weights_have_no_unsigned_code_without_a_zero_point() -> None:
-    scheme = Scheme("ui4", 32, scale_rule="minmax")
+    from xdsl.dialects.builtin import IntegerType, Signedness, f16
+
+    from gqc.dialects.gq import BlockScaledType
+
+    type_ = BlockScaledType([1, 32], f16, IntegerType(4, Signedness.UNSIGNED))
     with pytest.raises(ValueError, match="ui4 without a zero point has no negative codes; use si4"):
-        rtn(random_weight(0, 0), scheme.type(), "minmax")
-    rtn(random_weight(0, 0).abs(), scheme.type(), "minmax")
+        rtn(random_weight(0, 0), type_, "minmax")
+    rtn(random_weight(0, 0).abs(), type_, "minmax")
 
 
 def test_float_elements_are_refused() -> None:
     scheme = Scheme("f4E2M1FN", 32, scale="f8E8M0FNU")
     with pytest.raises(ValueError, match="round-to-nearest gives integers, not f4E2M1FN"):
+        rtn(random_weight(0, 0), scheme.type(), "no_clip")
+
+
+def test_scales_that_are_powers_of_two_are_refused() -> None:
+    scheme = Scheme("si4", 32, scale="f8E8M0FNU")
+    with pytest.raises(ValueError, match="a scale of f8E8M0FNU, rounded to nearest, would clip"):
         rtn(random_weight(0, 0), scheme.type(), "no_clip")

@@ -4,7 +4,7 @@
 // RUN: not gqc-opt %s -p 'quantize-weights{schemes="model.a=int4_g16","decoder.*=int4_g16","model.d=keep"}' 2>&1 | filecheck %s --check-prefix UNMATCHED
 // RUN: not gqc-opt %s -p 'quantize-weights{schemes="*=int5_g32"}' 2>&1 | filecheck %s --check-prefix SCHEME
 
-// RAGGED:      gqc-opt: 2 layers have K (the second dimension) not divisible by their group:
+// RAGGED:      gqc-opt: K (the second dimension) is not divisible by the group in 2 layers:
 // RAGGED-NEXT:   model.a: weight [64, 96], group 128
 // RAGGED-NEXT:   model.b: weight [128, 64], group 128
 // RAGGED-NEXT: a group of 32 divides all of them; or give these layers a scheme of their own, `row` groups, or ignore them

@@ -40,6 +40,16 @@ func.func @addmm(%x : tensor<?x8xf32>) -> tensor<?x4xf32> {
   func.return %y : tensor<?x4xf32>
 }
 
+// alpha and beta of 1 say nothing.
+// CHECK-LABEL: func.func @addmm_with_ones
+// CHECK:         %y = gq.matmul_t %x, %wt bias %b : (
+func.func @addmm_with_ones(%x : tensor<?x8xf32>) -> tensor<?x4xf32> {
+  %b = gq.weight @c_attn.bias : tensor<4xf32>
+  %w = gq.weight @c_attn.weight : tensor<8x4xf32>
+  %y = fx.call "aten.addmm.default"(%b, %x, %w) {alpha = 1, beta = 1.0 : f64} : (tensor<4xf32>, tensor<?x8xf32>, tensor<8x4xf32>) -> tensor<?x4xf32>
+  func.return %y : tensor<?x4xf32>
+}
+
 // A linear that torch has decomposed: its transpose is of a weight [N, K], and goes.
 // CHECK-LABEL: func.func @addmm_of_transposed
 // CHECK-NEXT:    %b = gq.weight @fc.bias
@@ -95,7 +105,7 @@ func.func @transpose_with_another_reader(%x : tensor<?x8xf32>) -> (tensor<?x4xf3
 // CHECK-NOT:     gq.matmul_t
 // CHECK-NOT:     gq.transpose
 // CHECK:         func.return
-func.func @no_linear(%x : tensor<?x8xf32>, %k : tensor<8x8xf32>, %b : tensor<8xf32>, %c : tensor<?x8xf32>, %one : tensor<1xf32>, %z : tensor<2x?x8xf32>) -> tensor<8x?xf32> {
+func.func @no_linear(%x : tensor<?x8xf32>, %k : tensor<8x8xf32>, %b : tensor<8xf32>, %c : tensor<?x8xf32>, %one : tensor<1xf32>, %z : tensor<2x?x8xf32>, %i : tensor<?x8xi64>) -> tensor<8x?xf32> {
   %w = gq.weight @fc.weight : tensor<8x8xf32>
   // scaled by alpha or beta,
   %0 = fx.call "aten.addmm.default"(%b, %x, %w) {alpha = 2} : (tensor<8xf32>, tensor<?x8xf32>, tensor<8x8xf32>) -> tensor<?x8xf32>
@@ -117,8 +127,16 @@ func.func @no_linear(%x : tensor<?x8xf32>, %k : tensor<8x8xf32>, %b : tensor<8xf
   // by a weight that is transposed in no dimension,
   %s = fx.call "aten.transpose.int"(%w, 0, 0) : (tensor<8x8xf32>) -> tensor<8x8xf32>
   %10 = fx.call "aten.mm.default"(%x, %s) : (tensor<?x8xf32>, tensor<8x8xf32>) -> tensor<?x8xf32>
+  // of integers,
+  %wi = gq.weight @table {buffer} : tensor<8x8xi64>
+  %11 = fx.call "aten.matmul.default"(%i, %wi) : (tensor<?x8xi64>, tensor<8x8xi64>) -> tensor<?x8xi64>
+  // of constants: a weight that is itself a product, as in LoRA,
+  %l = gq.weight @lora_b : tensor<8x8xf32>
+  %12 = fx.call "aten.mm.default"(%l, %w) : (tensor<8x8xf32>, tensor<8x8xf32>) -> tensor<8x8xf32>
+  %m = fx.call "aten.mul.Tensor"(%l, 2.0 : f64) : (tensor<8x8xf32>) -> tensor<8x8xf32>
+  %13 = fx.call "aten.mm.default"(%m, %w) : (tensor<8x8xf32>, tensor<8x8xf32>) -> tensor<8x8xf32>
   // or with the weight on the left.
   %xt = fx.call "aten.t.default"(%x) : (tensor<?x8xf32>) -> tensor<8x?xf32>
-  %11 = fx.call "aten.mm.default"(%w, %xt) : (tensor<8x8xf32>, tensor<8x?xf32>) -> tensor<8x?xf32>
-  func.return %11 : tensor<8x?xf32>
+  %14 = fx.call "aten.mm.default"(%w, %xt) : (tensor<8x8xf32>, tensor<8x?xf32>) -> tensor<8x?xf32>
+  func.return %14 : tensor<8x?xf32>
 }
