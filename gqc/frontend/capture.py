@@ -62,6 +62,11 @@ def capture(
     Raises GqcError, with the module's path and a remedy, if the model cannot be exported.
     """
     if isinstance(model, ExportedProgram):
+        if example_inputs is not None or dynamic_shapes is not None:
+            raise GqcError(
+                "an ExportedProgram has its inputs and dynamic shapes: give neither "
+                "example_inputs nor dynamic_shapes, or give the model that it was exported from"
+            )
         with torch.no_grad():
             return model.run_decompositions({})
     if example_inputs is None:

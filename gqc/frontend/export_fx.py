@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from operator import getitem
 from typing import Any
 
@@ -21,10 +22,20 @@ from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Operation, SSAValue
 
 from gqc.dialects.fx import CallOp, decode_argument, resolve_callee
-from gqc.dialects.gq import LaunchOp, MatmulTOp, TransposeOp, WeightOp, tensor_shape
+from gqc.dialects.gq import (
+    LaunchOp,
+    LayoutAttr,
+    MatmulTOp,
+    TransposeOp,
+    WeightOp,
+    element_type,
+    tensor_shape,
+)
 from gqc.dialects.text import parse_ir, print_ir
 from gqc.dialects.tile import KernelOp
+from gqc.dialects.torch_types import DTYPES
 from gqc.errors import GqcError
+from gqc.formats.layouts import LAYOUTS
 from gqc.frontend.checks import check_constants, check_tensors, expected_tensor
 from gqc.frontend.signature import Imported, Leaf, Signature
 from gqc.runtime.ops import matmul_of
@@ -44,13 +55,37 @@ def export_fx(imported: Imported, function: str = "forward") -> GroupedQuantModu
 
     Raises GqcError on an op that torch does not run: export the imported or the kernels stage.
     """
-    functions = {f.sym_name.data: f for f in imported.module.ops if isinstance(f, FuncOp)}
-    if function not in functions:
-        raise GqcError(f"no function {function} in the IR: it has {', '.join(functions)}")
-    exporter = Exporter(imported, functions[function])
-    exporter.export_function()
-    module = exporter.graph_module
-    module.source = Source(replace(imported, weights={}), function, exporter.names)
+    return export_functions(imported, [function])[function]
+
+
+def export_functions(imported: Imported, functions: Iterable[str]) -> dict[str, GroupedQuantModule]:
+    """Graph modules of several functions of the IR by name; see `export_fx`."""
+    symbols = Symbols.of(imported.module)
+    return {function: export_function(imported, symbols, function) for function in functions}
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """Functions and kernels of a module by name."""
+
+    functions: dict[str, FuncOp]
+    kernels: dict[str, KernelOp]
+
+    @staticmethod
+    def of(module: ModuleOp) -> Symbols:
+        return Symbols(
+            {op.sym_name.data: op for op in module.ops if isinstance(op, FuncOp)},
+            {op.sym_name.data: op for op in module.ops if isinstance(op, KernelOp)},
+        )
+
+
+def export_function(imported: Imported, symbols: Symbols, name: str) -> GroupedQuantModule:
+    """The graph module of one function, given the module's symbols; see `export_fx`."""
+    if name not in symbols.functions:
+        raise GqcError(f"no function {name} in the IR: it has {', '.join(symbols.functions)}")
+    exporter = Exporter(imported, symbols, name)
+    module = exporter.graph_module()
+    module._source = Source(replace(imported, weights={}), symbols, name, exporter.names)
     return module
 
 
@@ -59,6 +94,7 @@ class Source:
     """What a graph module was made of: a function of the IR, and the model without its weights."""
 
     imported: Imported
+    symbols: Symbols
     function: str
     names: dict[str, str]
     """Where the module has each weight."""
@@ -67,72 +103,115 @@ class Source:
         return self
 
     def __reduce__(self) -> tuple:
-        text = print_ir(part_of(self.imported.module, self.function))
+        text = print_ir(part_of(self.symbols, self.function))
         rest = replace(self.imported, module=ModuleOp([]))
         return Source.restore, (text, rest, self.function, self.names)
 
     @staticmethod
     def restore(text: str, imported: Imported, function: str, names: dict[str, str]) -> Source:
-        return Source(replace(imported, module=parse_ir(text)), function, names)
+        module = parse_ir(text)
+        return Source(replace(imported, module=module), Symbols.of(module), function, names)
 
 
-def part_of(module: ModuleOp, function: str) -> ModuleOp:
+def part_of(symbols: Symbols, function: str) -> ModuleOp:
     """A module of one function and the kernels that it launches."""
-    tops = {op.sym_name.data: op for op in module.ops if isinstance(op, FuncOp | KernelOp)}
-    launches = [op for op in tops[function].walk() if isinstance(op, LaunchOp)]
-    names = [function, *dict.fromkeys(name for op in launches for _, name in op.buckets)]
-    return ModuleOp([tops[name].clone() for name in names])
+    part = symbols.functions[function]
+    launches = [op for op in part.walk() if isinstance(op, LaunchOp)]
+    names = dict.fromkeys(name for op in launches for _, name in op.buckets)
+    return ModuleOp([part.clone(), *(symbols.kernels[name].clone() for name in names)])
+
+
+REGISTRIES = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
+"""Where a module has its tensors and submodules."""
 
 
 class GroupedQuantModule(fx.GraphModule):
     """A graph module that is copied with its attributes, and pickled as its IR and weights."""
 
-    source: Source
+    _source: Source
 
     def __init__(self, root: Any, graph: fx.Graph, class_name: str = "GroupedQuantModule"):
         super().__init__(root, graph, class_name)
+        for registry in REGISTRIES:  # torch takes what the graph reads, and of that not all
+            vars(self)[registry].update(vars(root)[registry])
         for name, value in vars(root).items():
             self.__dict__.setdefault(name, value)
-        self._non_persistent_buffers_set.update(root._non_persistent_buffers_set)
 
     def _deepcopy_init(self) -> Callable[..., None]:
         return GroupedQuantModule.__init__
 
     def __reduce__(self) -> tuple:
-        weights = {name: self.tensor(fqn) for name, fqn in self.source.names.items()}
-        usual = vars(GroupedQuantModule(nn.Module(), fx.Graph())).keys() | {"source"}
-        attributes = {k: v for k, v in vars(self).items() if k not in usual}
-        return GroupedQuantModule.restore, (self.source, weights, attributes)
+        weights = {name: tensor_of(self, fqn) for name, fqn in self._source.names.items()}
+        attributes = {k: v for k, v in vars(self).items() if k not in usual_attributes()}
+        return restore, (self._source, weights, attributes)
 
-    def tensor(self, fqn: str) -> torch.Tensor:
-        """A parameter or buffer by its qualified name."""
-        path, _, leaf = fqn.rpartition(".")
-        return getattr(self.get_submodule(path), leaf)
 
-    @staticmethod
-    def restore(
-        source: Source, weights: dict[str, torch.Tensor], attributes: dict[str, Any]
-    ) -> GroupedQuantModule:
-        module = export_fx(replace(source.imported, weights=weights), source.function)
-        vars(module).update(attributes)
-        return module
+class GroupedQuantLinear(GroupedQuantModule):
+    """In the place of a linear layer: others may read its weight, as they read that layer's."""
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weight that the codes stand for, in the dtype of the activations.
+
+        [N, K]; [K, N] in the place of a Conv1D. It is computed at each access, which is slow.
+        """
+        launch = launch_of(self._source.symbols.functions[self._source.function])
+        assert launch is not None
+        packed, layout = launch.attributes["packed"], launch.attributes["layout"]
+        assert isinstance(packed, TensorType) and isinstance(layout, LayoutAttr)
+        keys = [part.owner.key for part in launch.parts if isinstance(part.owner, WeightOp)]
+        parts = [tensor_of(self, self._source.names[key]) for key in keys]
+        row, dtype = LAYOUTS[layout.kind.data], DTYPES[element_type(launch.x)]
+        weight = row.unpack(parts, packed.get_element_type(), packed.get_shape())
+        dense = weight.dequantize().to(dtype)
+        return dense.t() if hasattr(self, "nf") else dense
+
+
+def launch_of(function: FuncOp) -> LaunchOp | None:
+    """The launch of a packed weight, where a function is nothing but one on its argument."""
+    returned = function.get_return_op()
+    match [value.owner for value in returned.arguments] if returned else []:
+        case [LaunchOp() as launch] if tuple(function.args) == (launch.x,):
+            return launch if "packed" in launch.attributes else None
+    return None
+
+
+def tensor_of(module: nn.Module, fqn: str) -> torch.Tensor:
+    """A parameter or buffer by its qualified name."""
+    path, _, leaf = fqn.rpartition(".")
+    return getattr(module.get_submodule(path), leaf)
+
+
+@cache
+def usual_attributes() -> frozenset[str]:
+    """Attributes that every graph module of ours has."""
+    return frozenset(vars(GroupedQuantModule(nn.Module(), fx.Graph()))) | {"_source"}
+
+
+def restore(
+    source: Source, weights: dict[str, torch.Tensor], attributes: dict[str, Any]
+) -> GroupedQuantModule:
+    """A graph module from what it is pickled as."""
+    imported = replace(source.imported, weights=weights)
+    module = export_function(imported, source.symbols, source.function)
+    vars(module).update(attributes)
+    return module
 
 
 class Exporter:
     """One walk over a function. `nodes` maps its values to nodes of the graph."""
 
-    def __init__(self, imported: Imported, function: FuncOp):
+    def __init__(self, imported: Imported, symbols: Symbols, function: str):
         self.imported = imported
-        self.function = function
-        self.graph_module = GroupedQuantModule(nn.Module(), fx.Graph())
-        self.graph = fx.Graph(self.graph_module)
-        tops = imported.module.ops
-        self.kernels = {op.sym_name.data: op for op in tops if isinstance(op, KernelOp)}
+        self.function = symbols.functions[function]
+        self.kernels = symbols.kernels
+        self.root = nn.Module()
+        self.graph = fx.Graph()
         self.nodes: dict[SSAValue, fx.Node] = {}
         self.weights: dict[str, fx.Node] = {}
         self.names: dict[str, str] = {}
 
-    def export_function(self) -> None:
+    def graph_module(self) -> GroupedQuantModule:
         self.export_inputs()
         for op in self.function.body.block.ops:
             emit = EMITTERS.get(type(op))
@@ -144,8 +223,11 @@ class Exporter:
         signature = self.imported.signature
         if signature is not None:
             self.graph.set_codegen(_PyTreeCodeGen(pytree_info(signature)))
-        self.graph_module.graph = self.graph
-        self.graph_module.training = False
+        is_layer = signature is None and launch_of(self.function) is not None
+        if is_layer and not hasattr(self.root, "bias"):
+            self.root.register_parameter("bias", None)  # as a linear layer has it
+        kind = GroupedQuantLinear if is_layer else GroupedQuantModule
+        return kind(self.root.eval(), self.graph)
 
     def export_inputs(self) -> None:
         """A placeholder for each leaf of the inputs, and a check of what the caller passes."""
@@ -201,7 +283,7 @@ class Exporter:
             fqns = self.registered_names(name)
             for fqn in fqns:
                 tensor = self.imported.weights[name]
-                register(self.graph_module, fqn, tensor, name not in self.imported.transient)
+                register(self.root, fqn, tensor, name not in self.imported.transient)
             self.names[name] = fqns[0]
             self.weights[name] = self.graph.get_attr(fqns[0])
         return self.weights[name]

@@ -14,7 +14,7 @@ from operator import getitem
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import (
     ConstantArgument,
@@ -33,6 +33,7 @@ from xdsl.dialects.builtin import (
     ModuleOp,
     StringAttr,
     TensorType,
+    UnitAttr,
     i64,
 )
 from xdsl.dialects.func import FuncOp, ReturnOp
@@ -43,7 +44,7 @@ from gqc.dialects.gq import WeightOp
 from gqc.dialects.torch_types import extent, value_type
 from gqc.errors import GqcError
 from gqc.frontend.locations import location
-from gqc.frontend.signature import Imported, Leaf, Signature, canonical_names
+from gqc.frontend.signature import Imported, Leaf, Signature, canonical_names, share
 
 WEIGHT_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 MUTATION_KINDS = (
@@ -138,7 +139,7 @@ class Importer:
             op = call(callee, args, kwargs, types)
         except TypeError as error:
             raise GqcError(f"{describe(node)}: {error}") from error
-        op.location = location(module_path(node), node.meta.get("stack_trace"))
+        op.location = location(path_of(node), node.meta.get("stack_trace"))
         self.block.add_op(op)
         for result in op.results:
             result.name_hint = node.name
@@ -192,7 +193,9 @@ class Importer:
             op.result.name_hint = node.name
             op.location = location(name.rpartition(".")[0])
             self.block.add_op(op)
-            self.weights[name] = self.tensors[name]
+            self.weights[name] = share(self.tensors[name])
+            if not isinstance(self.tensors[name], nn.Parameter):
+                op.attributes["buffer"] = UnitAttr()
             self.weight_values[name] = op.result
         return self.weight_values[name]
 
@@ -274,11 +277,11 @@ def callee_name(node: fx.Node) -> str:
 
 
 def describe(node: fx.Node) -> str:
-    path = module_path(node)
+    path = path_of(node)
     return f"{node.name} ({node.target}) in {path or 'the model'}"
 
 
-def module_path(node: fx.Node) -> str | None:
+def path_of(node: fx.Node) -> str | None:
     """Path of the module whose call made a node; `""` is the model, None unknown."""
     paths = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
     if not paths or paths[-1].startswith("_empty_nn_module_stack"):

@@ -6,9 +6,11 @@ what they make of it takes the layer's place in the model.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping
 
+import torch
 from torch import nn
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
@@ -17,6 +19,7 @@ from xdsl.dialects.builtin import (
     ModuleOp,
     StringAttr,
     TensorType,
+    UnitAttr,
 )
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Block, Region
@@ -26,7 +29,7 @@ from gqc.dialects.gq import WeightOp, element_type, tensor_shape
 from gqc.dialects.torch_types import tensor_type
 from gqc.errors import GqcError
 from gqc.frontend.locations import location
-from gqc.frontend.signature import Imported, canonical_names
+from gqc.frontend.signature import Imported, canonical_names, share
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -37,36 +40,56 @@ def is_conv1d(module: nn.Module) -> bool:
     )
 
 
+def peculiarity(module: nn.Module) -> str | None:
+    """What a linear layer does besides its product, so that nothing else can take its place."""
+    if not is_conv1d(module) and type(module) is not nn.Linear:
+        return type(module).__name__  # its forward, or its user, may do something else
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+        return "it has forward hooks"
+    names = {name for name, _ in module.named_parameters()}
+    return None if {"weight"} <= names <= {"weight", "bias"} else f"it has {', '.join(names)}"
+
+
 def linear_modules(model: nn.Module) -> dict[str, nn.Module]:
     """The linear layers of a model by path, each module once.
 
-    Warns of subclasses of `nn.Linear`: their forward, or their user, may do something else.
+    Warns of those that do something else too: subclasses, layers with hooks or parametrizations.
     """
-    modules = dict(model.named_modules())
-    subclasses = [
-        f"{path} ({type(m).__name__})"
-        for path, m in modules.items()
-        if isinstance(m, nn.Linear) and type(m) is not nn.Linear
-    ]
-    if subclasses:
+    modules = {p: m for p, m in model.named_modules() if isinstance(m, nn.Linear) or is_conv1d(m)}
+    left = {path: reason for path, m in modules.items() if (reason := peculiarity(m))}
+    if left:
         warnings.warn(
-            f"left as they are, being subclasses of nn.Linear: {', '.join(subclasses)}; "
+            "left as they are, being no plain nn.Linear: "
+            f"{', '.join(f'{path} ({reason})' for path, reason in left.items())}; "
             "with example inputs the model is captured whole",
             stacklevel=3,
         )
-    return {path: m for path, m in modules.items() if type(m) is nn.Linear or is_conv1d(m)}
+    return {path: module for path, module in modules.items() if path not in left}
+
+
+def copy_shared(model: nn.Module) -> nn.Module:
+    """A copy of a model in evaluation mode, its tensors new objects on the same storage."""
+    plain = [t for m in model.modules() for t in vars(m).values() if isinstance(t, torch.Tensor)]
+    computed = [tensor for tensor in plain if not tensor.is_leaf]  # deepcopy refuses these
+    tensors = (*model.parameters(), *model.buffers(), *computed)
+    new = copy.deepcopy(model, memo={id(tensor): share(tensor) for tensor in tensors})
+    new.eval()
+    return new
 
 
 def capture_linears(model: nn.Module) -> Imported:
     """IR with a function `@"path" (x [rows, K]) -> [rows, N]` for each linear layer of the model.
 
     Once linears are recognized, a graph module exported from one (`export_fx(imported, path)`)
-    takes x of any rank. Weights have the names they have in the model; tied ones are one. Raises
-    GqcError if there is no linear layer.
+    takes x of any rank. Weights have the names they have in the model; tied ones are one, and a
+    `gq.weight` that other modules read too is marked `shared`. Raises GqcError if there is no
+    linear layer.
     """
     modules = linear_modules(model)
     if not modules:
-        raise GqcError(f"{type(model).__name__} has no nn.Linear and no Conv1D: nothing to compile")
+        raise GqcError(
+            f"{type(model).__name__} has no plain nn.Linear and no Conv1D: nothing to compile"
+        )
     tensors = {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
@@ -74,15 +97,29 @@ def capture_linears(model: nn.Module) -> Imported:
     canonical = canonical_names(tensors)
     aliases = {name: first for name, first in canonical.items() if name != first}
     imported = Imported(ModuleOp([]), {}, aliases=aliases)
+    linears = set(modules.values())
+    shared = {
+        canonical[name]
+        for name in tensors
+        if model.get_submodule(name.rpartition(".")[0]) not in linears
+    }
     for path, module in modules.items():
-        names = {n: canonical[f"{path}.{n}".lstrip(".")] for n, _ in module.named_parameters()}
+        names = {
+            leaf: canonical[f"{path}.{leaf}".lstrip(".")]
+            for leaf in ("weight", "bias")
+            if getattr(module, leaf) is not None
+        }
         imported.weights.update((name, tensors[name]) for name in names.values())
-        imported.module.body.block.add_op(linear_function(path, module, names))
+        function = linear_function(path, module, names)
+        for op in function.body.ops:
+            if isinstance(op, WeightOp) and op.key in shared:
+                op.attributes["shared"] = UnitAttr()
+        imported.module.body.block.add_op(function)
     return imported
 
 
 def linear_function(path: str, module: nn.Module, names: Mapping[str, str]) -> FuncOp:
-    """The function of one layer; `names` gives the qualified name of its weight and bias."""
+    """The function of one layer; `names` gives the names of its weight and its bias, if any."""
     weights = {n: WeightOp(key, tensor_type(module.get_parameter(n))) for n, key in names.items()}
     for name, op in weights.items():
         op.result.name_hint = name

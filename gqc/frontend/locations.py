@@ -32,16 +32,13 @@ def location(path: str | None, stack_trace: str | None = None) -> LocationAttr:
 
 @lru_cache(maxsize=1024)
 def source_line(stack_trace: str) -> FileLineColLoc | None:
-    """The innermost line of a formatted stack trace that is not torch's own, if there is one.
-
-    Files of installed packages are named from the package on.
-    """
+    """The innermost line of a formatted stack trace that is not torch's own, if there is one."""
     frames = [(f.rpartition("site-packages/")[2], n) for f, n in FRAME.findall(stack_trace)]
     frames = [frame for frame in frames if not frame[0].startswith("torch/")]
     if not frames:
         return None
     file, line = frames[-1]
-    return FileLineColLoc(StringAttr(file), IntAttr(int(line)), IntAttr(0))
+    return FileLineColLoc(StringAttr(file.rpartition("/")[2]), IntAttr(int(line)), IntAttr(0))
 
 
 def module_path(op: Operation) -> str | None:

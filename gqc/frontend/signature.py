@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils._pytree import TreeSpec
 from xdsl.dialects.builtin import ModuleOp
 
@@ -39,7 +40,7 @@ class Imported:
     """A model as IR.
 
     `weights` holds the tensors that `gq.weight` names: parameters as `nn.Parameter`, buffers and
-    constants as plain tensors; all are shared with the model but for buffers that are written.
+    constants as plain tensors; storage is shared with the model but for buffers that are written.
     `aliases` gives the other names of tied weights, and `transient` the buffers and constants that
     are not in the model's state dict.
     """
@@ -58,6 +59,13 @@ def canonical_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """
     first: dict[tuple, str] = {}
     return {name: first.setdefault(storage_key(t), name) for name, t in tensors.items()}
+
+
+def share(tensor: torch.Tensor) -> torch.Tensor:
+    """Another object on the same storage: a module that converts one leaves the other as it is."""
+    alias = tensor.detach()
+    is_parameter = isinstance(tensor, nn.Parameter)
+    return nn.Parameter(alias, tensor.requires_grad) if is_parameter else alias
 
 
 def storage_key(tensor: torch.Tensor) -> tuple:

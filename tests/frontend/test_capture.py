@@ -128,6 +128,13 @@ def test_exported_program(build):
     check(capture(program), model, 1, 5)
 
 
+@pytest.mark.parametrize("given", [(torch.randn(3, 16),), (None, {})])
+def test_what_an_exported_program_has_already_is_refused(given, build):
+    program = torch.export.export(build("mlp"), (torch.randn(3, 16),))
+    with pytest.raises(GqcError, match=r"an ExportedProgram has its inputs.*exported from"):
+        capture(program, *given)
+
+
 def test_symbolically_traced_graph_module(build):
     model = build("mlp")
     check(capture(fx.symbolic_trace(model), torch.randn(3, 16)), model, 1, 5)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 from gqc.dialects.text import parse_ir
 from gqc.errors import GqcError
@@ -66,6 +66,21 @@ def test_copies_and_pickles(name, duplicate, exported, cases):
     for args, kwargs in cases[name].others:
         with torch.no_grad():
             assert same(twin(*args, **kwargs), model(*args, **kwargs))
+
+
+def test_copies_keep_buffers_below_that_are_not_persistent(build):
+    model = export_fx(import_fx(capture(nn.Sequential(build("recorder")), torch.randn(4, 8))))
+    for twin in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert {name for name, _ in twin.named_buffers()} == {"0.calls", "0.last"}
+        assert "0.last" not in twin.state_dict()
+
+
+def test_the_code_is_generated_once(imported, monkeypatch):
+    ir, calls = imported("mlp"), []
+    recompile = fx.GraphModule.recompile
+    monkeypatch.setattr(fx.GraphModule, "recompile", lambda m: calls.append(m) or recompile(m))
+    model = export_fx(ir)
+    assert len(calls) == 1 and calls[0] is model
 
 
 @pytest.mark.parametrize("name", NAMES)

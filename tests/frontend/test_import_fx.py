@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from typing import Any
 
@@ -14,10 +15,12 @@ from xdsl.dialects.func import FuncOp
 
 from gqc.dialects.fx import CallOp
 from gqc.dialects.gq import WeightOp, tensor_shape
+from gqc.dialects.text import parse_ir, print_ir
 from gqc.errors import GqcError
 from gqc.frontend.capture import capture
 from gqc.frontend.import_fx import import_fx
 from gqc.frontend.locations import module_path, source_line
+from gqc.passes.helpers import layer_name
 
 
 def calls(module, callee):
@@ -122,7 +125,7 @@ def test_source_line_is_the_innermost_outside_torch():
         'File "/a/site-packages/models/net.py", line 7, in forward\n  y = self.linear(x)\n'
         'File "/a/site-packages/torch/nn/modules/linear.py", line 134, in forward\n'
     )
-    assert str(source_line(trace)) == 'loc("models/net.py":7:0)'
+    assert str(source_line(trace)) == 'loc("net.py":7:0)'
     assert source_line("") is None
 
 
@@ -139,6 +142,48 @@ def test_tied_weights_are_one(name, canonical, alias, imported):
     assert len(names) == len(set(names))
     assert canonical in names and alias not in names and alias not in ir.weights
     assert ir.aliases == {alias: canonical}
+
+
+def test_buffers_are_marked(imported):
+    ops = [op for op in imported("branches").module.walk() if isinstance(op, WeightOp)]
+    ops += [op for op in imported("recorder").module.walk() if isinstance(op, WeightOp)]
+    marked = [op.key for op in ops if "buffer" in op.attributes]
+    assert sorted(marked) == ["calls", "last", "scale"]
+
+
+def test_weights_share_storage_and_no_objects(build, imported):
+    parameters = dict(build("mlp").named_parameters())
+    for name, weight in imported("mlp").weights.items():
+        assert isinstance(weight, nn.Parameter) and weight is not parameters[name]
+        assert weight.data_ptr() == parameters[name].data_ptr() and weight.requires_grad
+
+
+NOT_ASCII = """
+from torch import nn
+
+
+class Straße(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.größe = nn.Linear(4, 4)
+
+    def forward(self, maß):
+        return self.größe(maß) * 2
+"""
+
+
+def test_text_of_names_that_are_not_ascii(tmp_path, monkeypatch):
+    (tmp_path / "jürgen.py").write_text(NOT_ASCII, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model = nn.Sequential(importlib.import_module("jürgen").Straße())
+    module = import_fx(capture(model, torch.randn(2, 4))).module
+    parsed = parse_ir(print_ir(module))
+    assert print_ir(parsed) == print_ir(module)
+    assert 'loc("0"("jürgen.py":11:0))' in print_ir(module)
+    for each in (module, parsed):
+        (linear,) = calls(each, "aten.linear.default")
+        assert layer_name(linear) == "0.größe"
+        assert weights(each) == ["0.größe.weight", "0.größe.bias"]
 
 
 def test_mutated_buffers_are_results(imported):

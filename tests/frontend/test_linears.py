@@ -14,7 +14,7 @@ from gqc.dialects.gq import WeightOp
 from gqc.dialects.text import parse_ir, print_ir
 from gqc.errors import GqcError
 from gqc.frontend.export_fx import export_fx
-from gqc.frontend.linears import capture_linears, linear_modules, replace_modules
+from gqc.frontend.linears import capture_linears, copy_shared, linear_modules, replace_modules
 from gqc.frontend.locations import module_path
 from gqc.passes.contracts import verify_stage
 from gqc.passes.recognize_linears import RecognizeLinears
@@ -90,11 +90,62 @@ def test_subclasses_are_named():
         def forward(self, x):
             return super().forward(x) * 2
 
-    with pytest.warns(UserWarning, match=r"being subclasses of nn.Linear: 1 \(Mine\)"):
+    with pytest.warns(UserWarning, match=r"being no plain nn.Linear: 1 \(Mine\)"):
         imported = capture_linears(nn.Sequential(nn.Linear(4, 4), Mine(4, 4)))
     assert list(functions(imported)) == ["0"]
 
 
+def overridden(layer):
+    layer.forward = lambda x: nn.functional.linear(x, layer.weight) * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda layer: layer.register_forward_hook(lambda m, x, y: 2 * y), "it has forward hooks"),
+        (
+            lambda layer: layer.register_forward_pre_hook(lambda m, x: (2 * x[0],)),
+            "it has forward hooks",
+        ),
+        (overridden, "it has forward hooks"),
+        (torch.nn.utils.weight_norm, "it has forward hooks"),
+        (torch.nn.utils.parametrizations.weight_norm, "ParametrizedLinear"),
+        (lambda layer: layer.register_parameter("gain", nn.Parameter(torch.ones(4))), "it has .*"),
+    ],
+    ids=["hook", "pre-hook", "forward", "weight_norm", "parametrization", "parameter"],
+)
+def test_layers_that_do_more_are_left(change, reason):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    change(model[1])
+    with pytest.warns(UserWarning, match=rf"being no plain nn.Linear: 1 \({reason}\)"):
+        imported = capture_linears(copy_shared(model))
+    assert list(functions(imported)) == ["0"]
+
+
+def test_weights_that_other_modules_read_are_marked():
+    model = nn.ModuleDict({"embed": nn.Embedding(8, 4), "twin": nn.Linear(4, 8)})
+    model["again"] = model["twin"]  # a layer used twice is no other module
+    model["output"] = nn.Linear(4, 8)
+    model["output"].weight = model["embed"].weight
+    ops = [op for op in capture_linears(model).module.walk() if isinstance(op, WeightOp)]
+    assert [op.key for op in ops if "shared" in op.attributes] == ["embed.weight"]
+    assert [op.key for op in ops] == ["twin.weight", "twin.bias", "embed.weight", "output.bias"]
+
+
+def test_a_copy_shares_storage_and_ties_but_no_objects():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4))
+    model[2].weight = model[0].weight
+    model[0].bias.requires_grad_(False)
+    new = copy_shared(model)
+    state, twins = model.state_dict(keep_vars=True), new.state_dict(keep_vars=True)
+    for name, tensor in state.items():
+        twin = twins[name]
+        assert twin is not tensor and twin.data_ptr() == tensor.data_ptr()
+        assert type(twin) is type(tensor) and twin.requires_grad == tensor.requires_grad
+    assert new.get_parameter("0.weight") is new.get_parameter("2.weight")
+    assert model.training and not any(m.training for m in new.modules())
+
+
 def test_a_model_without_linear_layers_is_refused():
-    with pytest.raises(GqcError, match=r"ReLU has no nn.Linear and no Conv1D"):
+    with pytest.raises(GqcError, match=r"ReLU has no plain nn.Linear and no Conv1D"):
         capture_linears(nn.ReLU())
