@@ -23,7 +23,7 @@ from gqc.schemes import preset
 from gqc.tools import models
 
 OUTPUT = Path("demo-output")
-WINDOWS, CONTEXT = 4, 1024  # of WikiText-2, for perplexity
+WINDOWS, CONTEXT = 16, 1024  # of WikiText-2, for perplexity
 NEW_TOKENS = 48
 QUESTION = "What is a compiler? Answer in two sentences."
 SCHEMES = ("int8_g32", "int4_g128", "int3_g64", "int2_g32")
@@ -100,7 +100,7 @@ def language_model() -> None:
     console.rule("SmolLM2-135M, int4 in blocks of 32 with zero points, on this CPU")
     with console.status("loading SmolLM2-135M"):
         model, tokenizer = models.smollm2()
-    ids = tokenizer(models.wikitext2()[:60_000])["input_ids"][: WINDOWS * CONTEXT]
+    ids = tokenizer(models.wikitext2()[:120_000])["input_ids"][: WINDOWS * CONTEXT]
     windows = torch.tensor(ids).view(WINDOWS, CONTEXT)
 
     before = measure("fp32", model, tokenizer, windows)

@@ -5,21 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xdsl.dialects.builtin import ModuleOp, TensorType
+from xdsl.dialects.builtin import ModuleOp, SymbolRefAttr
+from xdsl.ir import SSAValue
 
+from gqc.backends import BACKENDS, Backend
 from gqc.dialects import fx, gq, tile
 from gqc.dialects.text import parse_ir, print_ir
+from gqc.dialects.torch_types import DTYPES
 from gqc.errors import GqcError
 from gqc.passes.helpers import layer_name, weight_of
 from gqc.passes.pipeline import Stage, run_stages
-from gqc.report import Report, Row
+from gqc.report import CastKey, Report, Row
 from gqc.targets import TARGETS
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from gqc.codegen.triton import KernelArtifacts
+    from gqc.codegen.triton.offline import Resources
 
 
 @dataclass(frozen=True)
@@ -37,13 +44,8 @@ class Kernel:
         return self.op.attributes["target"].data  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
-    def backend(self) -> str:
-        return TARGETS[self.target].backend
-
-    @property
-    def suffix(self) -> str:
-        """File suffix of the source."""
-        return {"cpu": ".ll", "triton": ".py"}[self.backend]
+    def backend(self) -> Backend:
+        return BACKENDS[TARGETS[self.target].backend]
 
     @cached_property
     def ir(self) -> str:
@@ -53,32 +55,41 @@ class Kernel:
     @cached_property
     def source(self) -> str:
         """Triton source in Python, or LLVM IR for a CPU."""
-        if self.backend == "cpu":
-            from gqc.codegen.cpu import emit
-        else:
-            from gqc.codegen.triton import emit
-        return emit(self.op)
-
-    @cached_property
-    def artifacts(self) -> Any:
-        """What Triton makes of the kernel for its GPU, offline: PTX, SASS, registers, spills.
-
-        Raises GqcError for a CPU kernel.
-        """
-        if self.backend == "cpu":
-            raise GqcError(f"{self.name} is a CPU kernel: see `assembly`")
-        from gqc.codegen.triton import compile_offline
-
-        return compile_offline(self.op, self.target)
+        return self.backend.emit(self.op)
 
     @cached_property
     def assembly(self) -> str:
         """Machine code as text: SASS or amdgcn for a GPU, assembly for this CPU."""
-        if self.backend == "cpu":
-            from gqc.codegen.cpu import assembly
+        return self.backend.assembly(self)
 
-            return assembly(self.op)
-        return self.artifacts.sass or self.artifacts.amdgcn
+    @cached_property
+    def artifacts(self) -> KernelArtifacts:
+        """What Triton makes of the kernel for its GPU, offline. Raises GqcError for a CPU kernel.
+
+        `ptx`, `sass` and `resources` are parts of it.
+        """
+        return self.backend.compile_offline(self.op, self.target)
+
+    @property
+    def ptx(self) -> str:
+        """PTX. Raises GqcError unless the kernel is for an NVIDIA GPU."""
+        return self.nvidia(self.artifacts.ptx)
+
+    @property
+    def sass(self) -> str:
+        """SASS, disassembled. Raises GqcError unless the kernel is for an NVIDIA GPU."""
+        return self.nvidia(self.artifacts.sass)
+
+    @property
+    def resources(self) -> Resources:
+        """Registers, spills, shared memory, matrix instructions. Raises GqcError for a CPU."""
+        return self.artifacts.resources
+
+    def nvidia(self, text: str | None) -> str:
+        """A text that only NVIDIA's kernels have."""
+        if text is None:
+            raise GqcError(f"{self.name} is a kernel for {self.target}: see `assembly`")
+        return text
 
     def __deepcopy__(self, memo: dict) -> Kernel:
         return self
@@ -146,6 +157,10 @@ def restore(source: str, result: str, *rest: Any) -> Compilation:
     return Compilation(parse_ir(source), parse_ir(result), *rest)
 
 
+ATTACHED = ("compilation", "ir", "kernels", "report")
+"""What a compiled model has of its own."""
+
+
 def attach(model: nn.Module, compilation: Compilation) -> nn.Module:
     """Give a compiled model its `compilation`, `ir`, `kernels` and `report`."""
     model.compilation = compilation  # pyright: ignore[reportArgumentType]
@@ -156,7 +171,10 @@ def attach(model: nn.Module, compilation: Compilation) -> nn.Module:
 
 
 class Dump:
-    """A folder of numbered IR files, one after each pass, and of kernels."""
+    """A folder of numbered IR files, one after each pass, and of kernels.
+
+    Files that an earlier dump left there are removed.
+    """
 
     STAGE_ENDS = ("grouped", "legal", "kernels")
     """The last pass of these has written the same module."""
@@ -164,64 +182,112 @@ class Dump:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         (self.folder / "kernels").mkdir(parents=True, exist_ok=True)
+        self.remove_earlier()
         self.count = 0
+
+    def remove_earlier(self) -> None:
+        """Remove files that bear the names of a dump: IR by number, sources beside their IR."""
+        for path in self.folder.glob("[0-9][0-9]_*.mlir"):
+            path.unlink()
+        suffixes = [backend.suffix for backend in BACKENDS.values()]
+        for path in (self.folder / "kernels").glob("*.mlir"):
+            for suffix in suffixes:
+                path.with_name(path.stem + suffix).unlink(missing_ok=True)
+            path.unlink()
 
     def after(self, name: str, module: ModuleOp) -> None:
         """Write the module that a pass left."""
         if name not in self.STAGE_ENDS:
-            (self.folder / f"{self.count:02}_{name}.mlir").write_text(print_ir(module))
+            (self.folder / f"{self.count:02}_{name}.mlir").write_text(
+                print_ir(module), encoding="utf-8"
+            )
             self.count += 1
 
     def kernels(self, kernels: list[Kernel]) -> None:
         """Write the tile IR and the source of every kernel."""
         for kernel in kernels:
             path = self.folder / "kernels" / kernel.name
-            path.with_name(f"{kernel.name}.mlir").write_text(kernel.ir)
-            path.with_name(kernel.name + kernel.suffix).write_text(kernel.source)
+            path.with_name(f"{kernel.name}.mlir").write_text(kernel.ir, encoding="utf-8")
+            path.with_name(kernel.name + kernel.backend.suffix).write_text(
+                kernel.source, encoding="utf-8"
+            )
 
 
 def rows_of(module: ModuleOp) -> Iterator[Row]:
-    """Report rows of a module that keeps the legal contract: its matmuls, then other weights."""
-    reported: set[str] = set()
+    """Report rows of a module that keeps the legal contract: its matmuls, then other weights.
+
+    A weight has one dense row at most, be it read by a matmul, by torch, or both.
+    """
+    dense: set[str] = set()
     for op in module.walk():
-        if isinstance(op, gq.MatmulTOp) and (weight := weight_of(op.weight)) is not None:
-            reported.add(weight.key)
-            yield matmul_row(op)
+        if isinstance(op, gq.MatmulTOp) and weight_of(op.weight) is not None:
+            row = matmul_row(op)
+            if row.decision == "kept":
+                dense.add(row.weight)
+            yield row
     for op in module.walk():
-        if isinstance(op, gq.WeightOp) and op.key not in reported:
-            shape = gq.tensor_shape(op.result)
-            users = [
-                u.operation.callee.data
-                for u in op.result.uses
-                if isinstance(u.operation, fx.CallOp)
-            ]
-            if len(shape) >= 2 and users:
-                reported.add(op.key)
-                reason = f"read by {', '.join(sorted(set(users)))}, which is no linear layer"
-                yield Row(op.key, op.key, shape, "kept", reason, *dense(op.result.type))
+        if isinstance(op, gq.WeightOp) and op.key not in dense:
+            readers = [u.operation for u in op.result.uses]
+            callees = sorted({r.callee.data for r in readers if isinstance(r, fx.CallOp)})
+            if len(gq.tensor_shape(op.result)) >= 2 and callees:
+                dense.add(op.key)
+                reason = f"read by {', '.join(callees)}: not recognized as a linear layer"
+                yield dense_row(op.key, op, op.result, "kept", reason)
 
 
 def matmul_row(op: gq.MatmulTOp) -> Row:
     """The row of one matmul."""
     assert op.decision is not None
     decision, reason = op.decision.kind.data, op.decision.reason.data
-    shape = gq.tensor_shape(op.weight)
-    source = op.weight.owner.operands[0] if isinstance(op.weight.owner, gq.DcastOp) else op.weight
-    weight, type_ = weight_of(source), gq.block_scaled(source)
+    weight, cast = weight_of(op.weight), cast_of(op.weight)
     assert weight is not None
-    cost = dense(op.weight.type)
-    if type_ is not None:
-        cost = format_of(type_), type_.bits_per_element(shape)
-    return Row(layer_name(op), weight.key, shape, decision, reason, *cost)
+    if cast is None:
+        return dense_row(layer_name(op), weight, op.weight, decision, reason)
+    type_, shape = gq.block_scaled(cast.result), gq.tensor_shape(op.weight)
+    assert type_ is not None
+    packs = (use.operation for use in cast.result.uses)
+    held = sum(bytes_of(part) for p in packs if isinstance(p, gq.PackOp) for part in p.parts)
+    fate = (shape, decision, reason, type_.bits_per_element(shape), held)
+    return Row(layer_name(op), *cast_key(cast), *fate)
 
 
-def format_of(type_: gq.BlockScaledType) -> str:
-    """How a report writes a block-scaled type."""
-    return str(type_).removeprefix("!gq.block_scaled<").removesuffix(">")
+def dense_row(layer: str, weight: gq.WeightOp, value: SSAValue, decision: str, reason: str) -> Row:
+    """The row of a weight that stays dense and is read as `value`."""
+    element, shape = gq.element_type(value), gq.tensor_shape(value)
+    fate = (shape, decision, reason, 8.0 * DTYPES[element].itemsize, bytes_of(value))
+    return Row(layer, weight.key, str(element), "", *fate)
 
 
-def dense(type_: Any) -> tuple[str, float]:
-    """Format and bits of a dense tensor."""
-    assert isinstance(type_, TensorType)
-    element = type_.get_element_type()
-    return str(element), float(getattr(element, "bitwidth", 0))
+def bytes_of(value: SSAValue) -> int:
+    """Storage of a tensor in bytes."""
+    return prod(gq.tensor_shape(value)) * DTYPES[gq.element_type(value)].itemsize
+
+
+def cast_of(value: SSAValue) -> gq.QcastOp | None:
+    """The cast that a value comes from through packing and back."""
+    op = value.owner
+    while isinstance(op, gq.DcastOp | gq.UnpackOp | gq.PackOp):
+        op = op.operands[0].owner
+    return op if isinstance(op, gq.QcastOp) else None
+
+
+def cast_key(cast: gq.QcastOp) -> CastKey:
+    """What a quantized weight is known by: the name, the format, the quantizer and scale rule."""
+    weight = weight_of(cast.source)
+    assert weight is not None
+    format_ = str(gq.block_scaled(cast.result))
+    format_ = format_.removeprefix("!gq.block_scaled<").removesuffix(">")
+    return weight.key, format_, f"{cast.quantizer.data} {cast.scale_rule.data}"
+
+
+def launched(module: ModuleOp) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Names of the kernels launched, by layer and weight."""
+    kernels: dict[tuple[str, str], tuple[str, ...]] = {}
+    for op in module.walk():
+        if isinstance(op, gq.LaunchOp):
+            names = [op.attributes.get(name) for name in ("layer", "weight")]
+            key = tuple([n.root_reference.data for n in names if isinstance(n, SymbolRefAttr)])
+            if len(key) == 2:
+                every = (*kernels.get(key, ()), *(name for _, name in op.buckets))
+                kernels[key] = tuple(dict.fromkeys(every))
+    return kernels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,19 +14,19 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
 from xdsl.passes import ModulePass
 
-from gqc.compilation import Compilation, Dump, attach, format_of, rows_of
+from gqc.compilation import ATTACHED, Compilation, Dump, attach, cast_key, launched, rows_of
 from gqc.dialects import gq
 from gqc.errors import GqcError
 from gqc.frontend.capture import capture
-from gqc.frontend.export_fx import export_fx
+from gqc.frontend.export_fx import export_functions, export_fx
 from gqc.frontend.import_fx import import_fx
-from gqc.frontend.linears import capture_linears, replace_modules
+from gqc.frontend.linears import capture_linears, copy_shared, replace_modules
 from gqc.frontend.signature import Imported
 from gqc.passes.fold_weights import FoldWeights, FoldWeightsInto
 from gqc.passes.helpers import matmuls
 from gqc.passes.pipeline import Stage, extend, pipeline, run_stages
 from gqc.passes.recognize_linears import RecognizeLinears
-from gqc.report import Report, sqnr
+from gqc.report import CastKey, Report, sqnr
 from gqc.schemes import SchemeLike, scheme_list
 from gqc.targets import resolve
 
@@ -48,34 +47,41 @@ def compile(
     dynamic_shapes: Any = None,
     passes: Mapping[str, Sequence[ModulePass]] | None = None,
     dump_ir: str | Path | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Any:
     """Compile a model: quantize its linear layers and run them on generated kernels.
 
     With `example_inputs` (a tensor, a tuple, a dict of keyword inputs, or a pair of both) the whole
     model is captured and an `fx.GraphModule` comes back. Without, the result keeps the model's type
     and methods (`generate` works), its linear layers replaced. Either has `.report()`, `.kernels`
-    and `.ir(stage)`. The model itself is not changed; tensors that stay dense are shared with it.
+    and `.ir(stage)`, and is in evaluation mode. The model itself is not changed; what stays dense
+    shares its storage.
 
     scheme: a preset (`int4_g128`, `int8_row_sym`), a `gqc.Scheme`, or a map from patterns of module
     names to either, first match first. ignore: patterns of layers to leave as they are. target:
-    `auto`, `cpu`, or a row of `gqc.targets.TARGETS`. lm_head: quantize the output head too.
-    dynamic_shapes: as of `torch.export.export`, where the inferred ones fall short. passes: passes
-    of your own by the stage (`imported`, `grouped`, `legal`, `kernels`) at whose end they run.
-    dump_ir: a folder for the IR after every pass and for every kernel. progress: show a bar.
+    `auto` (where the model's parameters lie), `cpu`, or a row of `gqc.targets.TARGETS`. lm_head:
+    quantize the output head too. dynamic_shapes: as of `torch.export.export`, where the inferred
+    ones fall short. passes: passes of your own by the stage (`imported`, `grouped`, `legal`,
+    `kernels`) at whose end they run.
+    dump_ir: a folder for the IR after every pass and for every kernel. progress: show a
+    progress bar; None does where standard error is a terminal.
 
     Raises GqcError, before any work on weights, on an unknown scheme, target or pattern, on layers
     whose K their group does not divide, and on what the target cannot do; each names all layers.
     """
-    machine = resolve(target)
-    stages = extend(pipeline(scheme_list(scheme, ignore), machine.name, lm_head), passes or {})
     if not isinstance(model, nn.Module | ExportedProgram):
         raise GqcError(f"cannot compile a {type(model).__name__}: give an nn.Module")
-    parts = None  # the model whose linear layers alone are compiled
+    machine = resolve(target, model)
+    stages = extend(pipeline(scheme_list(scheme, ignore), machine.name, lm_head), passes or {})
+    parts = None  # a copy of the model, whose linear layers alone are compiled
     if example_inputs is not None or isinstance(model, ExportedProgram | fx.GraphModule):
         imported = import_fx(capture(model, example_inputs, dynamic_shapes))
+    elif dynamic_shapes is not None:
+        raise GqcError("dynamic_shapes are those of example_inputs: give these too")
     else:
-        parts, imported = model, capture_linears(model)
+        parts = copy_shared(model)
+        imported = capture_linears(parts)
+    refuse_taken_names(parts, imported)
     if unloaded := [name for name, weight in imported.weights.items() if weight.is_meta]:
         raise GqcError(
             f"{len(unloaded)} weights are on the meta device, {unloaded[0]} first: load them"
@@ -94,17 +100,20 @@ def lower(
     stages: Sequence[Stage],
     target: str,
     dump: Dump | None,
-    progress: bool,
+    progress: bool | None,
 ) -> Report:
     """Run the stages on an imported model and its weights, in place, and report on it."""
-    noise: dict[tuple[str, str], float] = {}
+    noise: dict[CastKey, float] = {}
     report = Report(target, ())
-    with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
+    console = Console(stderr=True)
+    shown = console.is_terminal if progress is None else progress
+    with Progress(console=console, transient=True, disable=not shown) as bar:
         task = bar.add_task("passes")
 
-        def observe(weight: torch.Tensor, quantized: BlockScaled, name: str) -> None:
-            noise[name, format_of(quantized.type)] = sqnr(weight, quantized)
-            bar.update(task, advance=1, description=f"quantizing {name}")
+        def observe(weight: torch.Tensor, quantized: BlockScaled, cast: gq.QcastOp) -> None:
+            key = cast_key(cast)
+            noise[key] = sqnr(weight, quantized)
+            bar.update(task, advance=1, description=f"quantizing {key[0]}")
 
         def after(name: str, module: ModuleOp) -> None:
             nonlocal report
@@ -122,20 +131,36 @@ def lower(
 
         fold = FoldWeightsInto(imported.weights, observe)
         run_stages(imported.module, [stage.replacing(FoldWeights, fold) for stage in stages], after)
-    launches = (op for op in imported.module.walk() if isinstance(op, gq.LaunchOp))
-    return report.completed(noise, (tuple(name for _, name in op.buckets) for op in launches))
+    return report.completed(noise, launched(imported.module))
+
+
+def refuse_taken_names(parts: nn.Module | None, imported: Imported) -> None:
+    """Raise GqcError if what a compiled model has of its own would overwrite a part of the model.
+
+    A copy of a compiled model has those already.
+    """
+    if parts is None:
+        names = {name.split(".")[0] for name in (*imported.weights, *imported.aliases)}
+    else:
+        names = () if isinstance(vars(parts).get("compilation"), Compilation) else dir(parts)
+    if taken := sorted(set(ATTACHED).intersection(names)):
+        raise GqcError(
+            f"the model has parts called {', '.join(taken)}, as a compiled model has of its own: "
+            "give them other names"
+        )
 
 
 def rebuild(model: nn.Module, imported: Imported) -> nn.Module:
-    """A copy of the model with its linear layers replaced; what stays dense is shared."""
-    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    new = copy.deepcopy(model, memo=dict(shared))
+    """Replace the linear layers of the model, and keep what else these say of themselves."""
     quantized = [
         function.sym_name.data
         for function in imported.module.ops
         if isinstance(function, FuncOp)
         and any(isinstance(op, gq.LaunchOp) for op in function.walk())
     ]
-    modules = {path: export_fx(imported, path) for path in quantized}
-    replace_modules(new, modules)
-    return modules.get("", new)  # the model may itself be a linear layer
+    modules = export_functions(imported, quantized)
+    for path, module in modules.items():
+        said = vars(model.get_submodule(path))  # in_features, out_features
+        vars(module).update({k: v for k, v in said.items() if k not in vars(module)})
+    replace_modules(model, modules)
+    return modules.get("", model)  # the model may itself be a linear layer

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,29 +14,34 @@ if TYPE_CHECKING:
     from gqc.formats.block_scaled import BlockScaled
 
 
+CastKey = tuple[str, str, str]
+"""What a quantized weight is known by: its name, its format, and how it was quantized."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One layer: its weight's name, shape, format and cost, and its fate."""
 
     layer: str
     weight: str
+    format: str
+    method: str
+    """Quantizer and scale rule; empty where nothing was quantized."""
     shape: tuple[int, ...]
     decision: str
     reason: str
-    format: str
     bits: float
-    """Storage for one element in bits, scales and zero points included."""
+    """Storage for one element in bits, scales and zero points included, padding not."""
+    bytes: int
+    """Storage in bytes, padding included."""
     sqnr: float | None = None
     """Signal over quantization noise of the weight in dB; None where nothing was quantized."""
     kernels: tuple[str, ...] = ()
 
     @property
-    def bytes(self) -> float:
-        """Storage in bytes."""
-        count = 1
-        for extent in self.shape:
-            count *= extent
-        return count * self.bits / 8
+    def key(self) -> CastKey:
+        """What rows of one stored weight share."""
+        return self.weight, self.format, self.method
 
 
 @dataclass(frozen=True)
@@ -46,19 +52,18 @@ class Report:
     rows: tuple[Row, ...]
 
     @property
-    def bytes(self) -> float:
+    def bytes(self) -> int:
         """Storage of all weights in bytes; one that layers share counts once."""
-        return sum({(row.weight, row.format): row.bytes for row in self.rows}.values())
+        return sum({row.key: row.bytes for row in self.rows}.values())
 
     def completed(
-        self, noise: Mapping[tuple[str, str], float], kernels: Iterable[tuple[str, ...]]
+        self,
+        noise: Mapping[CastKey, float],
+        kernels: Mapping[tuple[str, str], tuple[str, ...]],
     ) -> Report:
-        """The report with kernels of each quantized layer, and SQNR in dB by weight and format."""
-        names = iter(kernels)
+        """The report with SQNR in dB of quantized weights, and kernels by layer and weight."""
         rows = (
-            row
-            if row.decision == "kept"
-            else replace(row, sqnr=noise[row.weight, row.format], kernels=next(names))
+            replace(row, sqnr=noise.get(row.key), kernels=kernels.get((row.layer, row.weight), ()))
             for row in self.rows
         )
         return Report(self.target, tuple(dict.fromkeys(rows)))  # a layer may be called twice
@@ -88,7 +93,8 @@ class Report:
         for group in group_rows(self.rows):
             first = group[0]
             kernel = f"k{kernels.index(first.kernels) + 1}" if first.kernels else ""
-            table.add_row(*cells(group, notes.index(first.reason) + 1), kernel)
+            line = (*cells(group, notes.index(first.reason) + 1), kernel)
+            table.add_row(*map(Text, line))  # as Text, a name in brackets is no markup
         yield table
         quantized = [row for row in self.rows if row.decision != "kept"]
         count = f"{len(quantized)} of {len(self.rows)} weights quantized"
@@ -96,8 +102,7 @@ class Report:
         for number, reason in enumerate(notes, 1):
             yield Text(f"({number}) {reason}")
         for number, names in enumerate(kernels, 1):
-            stem = names[0].rsplit("_", 1)[0]
-            yield Text(f"k{number} {stem}_{{{', '.join(n.rsplit('_', 1)[1] for n in names)}}}")
+            yield Text(f"k{number} {compact(names)}")
 
 
 def group_rows(rows: Sequence[Row]) -> list[list[Row]]:
@@ -112,6 +117,14 @@ def group_rows(rows: Sequence[Row]) -> list[list[Row]]:
 def wildcard(layer: str) -> str:
     """The layer's name with numbers for stars."""
     return ".".join("*" if part.isdigit() else part for part in layer.split("."))
+
+
+def compact(names: Sequence[str]) -> str:
+    """Names of kernels, the buckets of one matmul together: `matmul_…_{m16, any}`."""
+    stems: dict[str, list[str]] = {}
+    for stem, _, bucket in (name.rpartition("_") for name in names):
+        stems.setdefault(stem, []).append(bucket)
+    return ", ".join(f"{stem}_{{{', '.join(buckets)}}}" for stem, buckets in stems.items())
 
 
 def cells(group: Sequence[Row], note: int) -> list[str]:
@@ -132,5 +145,9 @@ def sqnr(weight: torch.Tensor, quantized: BlockScaled) -> float:
     """10·log10(Σw² / Σ(w − ŵ)²) in dB, ŵ computed in float32; inf for an exact representation."""
     import torch
 
-    noise = (weight.float() - quantized.dequantize()).double().square().sum()
-    return (10 * torch.log10(weight.double().square().sum() / noise)).item()
+    signal = noise = torch.zeros((), dtype=torch.float64)
+    for rows, part in quantized.slices():
+        exact = weight[rows].detach()
+        signal = signal + exact.double().square_().sum()
+        noise = noise + part.dequantize().sub_(exact).double().square_().sum()
+    return (10 * torch.log10(signal / noise)).item() if noise else math.inf

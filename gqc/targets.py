@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gqc.errors import GqcError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch.export import ExportedProgram
 
 ANY = -1
 """Rows of the last bucket: any number."""
@@ -82,13 +88,13 @@ TARGETS: dict[str, Target] = {
 }
 
 
-def resolve(name: str) -> Target:
-    """The row of a target. `cpu` is this machine's CPU; `auto` its GPU, or else its CPU.
+def resolve(name: str, model: nn.Module | ExportedProgram | None = None) -> Target:
+    """The row of a target. `cpu` is this machine's CPU; `auto` is where the model's parameters lie.
 
-    Raises GqcError on a name that is not in the table.
+    Raises GqcError on a name that is not in the table, and where `auto` finds no row.
     """
     if name == "auto":
-        name = gpu_of_this_machine() or "cpu"
+        name = target_of(model)
     if name == "cpu":
         from gqc.codegen.cpu.isa import host
 
@@ -99,13 +105,36 @@ def resolve(name: str) -> Target:
     return TARGETS[name]
 
 
-def gpu_of_this_machine() -> str | None:
-    """Target name of the current GPU, or None without one."""
+def target_of(model: nn.Module | ExportedProgram | None) -> str:
+    """Name of the target on which the parameters of a model lie, or else its buffers, or `cpu`."""
+    tensors = [] if model is None else [*model.parameters()] or [*model.buffers()]
+    devices = dict.fromkeys(t.device for t in tensors)
+    names = {name_of(device) for device in devices} or {"cpu"}
+    if len(names) > 1:
+        places = " and ".join(map(str, devices))
+        raise GqcError(f"the model lies on {places}: move it to one device, or give target=")
+    return names.pop()
+
+
+def name_of(device: torch.device) -> str:
+    """Name of a device's target."""
+    if device.type in ("cpu", "meta"):
+        return "cpu"
+    if device.type != "cuda":
+        raise GqcError(f"no target is made for the model's device {device}: give target=")
     import torch
 
-    if not torch.cuda.is_available():
-        return None
     if torch.version.hip:
-        return torch.cuda.get_device_properties().gcnArchName.split(":")[0]
-    major, minor = torch.cuda.get_device_capability()
-    return f"sm_{major}{minor}"
+        return nearest(torch.cuda.get_device_properties(device).gcnArchName.split(":")[0])
+    major, minor = torch.cuda.get_device_capability(device)
+    return nearest(f"sm_{major}{minor}")
+
+
+def nearest(gpu: str) -> str:
+    """The row for a GPU: of its family (all but the last digit), the newest that it can run."""
+    rows = [name for name in TARGETS if name[:-1] == gpu[:-1] and name <= gpu]
+    if not rows:
+        raise GqcError(
+            f"no target is made for this GPU, {gpu}: give target=, one of {', '.join(TARGETS)}"
+        )
+    return max(rows)

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from gqc.codegen.triton.emitter import emit
@@ -51,13 +51,23 @@ MATRIX_INSTRUCTION = re.compile(r"(?:HMMA|IMMA|QMMA|OMMA|\w*GMMA|UTC\w*MMA|v_mfm
 
 
 @dataclass(frozen=True)
-class KernelArtifacts:
-    """What one kernel became on one target.
+class Resources:
+    """What one kernel takes of a machine.
 
     registers: for each thread. spills: bytes (NVIDIA) or vector registers (AMD) kept in memory.
     shared: bytes a block. tensor_memory: columns (sm_100). matrix_instructions: opcode → count.
-    warnings: of the assembler.
     """
+
+    registers: int
+    spills: int
+    shared: int
+    tensor_memory: int
+    matrix_instructions: dict[str, int]
+
+
+@dataclass(frozen=True)
+class KernelArtifacts(Resources):
+    """What one kernel became on one target, as texts. warnings: of the assembler."""
 
     target: str
     triton: str
@@ -66,12 +76,17 @@ class KernelArtifacts:
     ptx: str | None
     amdgcn: str | None
     sass: str | None
-    registers: int
-    spills: int
-    shared: int
-    tensor_memory: int
-    matrix_instructions: dict[str, int]
     warnings: list[str]
+
+    @property
+    def assembly(self) -> str:
+        """The disassembly; AMD: the assembly."""
+        return self.sass or self.amdgcn or ""
+
+    @property
+    def resources(self) -> Resources:
+        """Registers, spills, memory and matrix instructions, without the texts."""
+        return Resources(**{field.name: getattr(self, field.name) for field in fields(Resources)})
 
     @property
     def instructions(self) -> list[str]:

@@ -1,1 +1,1 @@
-"""Runtime: the torch operator that launches compiled kernels, and what a compiled model knows."""
+"""Runtime: the torch operator that launches compiled kernels."""

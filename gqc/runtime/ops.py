@@ -7,7 +7,7 @@ It is functional, has a fake kernel, and names its kernels by a key, so it survi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from weakref import WeakKeyDictionary
@@ -16,36 +16,28 @@ import torch
 from torch import Tensor
 from xdsl.dialects.builtin import StringAttr
 
+from gqc.backends import BACKENDS, Launcher
 from gqc.dialects import gq, tile
 from gqc.dialects.text import parse_ir, print_ir
 from gqc.dialects.torch_types import DTYPES
 from gqc.targets import TARGETS
-
-Launcher = Callable[..., None]
-"""Runs a kernel on (x [M, K], parts…, bias?, y [M, N]), contiguous, and writes y."""
-
-
-def load(backend: str, kernel: tile.KernelOp) -> Launcher:
-    """The launcher that a target's backend makes of a kernel."""
-    if backend == "cpu":
-        from gqc.codegen.cpu import load
-    else:
-        from gqc.codegen.triton import load
-    return load(kernel)
 
 
 @dataclass
 class Matmul:
     """The kernels of one matmul by buckets of rows, as text, built when they are first called.
 
-    `name` is the kernels' without their bucket, `columns` is K; `dtypes` are those of x, the parts
-    of the weight, and the bias if there is one.
+    `name` is the kernels' without their bucket. x is [M, K] of `dtype`, y [M, N]; `dtypes` and
+    `shapes` are those of the parts of the weight, and of the bias if there is one.
     """
 
     name: str
     target: str
-    columns: int
+    n: int
+    k: int
+    dtype: torch.dtype
     dtypes: tuple[torch.dtype, ...]
+    shapes: tuple[tuple[int, ...], ...]
     buckets: tuple[tuple[int, str], ...]
     launchers: dict[int, Launcher] = field(default_factory=dict, compare=False)
 
@@ -65,25 +57,36 @@ class Matmul:
         """The launcher of the first bucket that holds this many rows."""
         bucket = next(i for i, (most, _) in enumerate(self.buckets) if rows <= most or most < 0)
         if bucket not in self.launchers:
-            self.launchers[bucket] = load(TARGETS[self.target].backend, self.kernel(bucket))
+            backend = BACKENDS[TARGETS[self.target].backend]
+            self.launchers[bucket] = backend.load(self.kernel(bucket))
         return self.launchers[bucket]
 
-    def check(self, x: Tensor, rest: Sequence[Tensor]) -> None:
+    def check(self, x: Tensor, rest: Sequence[Tensor], n: int) -> None:
         """Raise TypeError or ValueError unless the kernels can read these tensors."""
-        if x.shape[-1] != self.columns:
-            raise ValueError(f"{self.key} takes x [..., {self.columns}], not {list(x.shape)}")
-        if x.dtype != self.dtypes[0]:
+        if x.shape[-1] != self.k or n != self.n:
+            raise ValueError(
+                f"{self.key} takes x [..., {self.k}] to [..., {self.n}], "
+                f"not {list(x.shape)} to [..., {n}]"
+            )
+        if x.dtype != self.dtype:
             raise TypeError(
-                f"{self.key} was compiled for {self.dtypes[0]} activations, not {x.dtype}: "
+                f"{self.key} was compiled for {self.dtype} activations, not {x.dtype}: "
                 "convert the input, or compile a model of that dtype"
             )
-        if tuple(t.dtype for t in rest) != self.dtypes[1:]:
+        if (dtypes := tuple([t.dtype for t in rest])) != self.dtypes:
             raise TypeError(
-                f"{self.key} was compiled for weights of {self.dtypes[1:]}, not "
-                f"{tuple(t.dtype for t in rest)}: convert a model before it is compiled, not after"
+                f"{self.key} was compiled for weights of {self.dtypes}, not {dtypes}: "
+                "convert a model before it is compiled, not after"
             )
-        on_cpu = all(t.device.type == "cpu" for t in (x, *rest))
-        if TARGETS[self.target].backend == "cpu" and not on_cpu:
+        if (shapes := tuple([t.shape for t in rest])) != self.shapes:
+            raise ValueError(
+                f"{self.key} reads weights of shapes {list(map(list, self.shapes))}, not "
+                f"{list(map(list, shapes))}: give it the parts that gqc.compile made"
+            )
+        device = x.device
+        if any([t.device != device for t in rest]):
+            raise ValueError(f"{self.key}: the model and its input are not on one device: move one")
+        if device.type != "cpu" and TARGETS[self.target].backend == "cpu":
             raise ValueError(f"{self.key} runs on the CPU: move the model and its input there")
 
     def __getstate__(self) -> dict:
@@ -117,10 +120,17 @@ def matmul_of(launch: gq.LaunchOp, kernels: Mapping[str, tile.KernelOp]) -> Matm
     buckets = tuple((rows, kernel_text(kernels[name])) for rows, name in launch.buckets)
     target = kernels[launch.buckets[0][1]].attributes["target"]
     assert isinstance(target, StringAttr)
-    tensors = (launch.x, *launch.parts, *([] if launch.bias is None else [launch.bias]))
-    dtypes = tuple(DTYPES[gq.element_type(t)] for t in tensors)
-    name = launch.buckets[0][1].rsplit("_", 1)[0]
-    return Matmul(name, target.data, gq.tensor_shape(launch.x)[-1], dtypes, buckets)
+    rest = (*launch.parts, *([] if launch.bias is None else [launch.bias]))
+    return Matmul(
+        name=launch.buckets[0][1].rsplit("_", 1)[0],
+        target=target.data,
+        n=gq.tensor_shape(launch.result)[-1],
+        k=gq.tensor_shape(launch.x)[-1],
+        dtype=DTYPES[gq.element_type(launch.x)],
+        dtypes=tuple(DTYPES[gq.element_type(t)] for t in rest),
+        shapes=tuple(tuple(gq.tensor_shape(t)) for t in rest),
+        buckets=buckets,
+    )
 
 
 torch.library.define(
@@ -140,18 +150,19 @@ def matmul(
 
     `weights` are the parts of the kernel's layout, in its order. Raises RuntimeError on a kernel
     this process does not know, TypeError on tensors of another dtype than compiled for, ValueError
-    on another K, or on tensors elsewhere if it is a CPU's kernel.
+    on other shapes, or on tensors on several devices or not on the CPU if it is a CPU's kernel.
     """
     if kernel not in MATMULS:
         raise RuntimeError(f"kernel {kernel} is not known to this process: compile the model again")
     spec = MATMULS[kernel]
     rest = weights if bias is None else (*weights, bias)
-    spec.check(x, rest)
+    spec.check(x, rest, n)
     y = x.new_empty((*x.shape[:-1], n))
     rows = y.numel() // n
     if rows:
-        flat = x.reshape(rows, x.shape[-1]).contiguous()
-        spec.launcher(rows)(flat, *rest, y.view(rows, n))
+        flat = x.reshape(rows, spec.k)
+        arrays = [t.contiguous() for t in (flat, *rest)]
+        spec.launcher(rows)(*arrays, y.view(rows, n))
     return y
 
 

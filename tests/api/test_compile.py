@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import warnings
 from typing import Any
 
 import pytest
 import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
+from transformers import T5Config, T5EncoderModel
+from transformers.pytorch_utils import Conv1D
 
 import gqc
-from gqc.schemes import Scheme
+from gqc.frontend.export_fx import Symbols
+from gqc.schemes import Scheme, parse_scheme
 
 MODELS = ("mlp", "llama", "gpt2", "bert")
 MODES = ("whole", "layers")
@@ -120,6 +126,35 @@ def test_tied_weights_stay_tied(mode, compiled):
     assert embedding.data_ptr() == model.lm_head.weight.data_ptr()
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_tied_head_of_any_name_is_kept(mode):
+    model = nn.Sequential(nn.Embedding(32, 64), nn.Linear(64, 64), nn.Linear(64, 32, bias=False))
+    model[2].weight = model[0].weight
+    ids = torch.arange(6).view(2, 3)
+    compiled = gqc.compile(model, ids if mode == "whole" else None, scheme="int4_g32")
+    rows = {row.layer: row for row in compiled.report().rows}
+    assert rows["1"].decision != "kept"
+    assert rows["2"].decision == "kept" and "shared with another operation" in rows["2"].reason
+    head = compiled.get_parameter("2.weight")
+    assert head is compiled.get_parameter("0.weight") and torch.equal(
+        head, model[0].get_parameter("weight")
+    )
+
+
+@pytest.mark.parametrize("name", ["hook", "weight_norm"])
+def test_layers_with_hooks_run_them(name):
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)).eval()
+    if name == "hook":
+        model[1].register_forward_hook(lambda m, x, y: y.mul(2))
+    else:
+        torch.nn.utils.weight_norm(model[1])
+    with pytest.warns(UserWarning, match="no plain nn.Linear: 1"):
+        compiled = gqc.compile(model, scheme="int8_g32", target="cpu")
+    x = torch.randn(3, 64)
+    assert [row.layer for row in compiled.report().rows] == ["0"]
+    assert torch.allclose(compiled(x), model(x), atol=0.05)
+
+
 def test_layers_that_share_a_weight(check):
     """Two layers of one weight: quantized once under one scheme, apart under two."""
     first, second = nn.Linear(64, 64), nn.Linear(64, 64)
@@ -178,6 +213,73 @@ def test_the_model_is_not_changed(mode, build, inputs):
     assert dict(model.named_modules()) == modules
     assert model.config.to_dict() == config
     assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_model_does_not_follow_the_compiled_one(mode, build, inputs):
+    model = build("gpt2")
+    example = ((), inputs["gpt2"][0]) if mode == "whole" else None
+    compiled = gqc.compile(model, example, scheme="int4_g32")
+    compiled.double().requires_grad_(False)
+    assert all(p.dtype == torch.float32 and p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_compiled_model_is_in_evaluation_mode(mode):
+    model = nn.Sequential(nn.Linear(64, 64), nn.Dropout(0.5)).train()
+    x = torch.ones(2, 64)
+    compiled = gqc.compile(model, x if mode == "whole" else None, scheme="int4_g32")
+    assert not any(module.training for module in compiled.modules()) and model[1].training
+    assert torch.equal(compiled(x), compiled(x)) and (compiled(x) != 0).all()
+
+
+@pytest.mark.parametrize("scheme", ["int4_g32", "int3_g32_sym", SCHEMES[1]], ids=str)
+@pytest.mark.parametrize("layer", [nn.Linear(64, 40), nn.Linear(64, 40).bfloat16(), Conv1D(40, 64)])
+def test_the_weight_of_a_compiled_layer(layer, scheme):
+    compiled = gqc.compile(nn.Sequential(layer), scheme=scheme, target="cpu")
+    exact = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
+    parsed = parse_scheme(str(scheme))
+    exact = gqc.quantizers.rtn(exact, parsed.type(), parsed.scale_rule).dequantize()
+    exact = (exact.T if isinstance(layer, Conv1D) else exact).to(layer.weight.dtype)
+    attributes = {
+        k: v for k, v in vars(layer).items() if k in ("in_features", "out_features", "nf")
+    }
+    for twin in (compiled, copy.deepcopy(compiled), pickle.loads(pickle.dumps(compiled))):
+        weight = twin[0].weight
+        assert weight.dtype == layer.weight.dtype and not weight.requires_grad
+        assert torch.equal(weight, exact)
+        assert attributes and attributes.items() <= vars(twin[0]).items()
+        assert "weight" not in twin[0].state_dict()
+
+
+def test_a_compiled_layer_without_bias_has_none():
+    compiled = gqc.compile(nn.Sequential(nn.Linear(64, 40, bias=False)), scheme="int4_g32")
+    assert compiled[0].bias is None and len(compiled.state_dict()) == 3
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_parents_that_read_the_weights_of_their_layers(grad):
+    """nn.TransformerEncoderLayer, which multiplies by them without gradients, and T5."""
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True).eval()
+    config = T5Config(vocab_size=96, d_model=64, d_kv=16, d_ff=128, num_layers=1, num_heads=4)
+    t5 = T5EncoderModel(config).eval()
+    with torch.set_grad_enabled(grad):
+        for model, x in ((encoder, torch.randn(2, 5, 64)), (t5, torch.arange(10).view(2, 5))):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                compiled = gqc.compile(model, scheme="int8_g32", target="cpu")
+            y, expected = (pytree.tree_leaves(m(x))[0] for m in (compiled, model))
+            assert (y - expected).norm() < 0.02 * expected.norm()
+
+
+def test_tables_of_the_ir_are_made_once(monkeypatch):
+    made = []
+    of = Symbols.of
+    monkeypatch.setattr(Symbols, "of", lambda module: made.append(module) or of(module))
+    model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(3)))
+    gqc.compile(model, scheme="int4_g32", target="cpu")
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -121,10 +121,22 @@ def test_gqc_opt_goes_on_from_a_dump(dumped):
     )
 
 
-def test_a_second_dump_overwrites_the_first(tmp_path):
-    for widths in ((64, 48), (64, 32)):
-        gqc.compile(nn.Sequential(nn.Linear(*widths)), scheme="int4_g32", dump_ir=str(tmp_path))
+def test_a_second_dump_replaces_the_first(tmp_path):
+    """What a dump may have written goes, other files stay."""
+    (tmp_path / "kernels").mkdir()
+    others = [tmp_path / n for n in ("notes.mlir", "1_x.mlir", "00_a.txt", "kernels/mine.py")]
+    for path in others:
+        path.write_text("mine")
+    for model, target in ((nn.Linear(64, 48).bfloat16(), "sm_90"), (nn.Linear(64, 32), "cpu")):
+        (tmp_path / "42_earlier.mlir").write_text("of a longer pipeline")
+        options: Any = {"scheme": "int4_g32", "target": target, "dump_ir": str(tmp_path)}
+        compiled: Any = gqc.compile(nn.Sequential(model), **options)
     assert "32x64" in (tmp_path / "00_imported.mlir").read_text()
+    files = {path for path in tmp_path.rglob("*") if path.is_file()} - {*others}
+    kernels = {f"{k.name}{end}" for k in compiled.kernels for end in (".mlir", ".ll")}
+    numbered = {f"{i:02}_{name}.mlir" for i, name in enumerate(("imported", *PASSES))}
+    assert {path.name for path in files} == kernels | numbered
+    assert all(path.read_text() == "mine" for path in others)
 
 
 def test_weights_stay_outside(dumped):
@@ -140,7 +152,7 @@ def test_progress(whole, capfd, monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     model, x = nn.Sequential(nn.Linear(64, 48), nn.Linear(48, 16)), torch.randn(2, 64)
     options: Any = {"scheme": {"0": "int4_g32", "1": "int4_g16"}}
-    gqc.compile(model, x if whole else None, **options)
+    gqc.compile(model, x if whole else None, progress=False, **options)
     quiet = capfd.readouterr()
     assert quiet.out == "" and "%" not in quiet.err
     compiled = gqc.compile(model, x if whole else None, progress=True, **options)

@@ -71,7 +71,7 @@ def test_unknown_schemes(scheme, message, no_work):
 )
 def test_schemes_that_make_no_sense(options, message):
     with pytest.raises(GqcError, match=message):
-        Scheme(**{"element": "ui4", "group": 32, **options})
+        Scheme(**{"element": "si4", "group": 32, **options})
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,41 @@ def test_activations_that_the_target_does_not_multiply(compile_model):
 
 
 def test_double_precision(no_work):
-    with pytest.raises(GqcError, match=r"(?s)cannot do 1 layers.*0: its activations are f64"):
+    with pytest.raises(GqcError, match=r"(?s)cannot do 1 layer:.*0: its activations are f64"):
         gqc.compile(linears(64, 64).double(), scheme="int4_g32", target="cpu")
+
+
+def test_dynamic_shapes_without_inputs(no_work):
+    with pytest.raises(GqcError, match="dynamic_shapes are those of example_inputs: give these"):
+        gqc.compile(linears(64, 64), scheme="int4_g32", dynamic_shapes=({0: None},))
+
+
+@pytest.mark.parametrize("name", ["compilation", "ir", "kernels", "report"])
+def test_names_that_a_compiled_model_needs(name, compile_model):
+    model = nn.Sequential()
+    model.add_module(name, nn.Linear(64, 64))
+    with pytest.raises(GqcError, match=f"the model has parts called {name}, .*other names"):
+        compile_model(model, 64, scheme="int4_g32")
+
+
+@pytest.mark.parametrize("name", ["source", "tensor", "weight", "bias"])
+def test_names_that_are_free(name):
+    model = nn.Sequential()
+    model.add_module(name, nn.Linear(64, 64))
+    x = torch.randn(2, 64)
+    for example in (None, x):
+        compiled = gqc.compile(model, example, scheme="int8_g32", target="cpu")
+        assert torch.allclose(compiled(x), model(x), atol=0.05)
+
+
+def test_a_model_compiled_before():
+    model, x = linears(64, 64, 8), torch.randn(2, 64)
+    first = gqc.compile(model, scheme={"0": "int8_g32"}, target="cpu")
+    both = gqc.compile(first, scheme="int8_g32", target="cpu")
+    whole = gqc.compile(first, x, scheme="int8_g32", target="cpu")
+    for each in (both, whole):
+        assert [row.layer for row in each.report().rows if row.decision != "kept"] == ["1"]
+        assert torch.allclose(each(x), model(x), atol=0.05)
 
 
 @pytest.mark.parametrize("model", ["SmolLM2-135M", None])

@@ -47,6 +47,15 @@ def test_runs_at_the_end_of_its_stage(model):
     assert torch.equal(compiled(x), plain(x))
 
 
+def test_a_pass_called_as_a_stage(model):
+    @dataclass(frozen=True)
+    class Legal(Widen):
+        name = "legal"
+
+    with pytest.raises(gqc.GqcError, match="a pass cannot be called legal: that is a stage"):
+        gqc.compile(model, scheme="int4_g32", target="cpu", passes={"grouped": [Legal(rows=16)]})
+
+
 def test_unknown_stage(model):
     with pytest.raises(gqc.GqcError, match="no stage is called lowered: there are imported"):
         gqc.compile(model, scheme="int4_g32", target="cpu", passes={"lowered": [Widen(rows=16)]})

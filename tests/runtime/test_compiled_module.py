@@ -118,7 +118,7 @@ def test_dense_weights_die_with_the_model(mode, build, x):
     model = build()
     quantized = [weakref.ref(t.untyped_storage()) for t in (model.up.weight, model.down.weight)]
     layers = [weakref.ref(t) for t in (model.up.weight, model.down.weight)]
-    kept = weakref.ref(model.head.weight)
+    kept = weakref.ref(model.head.weight.untyped_storage())
     compiled = gqc.compile(
         model, x if mode == "whole" else None, scheme="int4_g32", ignore=["head"]
     )

@@ -111,8 +111,108 @@ def test_weights_of_another_dtype(part):
 @pytest.mark.parametrize("shape", [(5, 63), (5, 128), (0, 63), (32, 2)])
 def test_another_input_size(shape):
     given = arguments()
-    with pytest.raises(ValueError, match=r"takes x \[\.\.\., 64\], not \[\d+, \d+\]"):
+    with pytest.raises(ValueError, match=r"takes x \[\.\.\., 64\] to .*, not \[\d+, \d+\] to"):
         matmul(**{**given, "x": torch.ones(shape)})
+
+
+@pytest.mark.parametrize("n", [0, 39, 41])
+def test_another_output_size(n):
+    given = arguments()
+    with pytest.raises(ValueError, match=rf"to \[\.\.\., 40\], not \[5, 64\] to \[\.\.\., {n}\]"):
+        matmul(**{**given, "n": n})
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_arrays_of_another_shape(part):
+    """What is too small would be read out of bounds."""
+    given = arguments()
+    arrays = [*given["weights"], given["bias"]]
+    arrays[part] = arrays[part][..., :1].contiguous()
+    *given["weights"], given["bias"] = arrays
+    with pytest.raises(ValueError, match=r"reads weights of shapes .*, not .*: give it the parts"):
+        matmul(**given)
+
+
+def test_a_part_that_was_replaced():
+    compiled: Any = gqc.compile(nn.Sequential(nn.Linear(64, 40)), scheme="int4_g32", target="cpu")
+    compiled[0].weight_scale = torch.ones(1, 1, 1, dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"shapes .*, not .*\[1, 1, 1\]"):
+        compiled(torch.ones(2, 64))
+
+
+def strided(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values, every other element of another tensor."""
+    return torch.stack((tensor, tensor + 1), -1)[..., 0]
+
+
+@pytest.mark.parametrize("part", range(5))
+def test_strided_arrays(part):
+    given = arguments()
+    expected = matmul(**given)
+    arrays = [given["x"], *given["weights"], given["bias"]]
+    arrays[part] = strided(arrays[part])
+    assert not arrays[part].is_contiguous()
+    given["x"], *given["weights"], given["bias"] = arrays
+    assert torch.equal(matmul(**given), expected)
+
+
+def test_arrays_at_odd_addresses():
+    """Views one element into their storage, as of files mapped to memory."""
+    given = arguments()
+    expected = matmul(**given)
+    shifted = [
+        torch.cat((t.new_zeros(1), t.flatten()))[1:].view(t.shape)
+        for t in (given["x"], *given["weights"], given["bias"])
+    ]
+    given["x"], *given["weights"], given["bias"] = shifted
+    assert torch.equal(matmul(**given), expected)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_models_strided_bias(whole):
+    torch.manual_seed(0)
+    model: Any = nn.Sequential(nn.Linear(64, 40)).requires_grad_(False)
+    x = torch.randn(5, 64)
+    expected = gqc.compile(model, scheme="int4_g32", target="cpu")(x)
+    model[0].bias = nn.Parameter(strided(model[0].bias.data), requires_grad=False)
+    compiled = gqc.compile(model, x if whole else None, scheme="int4_g32", target="cpu")
+    assert torch.equal(compiled(x), expected)
+
+
+def test_a_computed_bias():
+    """One number spread over a bias has a stride of zero."""
+
+    class Spread(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(32, 64))
+            self.number = nn.Parameter(torch.randn(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(x, self.weight, self.number.expand(32))
+
+    torch.manual_seed(0)
+    model, x = Spread().requires_grad_(False), torch.randn(5, 64)
+    compiled: Any = gqc.compile(model, x, scheme="int8_g32", target="cpu")
+    assert [row.decision for row in compiled.report().rows] == ["dequant"]
+    exact = compiled(x) - model.number
+    plain = nn.functional.linear(x, model.weight)
+    assert torch.allclose(exact, plain, atol=0.2) and not torch.allclose(exact, -plain, atol=0.2)
+
+
+def test_tensors_on_another_device():
+    spec = MATMULS[arguments()["kernel"]]
+    here, there = (
+        [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in zip(
+            ((5, 64), *spec.shapes), (spec.dtype, *spec.dtypes), strict=True
+        )]
+        for device in ("cpu", "meta")
+    )  # fmt: skip
+    spec.check(here[0], here[1:], 40)
+    with pytest.raises(ValueError, match="not on one device: move one"):
+        spec.check(here[0], there[1:], 40)
+    with pytest.raises(ValueError, match="runs on the CPU: move the model and its input there"):
+        spec.check(there[0], there[1:], 40)
 
 
 def test_a_converted_model():
@@ -137,7 +237,7 @@ for example in (x, None):
     cpu = gqc.compile(model, example, scheme=scheme, target="cpu")
     with torch.no_grad():
         y, expected = gpu(x), cpu(x)
-    assert gpu.kernels[0].backend == "triton"
+    assert {kernel.target for kernel in gpu.kernels} == {"sm_90"}
     assert (y - expected).norm() < 0.01 * expected.norm(), (y - expected).norm() / expected.norm()
 """
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
