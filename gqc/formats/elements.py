@@ -45,6 +45,11 @@ class Element:
     def maximum(self) -> float:
         return max(v for v in self.values if math.isfinite(v))
 
+    @property
+    def emax(self) -> int:
+        """Exponent of the greatest power of two among the values."""
+        return math.frexp(self.maximum)[1] - 1
+
     @cached_property
     def values(self) -> tuple[float, ...]:
         """The value of every code, in the order of their bit patterns (2**bits of them)."""

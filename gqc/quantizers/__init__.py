@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from gqc.quantizers.microscaling import MICROSCALING_RULES, microscaling
 from gqc.quantizers.rtn import SCALE_RULES, rtn
 
 if TYPE_CHECKING:
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
 
 Quantizer = Callable[["torch.Tensor", "BlockScaledType", str], "BlockScaled"]
 
-QUANTIZERS: dict[str, Quantizer] = {"rtn": rtn}
+QUANTIZERS: dict[str, Quantizer] = {"rtn": rtn, "microscaling": microscaling}
 
-__all__ = ["QUANTIZERS", "SCALE_RULES", "Quantizer", "rtn"]
+__all__ = [
+    "MICROSCALING_RULES",
+    "QUANTIZERS",
+    "SCALE_RULES",
+    "Quantizer",
+    "microscaling",
+    "rtn",
+]
