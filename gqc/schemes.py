@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from gqc.errors import GqcError
 from gqc.formats.elements import ELEMENTS, INTEGER_BITS
-from gqc.quantizers import QUANTIZERS, SCALE_RULES
+from gqc.quantizers import RULES
 
 if TYPE_CHECKING:
     from gqc.dialects.gq import BlockScaledType
@@ -31,8 +31,8 @@ class Scheme:
 
     element: format of a code (`ui4`, `si8`); group: elements of K that share a scale, None for all.
     scale: format of a scale. zero_mode: `none`, `original`, `rescale` or `quantized`, with the zero
-    point in format `zero`. quantizer and scale_rule: how codes and scales are chosen (`rtn`, and a
-    row of `gqc.quantizers.SCALE_RULES`).
+    point in format `zero`. quantizer and scale_rule: how codes and scales are chosen, a row of
+    `gqc.quantizers.RULES` and one of its rules.
     """
 
     element: str
@@ -56,10 +56,15 @@ class Scheme:
                 f"{self.element} without a zero point is {element.minimum:g} to {element.maximum:g}"
                 ": choose a signed element of 2 bits or more, or give zero_mode and zero"
             )
-        for name, table in (("quantizer", QUANTIZERS), ("scale_rule", SCALE_RULES)):
-            if getattr(self, name) not in table:
-                known = ", ".join(table)
-                raise GqcError(f"unknown {name} {getattr(self, name)!r}: choose one of {known}")
+        if self.quantizer not in RULES:
+            raise GqcError(
+                f"unknown quantizer {self.quantizer!r}: choose one of {', '.join(RULES)}"
+            )
+        rules = RULES[self.quantizer]
+        if self.scale_rule not in rules:
+            raise GqcError(
+                f"unknown scale_rule {self.scale_rule!r}: choose one of {', '.join(rules)}"
+            )
 
     def type(self) -> BlockScaledType:
         """The block-scaled type of a weight quantized so. Raises GqcError if there is none."""

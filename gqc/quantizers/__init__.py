@@ -18,9 +18,16 @@ Quantizer = Callable[["torch.Tensor", "BlockScaledType", str], "BlockScaled"]
 
 QUANTIZERS: dict[str, Quantizer] = {"rtn": rtn, "microscaling": microscaling}
 
+RULES: dict[str, tuple[str, ...]] = {
+    "rtn": tuple(SCALE_RULES),
+    "microscaling": tuple(dict.fromkeys(r for rules in MICROSCALING_RULES.values() for r in rules)),
+}
+"""Names of the scale rules of each quantizer."""
+
 __all__ = [
     "MICROSCALING_RULES",
     "QUANTIZERS",
+    "RULES",
     "SCALE_RULES",
     "Quantizer",
     "microscaling",

@@ -237,3 +237,17 @@ def test_a_gpu_kernel_given_cpu_tensors():
     )
     with pytest.raises(GqcError, match="move the model and its inputs to the GPU"):
         compiled(torch.ones(2, 64, dtype=torch.float16))
+
+
+def test_a_format_no_kernel_decodes():
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 32))
+    scheme = gqc.Scheme(
+        "f4E2M1FN", 32, scale="f8E8M0FNU", quantizer="microscaling", scale_rule="floor"
+    )
+    with pytest.raises(GqcError, match=r"(?s)2 layers.* 0: no kernel decodes f4E2M1FN.* 1: no"):
+        gqc.compile(model, scheme=scheme, target="cpu")
+
+
+def test_a_scale_rule_of_another_quantizer():
+    with pytest.raises(GqcError, match=r"unknown scale_rule 'minmax': choose one of floor, even"):
+        gqc.Scheme("f4E2M1FN", 32, scale="f8E8M0FNU", quantizer="microscaling", scale_rule="minmax")
