@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xdsl.dialects.builtin import ModuleOp, SymbolRefAttr
-from xdsl.ir import SSAValue
+from xdsl.dialects.builtin import ModuleOp
 
 from gqc.backends import BACKENDS, Backend
-from gqc.dialects import fx, gq, tile
+from gqc.dialects import tile
 from gqc.dialects.text import parse_ir, print_ir
-from gqc.dialects.torch_types import DTYPES
 from gqc.errors import GqcError
-from gqc.passes.helpers import layer_name, weight_of
 from gqc.passes.pipeline import Stage, run_stages
-from gqc.report import CastKey, Report, Row
+from gqc.report import Report
 from gqc.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -211,83 +206,3 @@ class Dump:
             path.with_name(kernel.name + kernel.backend.suffix).write_text(
                 kernel.source, encoding="utf-8"
             )
-
-
-def rows_of(module: ModuleOp) -> Iterator[Row]:
-    """Report rows of a module that keeps the legal contract: its matmuls, then other weights.
-
-    A weight has one dense row at most, be it read by a matmul, by torch, or both.
-    """
-    dense: set[str] = set()
-    for op in module.walk():
-        if isinstance(op, gq.MatmulTOp) and weight_of(op.weight) is not None:
-            row = matmul_row(op)
-            if row.decision == "kept":
-                dense.add(row.weight)
-            yield row
-    for op in module.walk():
-        if isinstance(op, gq.WeightOp) and op.key not in dense:
-            readers = [u.operation for u in op.result.uses]
-            callees = sorted({r.callee.data for r in readers if isinstance(r, fx.CallOp)})
-            if len(gq.tensor_shape(op.result)) >= 2 and callees:
-                dense.add(op.key)
-                reason = f"read by {', '.join(callees)}: not recognized as a linear layer"
-                yield dense_row(op.key, op, op.result, "kept", reason)
-
-
-def matmul_row(op: gq.MatmulTOp) -> Row:
-    """The row of one matmul."""
-    assert op.decision is not None
-    decision, reason = op.decision.kind.data, op.decision.reason.data
-    weight, cast = weight_of(op.weight), cast_of(op.weight)
-    assert weight is not None
-    if cast is None:
-        return dense_row(layer_name(op), weight, op.weight, decision, reason)
-    type_, shape = gq.block_scaled(cast.result), gq.tensor_shape(op.weight)
-    assert type_ is not None
-    packs = (use.operation for use in cast.result.uses)
-    held = sum(bytes_of(part) for p in packs if isinstance(p, gq.PackOp) for part in p.parts)
-    fate = (shape, decision, reason, type_.bits_per_element(shape), held)
-    return Row(layer_name(op), *cast_key(cast), *fate)
-
-
-def dense_row(layer: str, weight: gq.WeightOp, value: SSAValue, decision: str, reason: str) -> Row:
-    """The row of a weight that stays dense and is read as `value`."""
-    element, shape = gq.element_type(value), gq.tensor_shape(value)
-    fate = (shape, decision, reason, 8.0 * DTYPES[element].itemsize, bytes_of(value))
-    return Row(layer, weight.key, str(element), "", *fate)
-
-
-def bytes_of(value: SSAValue) -> int:
-    """Storage of a tensor in bytes."""
-    return prod(gq.tensor_shape(value)) * DTYPES[gq.element_type(value)].itemsize
-
-
-def cast_of(value: SSAValue) -> gq.QcastOp | None:
-    """The cast that a value comes from through packing and back."""
-    op = value.owner
-    while isinstance(op, gq.DcastOp | gq.UnpackOp | gq.PackOp):
-        op = op.operands[0].owner
-    return op if isinstance(op, gq.QcastOp) else None
-
-
-def cast_key(cast: gq.QcastOp) -> CastKey:
-    """What a quantized weight is known by: the name, the format, the quantizer and scale rule."""
-    weight = weight_of(cast.source)
-    assert weight is not None
-    format_ = str(gq.block_scaled(cast.result))
-    format_ = format_.removeprefix("!gq.block_scaled<").removesuffix(">")
-    return weight.key, format_, f"{cast.quantizer.data} {cast.scale_rule.data}"
-
-
-def launched(module: ModuleOp) -> dict[tuple[str, str], tuple[str, ...]]:
-    """Names of the kernels launched, by layer and weight."""
-    kernels: dict[tuple[str, str], tuple[str, ...]] = {}
-    for op in module.walk():
-        if isinstance(op, gq.LaunchOp):
-            names = [op.attributes.get(name) for name in ("layer", "weight")]
-            key = tuple([n.root_reference.data for n in names if isinstance(n, SymbolRefAttr)])
-            if len(key) == 2:
-                every = (*kernels.get(key, ()), *(name for _, name in op.buckets))
-                kernels[key] = tuple(dict.fromkeys(every))
-    return kernels

@@ -14,7 +14,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
 from xdsl.passes import ModulePass
 
-from gqc.compilation import ATTACHED, Compilation, Dump, attach, cast_key, launched, rows_of
+from gqc.compilation import ATTACHED, Compilation, Dump, attach
 from gqc.dialects import gq
 from gqc.errors import GqcError
 from gqc.frontend.capture import capture
@@ -27,6 +27,7 @@ from gqc.passes.helpers import matmuls
 from gqc.passes.pipeline import Stage, extend, pipeline, run_stages
 from gqc.passes.recognize_linears import RecognizeLinears
 from gqc.report import CastKey, Report, sqnr
+from gqc.report_rows import cast_key, launched, rows_of
 from gqc.schemes import SchemeLike, scheme_list
 from gqc.targets import resolve
 
@@ -62,9 +63,8 @@ def compile(
     `auto` (where the model's parameters lie), `cpu`, or a row of `gqc.targets.TARGETS`. lm_head:
     quantize the output head too. dynamic_shapes: as of `torch.export.export`, where the inferred
     ones fall short. passes: passes of your own by the stage (`imported`, `grouped`, `legal`,
-    `kernels`) at whose end they run.
-    dump_ir: a folder for the IR after every pass and for every kernel. progress: show a
-    progress bar; None does where standard error is a terminal.
+    `kernels`) at whose end they run. dump_ir: a folder for the IR after every pass and for every
+    kernel. progress: show a progress bar; None does where standard error is a terminal.
 
     Raises GqcError, before any work on weights, on an unknown scheme, target or pattern, on layers
     whose K their group does not divide, and on what the target cannot do; each names all layers.
