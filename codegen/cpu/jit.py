@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable
 from functools import cache as once
 from importlib import resources
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import llvmlite
@@ -82,11 +83,12 @@ def assembly(kernel: KernelOp, isa: Isa, machine: str | None) -> str:
 
 @once
 def sources() -> str:
-    """Digest of this package's source files: their output is part of what is cached."""
+    """Digest of the sources that lowering runs: this package, and the formats it decodes."""
     digest = hashlib.sha256()
-    for file in sorted(resources.files("gqc.codegen.cpu").iterdir(), key=lambda file: file.name):
-        if file.name.endswith(".py"):
-            digest.update(file.read_bytes())
+    for package in ("gqc.codegen.cpu", "gqc.formats"):
+        for file in sorted(resources.files(package).iterdir(), key=lambda file: file.name):
+            if file.name.endswith(".py"):
+                digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
@@ -97,6 +99,7 @@ def cache_key(kernel: KernelOp, isa: Isa) -> bytes:
         binding.get_process_triple(),
         binding.get_host_cpu_name(),
         features_of(isa),
+        version("xdsl"),
         llvmlite.__version__,
         str(binding.llvm_version_info),
         sources(),
