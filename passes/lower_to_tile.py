@@ -31,10 +31,11 @@ from xdsl.pattern_rewriter import (
 )
 
 from gqc.dialects import gq, tile
+from gqc.errors import GqcError
 from gqc.formats.layouts import LAYOUTS, Part, parts_of
 from gqc.formats.packing import WORD
-from gqc.passes.helpers import layer_name, replace, weight_of
-from gqc.targets import ANY
+from gqc.passes.helpers import count, layer_name, replace, weight_of
+from gqc.targets import ANY, Target, resolve
 
 
 @dataclass(frozen=True)
@@ -370,15 +371,35 @@ class LowerMatmul(RewritePattern):
                 rewriter.erase(dead)
 
 
+def refuse_other_layouts(module: ModuleOp, target: Target) -> None:
+    """Raise one error for all layers whose layout the target's kernels do not read."""
+    wanted = gq.LayoutAttr(target.layout, target.lanes)
+    others = [
+        f"  {layer_name(op)}: {op.layout}"
+        for op in module.walk()
+        if isinstance(op, gq.UnpackOp) and op.layout != wanted
+    ]
+    if others:
+        layers = "\n".join(others)
+        raise GqcError(
+            f"kernels of {target.name} read {wanted}, which {count(len(others), 'layer')} "
+            f"cannot give:\n{layers}\nrun legalize and what follows it for one target"
+        )
+
+
 @dataclass(frozen=True)
 class LowerToTile(ModulePass):
-    """legal → kernels: launches, and the kernels they launch at the module's end."""
+    """legal → kernels: launches, and the kernels they launch at the module's end.
+
+    Raises GqcError that names the layers packed for another target.
+    """
 
     name = "lower-to-tile"
 
     target: str
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
+        refuse_other_layouts(op, resolve(self.target))
         kernels: dict[str, tile.KernelOp] = {}
         pattern = LowerMatmul(self.target, kernels)
         PatternRewriteWalker(pattern, apply_recursively=False).rewrite_module(op)

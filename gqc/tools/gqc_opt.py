@@ -23,15 +23,23 @@ if TYPE_CHECKING:
     from gqc.dialects.tile import KernelOp
 
 
-def tile_kernels(module: ModuleOp) -> list[KernelOp]:
-    """Every `tile.kernel` of the module, in order; an error if there is none."""
+def tile_kernels(module: ModuleOp, backend: str | None = None) -> list[KernelOp]:
+    """Every `tile.kernel` of the module, in order; an error if there is none, or one of another
+    backend than asked for (a kernel may say no target)."""
     from gqc.dialects.tile import KernelOp
+    from gqc.targets import TARGETS
 
     kernels = [op for op in module.walk() if isinstance(op, KernelOp)]
     if not kernels:
         raise DiagnosticException(
             "no tile.kernel in this module: run lower-to-tile first, or read a kernels-stage dump"
         )
+    for kernel in kernels:
+        target = TARGETS.get(str(kernel.attributes.get("target")).strip('"'))
+        if backend is not None and target is not None and target.backend != backend:
+            raise DiagnosticException(
+                f"kernel {kernel.sym_name.data} is tiled for {target.name}, not for {backend}"
+            )
     return kernels
 
 
@@ -42,7 +50,7 @@ class TritonTarget(Target):
     name = "triton"
 
     def emit(self, ctx: Context, module: ModuleOp, output: IO[str]) -> None:
-        kernels = tile_kernels(module)
+        kernels = tile_kernels(module, "triton")
         from gqc.codegen import triton
 
         output.write("\n\n".join(map(triton.emit, kernels)))
@@ -50,13 +58,13 @@ class TritonTarget(Target):
 
 @dataclass(frozen=True)
 class LLVMTarget(Target):
-    """Each tile kernel as LLVM IR: `-t llvm` for its own target, `-t "llvm{isa=avx2}"` for any."""
+    """Each tile kernel as LLVM IR: `-t llvm` for its own target, `-t "llvm{isa=avx2}"` for another tier."""
 
     name = "llvm"
     isa: str | None = None
 
     def emit(self, ctx: Context, module: ModuleOp, output: IO[str]) -> None:
-        kernels = tile_kernels(module)
+        kernels = tile_kernels(module, "cpu")
         from gqc.codegen import cpu
 
         for kernel in kernels:
@@ -83,11 +91,14 @@ class GqcOptMain(xDSLOptMain):
             raise DiagnosticException(str(error)) from error
 
 
-def main() -> None:
-    """Run gqc-opt on `sys.argv`. What is wrong with the input is said without a traceback."""
+def main(driver: type[GqcOptMain] = GqcOptMain) -> None:
+    """Run gqc-opt, or your own kind of it, on `sys.argv`.
+
+    What is wrong with the input is said without a traceback.
+    """
     try:
-        GqcOptMain(description="gqc optimizer driver").run()
-    except (GqcError, DiagnosticException, ParseError) as error:
+        driver(description="gqc optimizer driver").run()
+    except (GqcError, DiagnosticException, ParseError, OSError) as error:
         sys.exit(f"gqc-opt: {error}")
 
 
