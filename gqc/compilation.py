@@ -176,7 +176,10 @@ class Dump:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        (self.folder / "kernels").mkdir(parents=True, exist_ok=True)
+        try:
+            (self.folder / "kernels").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise GqcError(f"cannot dump IR into {folder}: {error}") from error
         self.remove_earlier()
         self.count = 0
 

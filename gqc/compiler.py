@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from gqc.passes.helpers import matmuls
 from gqc.passes.pipeline import Stage, extend, pipeline, run_stages
 from gqc.passes.recognize_linears import RecognizeLinears
 from gqc.report import CastKey, Report, sqnr
-from gqc.report_rows import cast_key, launched, rows_of
+from gqc.report_rows import cast_key, launched, rows_of, rows_outside
 from gqc.schemes import SchemeLike, scheme_list
 from gqc.targets import resolve
 
@@ -89,6 +90,10 @@ def compile(
     source = imported.module.clone()
     dump = Dump(dump_ir) if dump_ir is not None else None
     report = lower(imported, stages, machine.name, dump, progress)
+    if parts is not None:
+        report = Report(report.target, (*report.rows, *rows_outside(parts, report.rows)))
+    if all(row.decision == "kept" for row in report.rows):
+        warnings.warn("every layer was kept as it is: report() says why", stacklevel=2)
     compilation = Compilation(source, imported.module, stages, report)
     if dump is not None:
         dump.kernels(compilation.kernels)

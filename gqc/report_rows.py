@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 
+from torch import nn
 from xdsl.dialects.builtin import ModuleOp, SymbolRefAttr
 from xdsl.ir import SSAValue
 
 from gqc.dialects import fx, gq
-from gqc.dialects.torch_types import DTYPES
+from gqc.dialects.torch_types import DTYPES, ELEMENT_TYPES
+from gqc.frontend.linears import is_linear
 from gqc.passes.helpers import layer_name, weight_of
 from gqc.report import CastKey, Row
 
@@ -34,6 +36,20 @@ def rows_of(module: ModuleOp) -> Iterator[Row]:
                 dense.add(op.key)
                 reason = f"read by {', '.join(callees)}: not recognized as a linear layer"
                 yield dense_row(op.key, op, op.result, "kept", reason)
+
+
+def rows_outside(model: nn.Module, rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows of the matrices that a compile of the linear layers alone leaves, given its rows."""
+    named = {row.weight: row.decision for row in rows}
+    for name, parameter in model.named_parameters():
+        owner = model.get_submodule(name.rpartition(".")[0])
+        in_linear = name in named and (named[name] == "kept" or is_linear(owner))
+        if parameter.ndim < 2 or not parameter.is_floating_point() or in_linear:
+            continue
+        reason = f"a parameter of {type(owner).__name__}, which is no linear layer"
+        element, size = str(ELEMENT_TYPES[parameter.dtype]), parameter.itemsize
+        fate = (tuple(parameter.shape), "kept", reason, 8.0 * size, parameter.numel() * size)
+        yield Row(name, name, element, "", *fate)
 
 
 def matmul_row(op: gq.MatmulTOp) -> Row:

@@ -40,9 +40,14 @@ def is_conv1d(module: nn.Module) -> bool:
     )
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear layer of torch's or transformers' own."""
+    return type(module) is nn.Linear or is_conv1d(module)
+
+
 def peculiarity(module: nn.Module) -> str | None:
     """What a linear layer does besides its product, so that nothing else can take its place."""
-    if not is_conv1d(module) and type(module) is not nn.Linear:
+    if not is_linear(module):
         return type(module).__name__  # its forward, or its user, may do something else
     if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
         return "it has forward hooks"

@@ -161,3 +161,10 @@ def test_progress(whole, capfd, monkeypatch):
     assert "100%" in shown.err
     expected = gqc.compile(model, x if whole else None, **options)
     assert torch.equal(compiled(x), expected(x))
+
+
+def test_a_folder_that_cannot_be(tmp_path):
+    path = tmp_path / "taken"
+    path.write_text("")
+    with pytest.raises(gqc.GqcError, match=r"cannot dump IR into .*taken"):
+        gqc.compile(nn.Sequential(nn.Linear(64, 64)), scheme="int4_g32", target="cpu", dump_ir=path)

@@ -77,8 +77,10 @@ def test_rows_of_a_model(build):
             assert (row.sqnr is None) == (row.decision == "kept") == (row.kernels == ())
         assert found["model.layers.0.mlp.up_proj"].weight == "model.layers.0.mlp.up_proj.weight"
     layers, whole = reports
-    embedding = whole.pop("model.embed_tokens.weight")
-    assert embedding.decision == "kept" and "aten.embedding" in embedding.reason
+    embeddings = [rows.pop("model.embed_tokens.weight") for rows in reports]
+    assert [row.decision for row in embeddings] == ["kept", "kept"]
+    assert "a parameter of Embedding" in embeddings[0].reason
+    assert "aten.embedding" in embeddings[1].reason
     assert layers == whole
 
 
@@ -261,3 +263,34 @@ def test_total_is_what_is_resident(compiled):
     reported = result.report().bytes
     held = sum(t.nbytes for k, t in result.state_dict().items() if t.ndim > 1)
     assert reported == held
+
+
+class Experts(nn.Module):
+    """A linear layer beside an embedding tied to the head, and a bare tensor of experts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(96, 64)
+        self.experts = nn.Parameter(torch.randn(4, 64, 64))
+        self.fc = nn.Linear(64, 64)
+        self.lm_head = nn.Linear(64, 96, bias=False)
+        self.lm_head.weight = self.embedding.weight
+
+
+def test_what_the_linear_layers_alone_leave_is_listed():
+    rows = {
+        row.layer: row
+        for row in gqc.compile(Experts(), target="cpu", scheme="int4_g32").report().rows
+    }
+    assert list(rows) == ["fc", "lm_head", "experts"]
+    assert rows["experts"].reason == "a parameter of Experts, which is no linear layer"
+    assert rows["experts"].bytes == 4 * 64 * 64 * 4
+    compiled = gqc.compile(Experts(), target="cpu", scheme="int4_g32", lm_head=True)
+    rows = {row.layer: row.decision for row in compiled.report().rows}
+    kept = {"experts": "kept", "embedding.weight": "kept"}
+    assert rows == {"fc": "dequant", "lm_head": "dequant", **kept}
+
+
+def test_a_compilation_of_nothing_warns():
+    with pytest.warns(UserWarning, match="every layer was kept"):
+        gqc.compile(nn.Sequential(nn.Linear(64, 64)), scheme={}, target="cpu")
