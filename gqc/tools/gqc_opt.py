@@ -58,7 +58,7 @@ class TritonTarget(Target):
 
 @dataclass(frozen=True)
 class LLVMTarget(Target):
-    """Each tile kernel as LLVM IR: `-t llvm` for its own target, `-t "llvm{isa=avx2}"` for another tier."""
+    """Each tile kernel as LLVM IR: `-t llvm` for its target, `-t "llvm{isa=avx2}"` for a tier."""
 
     name = "llvm"
     isa: str | None = None
