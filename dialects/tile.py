@@ -189,7 +189,7 @@ class FullOp(IRDLOperation):
 
 @irdl_op_definition
 class LoadOp(IRDLOperation):
-    """Read a tile at element offsets; elements out of bounds read 0.
+    """Read a tile at element offsets; elements out of bounds read 0 (E8M0, which has no 0, 2^-127).
 
     Where the tile's rank is lower than the array's, leading dimensions are indexed at one place.
 

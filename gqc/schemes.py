@@ -1,7 +1,8 @@
 """Schemes: how a layer's weight is to be quantized, by preset name, object or module pattern.
 
 Presets: `int4_g128`, `int8_row_sym`, `int3_g64_sym`: bits, group (or `row` for one scale a row),
-asymmetric unless `_sym`. They parse to a `Scheme`, which says all choices out loud.
+asymmetric unless `_sym`; and the names of `PRESETS`, such as `w4a16_mxfp4`. They parse to a
+`Scheme`, which says all choices out loud.
 """
 
 from __future__ import annotations
@@ -89,14 +90,30 @@ class Scheme:
         return f"{self.element} {group} scale={self.scale}{zero} {choice}"
 
 
+def mx(element: str) -> Scheme:
+    """A weight as OCP MX v1.0 has it: blocks of 32, E8M0 scales, rounded as section 6.3 says."""
+    return Scheme(element, 32, "f8E8M0FNU", quantizer="microscaling", scale_rule="floor")
+
+
+PRESETS: dict[str, Scheme] = {
+    "w4a16_mxfp4": mx("f4E2M1FN"),
+    "w6a16_mxfp6_e2m3": mx("f6E2M3FN"),
+    "w6a16_mxfp6_e3m2": mx("f6E3M2FN"),
+}
+"""Presets beside the integers': bits of weights and activations (16: as they are), the format."""
+
+
 def preset(name: str) -> Scheme:
     """The scheme that a preset name stands for. Raises GqcError on any other name."""
+    if name in PRESETS:
+        return PRESETS[name]
     match = PRESET.match(name)
     bits, group = (int(match["bits"]), match["group"]) if match else (0, None)
     if match is None or bits not in INTEGER_BITS or (group and int(group) not in GROUPS):
         raise GqcError(
             f"unknown scheme {name!r}: write int<bits>_g<group> or int<bits>_row, with _sym for "
-            f"symmetric; bits are {INTEGER_BITS}, groups {GROUPS} (for example int4_g128)"
+            f"symmetric; bits are {INTEGER_BITS}, groups {GROUPS} (for example int4_g128); or one "
+            f"of {', '.join(PRESETS)}"
         )
     size = int(group) if group else None
     if match["sym"]:

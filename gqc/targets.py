@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gqc.errors import GqcError
+from gqc.formats.elements import ELEMENTS
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,14 @@ class Tiling:
     stages: int = 1
 
 
+Formats = Mapping[str, tuple[str, ...]]
+"""Elements that kernels decode, each with the formats of the scales (and of the floating-point zero
+points) that they read beside it."""
+
+INTEGERS: Formats = {e.name: ("f16", "bf16", "f32") for e in ELEMENTS.values() if e.is_integer}
+MICROSCALING: Formats = dict.fromkeys(("f4E2M1FN", "f6E2M3FN", "f6E3M2FN"), ("f8E8M0FNU",))
+
+
 @dataclass(frozen=True)
 class Target:
     """One row. `units` gives, for each float type its kernels multiply, the instruction."""
@@ -36,6 +45,7 @@ class Target:
     name: str
     backend: str
     units: Mapping[str, str]
+    decodes: Formats
     layout: str
     lanes: int
     scale: str
@@ -45,12 +55,13 @@ class Target:
 
 def gpu(name: str, matrix_unit: str, *tilings: Tiling) -> Target:
     units = {"f16": matrix_unit, "bf16": matrix_unit}
-    return Target(name, "triton", units, "k_words", 1, "before", tilings)
+    return Target(name, "triton", units, INTEGERS, "k_words", 1, "before", tilings)
 
 
 def cpu(name: str, f32: str, bf16: str, *tilings: Tiling) -> Target:
     units = {"f32": f32, "bf16": bf16, "f16": f32}
-    return Target(name, "cpu", units, "lane_words", 64, "after", tilings)
+    decodes = {**INTEGERS, **MICROSCALING}
+    return Target(name, "cpu", units, decodes, "lane_words", 64, "after", tilings)
 
 
 def nvidia(stages: int, middle: Tiling) -> tuple[Tiling, ...]:

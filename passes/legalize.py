@@ -16,9 +16,6 @@ from gqc.passes.helpers import count, layer_name, matmuls
 from gqc.schemes import GROUPS
 from gqc.targets import Target, resolve
 
-KERNEL_SCALES = ("f16", "bf16", "f32")
-"""Formats of scales and floating-point zero points that kernels read."""
-
 
 @dataclass(frozen=True)
 class Legalize(ModulePass):
@@ -47,19 +44,33 @@ def problem(matmul: gq.MatmulTOp, target: Target) -> str | None:
     """Why the target cannot do a matmul, with the remedy; None if it can."""
     type_, activation = gq.block_scaled(matmul.weight), str(gq.element_type(matmul.x))
     assert type_ is not None
+    if (unread := undecoded(type_, target)) is not None:
+        return unread
     if activation not in target.units:
         return (
             f"its activations are {activation}, the target multiplies "
             f"{' and '.join(target.units)}: convert the model, for example model.bfloat16()"
         )
-    if not type_.format.is_integer or type_.has_tensor_scale:
-        return f"no kernel decodes {type_.element}: choose an integer scheme, for example int4_g32"
-    unread = {str(type_.scale), str(type_.zero)} & (SCALES.keys() - KERNEL_SCALES)
-    if unread:
-        return f"no kernel reads scales of {unread.pop()}: choose one of {', '.join(KERNEL_SCALES)}"
     rows, columns = type_.block_of(gq.tensor_shape(matmul.weight))
     if rows != 1 or columns not in (*GROUPS, gq.tensor_shape(matmul.weight)[1]):
         return f"no kernel scales blocks of {rows}x{columns}: choose a group of {GROUPS} or row"
+    return None
+
+
+def undecoded(type_: gq.BlockScaledType, target: Target) -> str | None:
+    """What of a format the target's kernels do not read, with the remedy; None if they read it."""
+    element = str(type_.element)
+    if element not in target.decodes:
+        cpu = " target cpu, or" if element in resolve("cpu").decodes else ""
+        what = f"no kernel of {target.name} decodes {element}"
+        return f"{what}: choose{cpu} an integer scheme, for example int4_g32"
+    known = target.decodes[element]
+    unread = [f for f in map(str, (type_.scale, type_.zero)) if f in SCALES and f not in known]
+    if unread:
+        names = ", ".join(known)
+        return f"no kernel reads scales of {unread[0]} with {element}: choose one of {names}"
+    if type_.has_tensor_scale:
+        return "no kernel reads a tensor scale: choose a format without one"
     return None
 
 

@@ -31,6 +31,21 @@ MINMAX = {"zero_mode": "rescale", "zero": "f16", "scale_rule": "minmax"}
             Scheme("ui1", 16, **MINMAX),
             "!gq.block_scaled<1x16 : f16 : ui1, zero = f16, zero_mode = rescale>",
         ),
+        (
+            "w4a16_mxfp4",
+            Scheme("f4E2M1FN", 32, "f8E8M0FNU", quantizer="microscaling", scale_rule="floor"),
+            "!gq.block_scaled<1x32 : f8E8M0FNU : f4E2M1FN>",
+        ),
+        (
+            "w6a16_mxfp6_e2m3",
+            Scheme("f6E2M3FN", 32, "f8E8M0FNU", quantizer="microscaling", scale_rule="floor"),
+            "!gq.block_scaled<1x32 : f8E8M0FNU : f6E2M3FN>",
+        ),
+        (
+            "w6a16_mxfp6_e3m2",
+            Scheme("f6E3M2FN", 32, "f8E8M0FNU", quantizer="microscaling", scale_rule="floor"),
+            "!gq.block_scaled<1x32 : f8E8M0FNU : f6E3M2FN>",
+        ),
     ],
 )
 def test_presets(name: str, scheme: Scheme, type_: str) -> None:
@@ -48,11 +63,13 @@ def test_every_width_and_group_is_a_preset() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["int5_g32", "int4_g48", "int4", "int4_g", "int4_g32_asym", "uint4_g32", "", "nf4"]
+    "name",
+    ["int5_g32", "int4_g48", "int4", "int4_g", "int4_g32_asym", "uint4_g32", "", "nf4", "mxfp4"],
 )
 def test_an_unknown_name_is_told_what_names_there_are(name: str) -> None:
-    with pytest.raises(GqcError, match=r"write int<bits>_g<group>.*for example int4_g128"):
+    with pytest.raises(GqcError, match=r"write int<bits>_g<group>.*for example int4_g128") as error:
         parse_scheme(name)
+    assert str(error.value).endswith("or one of w4a16_mxfp4, w6a16_mxfp6_e2m3, w6a16_mxfp6_e3m2")
 
 
 def test_one_signed_bit_is_refused() -> None:

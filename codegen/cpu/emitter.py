@@ -17,11 +17,13 @@ from xdsl.dialects import llvm
 from xdsl.dialects.builtin import (
     DenseArrayBase,
     DenseIntOrFPElementsAttr,
+    Float8E8M0FNUType,
     IntegerAttr,
     IntegerType,
     VectorType,
     bf16,
     f32,
+    i8,
     i16,
     i32,
     i64,
@@ -35,6 +37,7 @@ T = TypeVar("T")
 BinaryOp = Callable[[SSAValue, SSAValue], Operation]
 
 PTR = llvm.LLVMPointerType()
+E8M0 = Float8E8M0FNUType()
 CONTRACT = llvm.FastMathAttr([FastMathFlag.ALLOW_CONTRACT])
 
 PREDICATES = ("eq", "ne", "slt", "sle", "sgt", "sge", "ult", "ule", "ugt", "uge")
@@ -271,7 +274,19 @@ class Emitter:
             halves = self.bitcast(value, self.vector(i16))
             wide = self.emit(llvm.ZExtOp(halves, self.vector(i32)))
             return self.bitcast(self.shift(wide, -16), self.vector(f32))
+        if value.type == self.vector(E8M0):
+            return self.widen_e8m0(value)
         return self.emit(llvm.FPExtOp(value, self.vector(f32)))
+
+    def widen_e8m0(self, value: SSAValue) -> SSAValue:
+        """2^(byte − 127) of the bytes of E8M0 (OCP MX v1.0, section 5.4.1): they are the exponents
+        of f32. The two at the ends need a bit more: 0 is a subnormal there, and 255 is no number.
+        """
+        exponent = self.emit(llvm.ZExtOp(self.bitcast(value, self.vector(i8)), self.vector(i32)))
+        next_ = self.emit(llvm.AddOp(exponent, self.bits(1)))
+        is_end = self.compare("eq", self.and_(next_, 0xFE), self.bits(0))
+        fraction = self.and_(self.emit(llvm.SExtOp(is_end, self.vector(i32))), 0x400000)
+        return self.bitcast(self.or_(self.shift(exponent, -23), fraction), self.vector(f32))
 
     def narrow(self, value: SSAValue, element: Attribute) -> SSAValue:
         """An f32 vector in another float type, rounded to nearest even."""

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from transformers.pytorch_utils import Conv1D
 
 import gqc
-from gqc.quantizers.rtn import rtn
+from gqc.quantizers import QUANTIZERS
 from gqc.schemes import parse_scheme
 
 
@@ -163,7 +163,8 @@ def dequantized(
         source: Any = model.get_submodule(path)
         scheme = parse_scheme(name)
         weight = source.weight.T if isinstance(source, Conv1D) else source.weight
-        exact = rtn(weight, scheme.type(), scheme.scale_rule).dequantize(torch.float64)
+        quantized = QUANTIZERS[scheme.quantizer](weight, scheme.type(), scheme.scale_rule)
+        exact = quantized.dequantize(torch.float64)
         exact = exact.T if isinstance(source, Conv1D) else exact
         # Not in place: a weight that is tied stays what it is elsewhere.
         new.get_submodule(path).weight = nn.Parameter(exact.to(dtype), requires_grad=False)

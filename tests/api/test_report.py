@@ -16,7 +16,7 @@ from xdsl.rewriter import Rewriter
 
 import gqc
 from gqc.dialects import gq
-from gqc.quantizers.rtn import rtn
+from gqc.quantizers import QUANTIZERS
 from gqc.report import Report, Row
 from gqc.schemes import parse_scheme
 
@@ -29,7 +29,8 @@ def measured_sqnr(weight: Any, name: str) -> float:
     """Signal over noise in dB of a weight under a scheme, in float64."""
     scheme = parse_scheme(name)
     exact = weight.detach().double()
-    noise = exact - rtn(weight, scheme.type(), scheme.scale_rule).dequantize(torch.float64)
+    quantized = QUANTIZERS[scheme.quantizer](weight, scheme.type(), scheme.scale_rule)
+    noise = exact - quantized.dequantize(torch.float64)
     return 10 * ((exact**2).sum() / (noise**2).sum()).log10().item()
 
 
@@ -42,6 +43,9 @@ BITS = {
     "int1_g256": 1 + (16 + 16) / 256,
     "ui4 g32 zero=ui4 zero_mode=quantized scale_rule=minmax": 4 + (16 + 4) / 32,
     "si8 g32 scale=f32": 8 + 32 / 32,
+    "w4a16_mxfp4": 4 + 8 / 32,
+    "w6a16_mxfp6_e2m3": 6 + 8 / 32,
+    "w6a16_mxfp6_e3m2": 6 + 8 / 32,
 }
 
 

@@ -89,6 +89,24 @@ def test_unpack_and_cast_give_the_value_of_every_code(name: str, axis: int) -> N
     torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
 
 
+def test_a_scale_of_e8m0_is_a_power_of_two() -> None:
+    """Every byte; 0 is a subnormal of f32, 255 NaN, and what is read past the end 2^-127."""
+    decode = kernel("""
+    tile.kernel @decode(%s : memref<256xf8E8M0FNU>, %y : memref<?x260xf32>) tile<1, 260> {
+      %c0 = arith.constant 0 : index
+      %t = tile.load %s[%c0] : memref<256xf8E8M0FNU> -> vector<260xf8E8M0FNU>
+      %f = tile.cast %t : vector<260xf8E8M0FNU> to vector<260xf32>
+      %b = tile.broadcast %f : vector<260xf32> to vector<1x260xf32>
+      tile.store %b, %y[%c0, %c0] : vector<1x260xf32>, memref<?x260xf32>
+    }
+    """)
+    y = torch.empty(1, 260)
+    decode(torch.arange(256, dtype=torch.uint8).view(torch.float8_e8m0fnu), y)
+    exponents = [*range(-127, 128), torch.nan, *[-127] * 4]
+    expected = torch.tensor([[2.0**e for e in exponents]], dtype=torch.float64)
+    torch.testing.assert_close(y.double(), expected, rtol=0, atol=0, equal_nan=True)
+
+
 def test_repeat_and_broadcast_do_different_things() -> None:
     spread = kernel("""
     tile.kernel @spread(%s : memref<2x2xf32>, %b : memref<4xf32>, %y : memref<?x4xf32>) tile<2, 4> {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
@@ -107,24 +106,53 @@ def test_f32_activations_on_a_gpu(apply: Any, target: str) -> None:
         assert "model.bfloat16()" in line
 
 
+CPUS = [name for name, target in TARGETS.items() if target.backend == "cpu"]
+MX = ("f4E2M1FN", "f6E2M3FN", "f6E3M2FN")
+
+
+@pytest.mark.parametrize("target", GPUS)
+@pytest.mark.parametrize("element", MX)
+@pytest.mark.parametrize("activation", ["bf16", "f32"])
+def test_mx_elements_on_a_gpu(apply: Any, target: str, element: str, activation: str) -> None:
+    module = layers({"a": (8, 32), "b": (8, 64)}, activation, f"1x32 : f8E8M0FNU : {element}")
+    remedy = "choose target cpu, or an integer scheme, for example int4_g32"
+    assert refused(apply, module, Legalize(target)).splitlines() == [
+        f"target {target} cannot do 2 layers:",
+        f"  a: no kernel of {target} decodes {element}: {remedy}",
+        f"  b: no kernel of {target} decodes {element}: {remedy}",
+    ]
+
+
+@pytest.mark.parametrize("target", CPUS)
+@pytest.mark.parametrize("element", MX)
+def test_mx_elements_on_a_cpu(apply: Any, target: str, element: str) -> None:
+    module = layers({"a": (8, 32)}, "f32", f"1x32 : f8E8M0FNU : {element}")
+    apply(module, Legalize(target))
+    assert f"multiplies no {element}: decoded" in print_ir(module)
+
+
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("element", ["f8E4M3FN", "f8E5M2"])
+def test_mxfp8_elements(apply: Any, target: str, element: str) -> None:
+    module = layers({"a": (8, 32)}, "bf16", f"1x32 : f8E8M0FNU : {element}")
+    what = f"a: no kernel of {target} decodes {element}: choose an integer scheme, for example"
+    assert what in refused(apply, module, Legalize(target))
+
+
 @pytest.mark.parametrize(
-    "format",
+    "format, words",
     [
-        "1x32 : f8E8M0FNU : f4E2M1FN",
-        "1x32 : f8E8M0FNU : f6E3M2FN",
-        "1x32 : f8E8M0FNU : f8E4M3FN",
-        "1x16 : f8E4M3FN : f4E2M1FN, global = f32",
+        ("1x16 : f8E4M3FN : f4E2M1FN, global = f32", "scales of f8E4M3FN with f4E2M1FN: choose one "
+         "of f8E8M0FNU"),
+        ("1x32 : f16 : f6E2M3FN", "scales of f16 with f6E2M3FN: choose one of f8E8M0FNU"),
+        ("1x32 : f8E8M0FNU : si8", "scales of f8E8M0FNU with si8: choose one of f16, bf16, f32"),
+        ("1x32 : f16 : ui4, zero = f8E4M3FN, zero_mode = rescale", "scales of f8E4M3FN with ui4"),
+        ("1x32 : f8E8M0FNU : f4E2M1FN, global = f32", "a tensor scale: choose a format without"),
     ],
-)
-def test_mx_and_nvfp4_elements(apply: Any, target: str, format: str) -> None:
-    element = re.search(r"(f\d\w+)(, global.*)?$", format)
-    assert element is not None
-    message = refused(apply, layers({"a": (8, 32)}, "bf16", format), Legalize(target))
-    assert (
-        f"a: no kernel decodes {element[1]}: choose an integer scheme, for example int4_g32"
-        in message
-    )
+)  # fmt: skip
+def test_scales_that_no_kernel_reads(apply: Any, format: str, words: str) -> None:
+    module = layers({"a": (8, 32)}, "bf16", format)
+    assert f"a: no kernel reads {words}" in refused(apply, module, Legalize("cpu_avx2"))
 
 
 @pytest.mark.parametrize(
@@ -144,7 +172,7 @@ def test_a_bad_layer_does_not_hide_behind_another_of_its_name(apply: Any) -> Non
     second = second.replace("1x8 : f16 : si4", "1x32 : f16 : f4E2M1FN")
     message = refused(apply, parse_ir(f"{first}func.func @f1{second}"), Legalize("sm_90"))
     assert message.startswith("target sm_90 cannot do 2 layers:")
-    assert "a: no kernel scales" in message and "a: no kernel decodes f4E2M1FN" in message
+    assert "a: no kernel scales" in message and "a: no kernel of sm_90 decodes f4E2M1FN" in message
 
 
 def test_one_layer_is_not_one_layers(apply: Any) -> None:

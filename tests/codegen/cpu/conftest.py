@@ -60,13 +60,19 @@ class Linear:
             codes = codes - (codes >> format.bits - 1 << format.bits)
         codes = codes.to(torch.int8 if format.is_integer and format.signed else torch.uint8)
         shape = self.element.scale_shape((self.n, self.k))
-        scale = (self.random(*shape).abs() + 0.1).to(TORCH_TYPES[str(self.element.scale)])
+        scale = self.random_scale(shape)
         zero = None
         if self.element.zero_mode.data == "quantized":
             zero = torch.randint(0, 1 << format.bits, shape, generator=self.generator).byte()
         elif self.element.has_zero:
             zero = (4 * self.random(*shape)).to(TORCH_TYPES[str(self.element.zero)])
         return BlockScaled(self.element, codes, scale, zero)
+
+    def random_scale(self, shape: tuple[int, ...]) -> torch.Tensor:
+        if str(self.element.scale) == "f8E8M0FNU":  # 2^-7 to 2^3
+            bytes_ = torch.randint(120, 131, shape, generator=self.generator).byte()
+            return bytes_.view(torch.float8_e8m0fnu)
+        return (self.random(*shape).abs() + 0.1).to(TORCH_TYPES[str(self.element.scale)])
 
     def kernel(self, isa: str, rows: int, tiling: Tiling | None = None) -> tile.KernelOp:
         """The kernel that the compiler makes for a tier and a number of rows."""

@@ -111,6 +111,7 @@ def at_a_wall(tensor: torch.Tensor) -> torch.Tensor:
         (65, 64, 3, INT4),
         (17, 33, 5, "1x? : f16 : ui4"),
         (100, 47, 1, "1x? : f32 : si3"),
+        (33, 64, 3, "1x32 : f8E8M0FNU : f6E2M3FN"),
     ],
 )
 @pytest.mark.parametrize("activation", ["f32", "bf16"])

@@ -3,7 +3,7 @@
 
 // CHECK:      gqc-opt: target sm_90 cannot do 3 layers:
 // CHECK-NEXT:   a: its activations are f32, the target multiplies f16 and bf16: convert the model, for example model.bfloat16()
-// CHECK-NEXT:   b: no kernel decodes f4E2M1FN: choose an integer scheme, for example int4_g32
+// CHECK-NEXT:   b: no kernel of sm_90 decodes f4E2M1FN: choose target cpu, or an integer scheme, for example int4_g32
 // CHECK-NEXT:   c: no kernel scales blocks of 16x16: choose a group of (16, 32, 64, 128, 256) or row
 func.func @forward(%x : tensor<?x64xf32>, %h : tensor<?x64xf16>) -> tensor<?x64xf16> {
   %a = gq.weight @a.weight : tensor<64x64xf32>

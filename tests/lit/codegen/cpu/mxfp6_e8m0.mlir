@@ -1,0 +1,64 @@
+// RUN: gqc-opt %s -t "llvm{isa=avx2}" | filecheck %s
+
+// Six-bit floats in two planes under E8M0 scales. A code wider than the look-up is decoded by moving
+// its exponent and mantissa to their places in f32. A scale is one byte, the exponent of an f32; its
+// ends, 0 and 255, get the bit that makes them 2^-127 and NaN.
+
+// CHECK:      define void @"matmul.program"
+// CHECK:        %[[FOUR:".*"]] = load <8 x i32>, ptr %{{.*}}, align 4
+// CHECK:        %[[TWO:".*"]] = shl <8 x i32> %{{.*}}, <i32 4, {{.*}}>
+// CHECK:        %[[LOW:".*"]] = and <8 x i32> %[[FOUR]], <i32 15, {{.*}}>
+// CHECK-NEXT:   %[[HIGH:".*"]] = and <8 x i32> %[[TWO]], <i32 {{-16|4294967280}}, {{.*}}>
+// CHECK-NEXT:   %[[CODE:".*"]] = or <8 x i32> %[[LOW]], %[[HIGH]]
+// CHECK:        %[[MAGNITUDE:".*"]] = and <8 x i32> %[[CODE]], <i32 31, {{.*}}>
+// CHECK-NEXT:   %[[PLACED:".*"]] = shl <8 x i32> %[[MAGNITUDE]], <i32 20, {{.*}}>
+// CHECK-NEXT:   %[[SMALL:".*"]] = bitcast <8 x i32> %[[PLACED]] to <8 x float>
+// CHECK-NEXT:   %[[VALUE:".*"]] = fmul contract <8 x float> %[[SMALL]]
+// CHECK-NEXT:   %[[SIGN:".*"]] = shl <8 x i32> %[[CODE]], <i32 26, {{.*}}>
+// CHECK:        call <8 x float> @"llvm.fma.v8f32"
+// CHECK:        %[[SCALES:".*"]] = getelementptr i8, ptr %".4"
+// CHECK-NEXT:   %[[BYTES:".*"]] = load <8 x i8>, ptr %[[SCALES]], align 1
+// CHECK:        %[[EXPONENT:".*"]] = zext <8 x i8> %{{.*}} to <8 x i32>
+// CHECK-NEXT:   %[[NEXT:".*"]] = add <8 x i32> %[[EXPONENT]], <i32 1, {{.*}}>
+// CHECK-NEXT:   %[[SEVEN:".*"]] = and <8 x i32> %[[NEXT]], <i32 254, {{.*}}>
+// CHECK-NEXT:   %[[END:".*"]] = icmp eq <8 x i32> %[[SEVEN]], <i32 0, {{.*}}>
+// CHECK-NEXT:   %[[ONES:".*"]] = sext <8 x i1> %[[END]] to <8 x i32>
+// CHECK-NEXT:   %[[BIT:".*"]] = and <8 x i32> %[[ONES]], <i32 4194304, {{.*}}>
+// CHECK-NEXT:   %[[SHIFTED:".*"]] = shl <8 x i32> %[[EXPONENT]], <i32 23, {{.*}}>
+// CHECK-NEXT:   %[[BITS:".*"]] = or <8 x i32> %[[SHIFTED]], %[[BIT]]
+// CHECK-NEXT:   %[[SCALE:".*"]] = bitcast <8 x i32> %[[BITS]] to <8 x float>
+// CHECK:        fmul contract <8 x float> %{{.*}}, %[[SCALE]]
+
+tile.kernel @matmul(%x: memref<?x64xf32>, %w4: memref<1x8x64xi32>, %w2: memref<1x4x64xi32>, %scale: memref<1x2x64xf8E8M0FNU>, %y: memref<?x64xf32>) tile<1, 32> attributes {target = "cpu_avx2", num_warps = 1 : i64, num_stages = 1 : i64} {
+  %c0 = arith.constant 0 : index
+  %c16 = arith.constant 16 : index
+  %c8 = arith.constant 8 : index
+  %c64 = arith.constant 64 : index
+  %c32 = arith.constant 32 : index
+  %c1 = arith.constant 1 : index
+  %pid_m = tile.program_id 0
+  %m = arith.muli %pid_m, %c1 : index
+  %pid_n = tile.program_id 1
+  %n = arith.muli %pid_n, %c32 : index
+  %panel = arith.divui %n, %c64 : index
+  %lane = arith.remui %n, %c64 : index
+  %acc = tile.full 0.000000e+00 : vector<1x32xf32>
+  %acc_1 = scf.for %k = %c0 to %c64 step %c32 iter_args(%acc_2 = %acc) -> (vector<1x32xf32>) {
+    %x_tile = tile.load %x[%m, %k] : memref<?x64xf32> -> vector<1x32xf32>
+    %word = arith.divui %k, %c8 : index
+    %w4_words = tile.load %w4[%panel, %word, %lane] : memref<1x8x64xi32> -> vector<4x32xi32>
+    %word_1 = arith.divui %k, %c16 : index
+    %w2_words = tile.load %w2[%panel, %word_1, %lane] : memref<1x4x64xi32> -> vector<2x32xi32>
+    %codes = tile.unpack %w4_words, %w2_words axis = 0 : (vector<4x32xi32>, vector<2x32xi32>) -> vector<32x32xf6E2M3FN>
+    %g = arith.divui %k, %c32 : index
+    %s = tile.load %scale[%panel, %g, %lane] : memref<1x2x64xf8E8M0FNU> -> vector<1x32xf8E8M0FNU>
+    %s_1 = tile.cast %s : vector<1x32xf8E8M0FNU> to vector<1x32xf32>
+    %w_tile = tile.cast %codes : vector<32x32xf6E2M3FN> to vector<32x32xf32>
+    %0 = tile.full 0.000000e+00 : vector<1x32xf32>
+    %part = tile.dot %0, %x_tile, %w_tile : vector<1x32xf32>, vector<32x32xf32> -> vector<1x32xf32>
+    %1 = arith.mulf %part, %s_1 : vector<1x32xf32>
+    %2 = arith.addf %acc_2, %1 : vector<1x32xf32>
+    scf.yield %2 : vector<1x32xf32>
+  }
+  tile.store %acc_1, %y[%m, %n] : vector<1x32xf32>, memref<?x64xf32>
+}
