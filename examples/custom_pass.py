@@ -12,7 +12,7 @@ from xdsl.rewriter import Rewriter
 
 from gqc.dialects import gq
 from gqc.schemes import preset
-from gqc.tools.gqc_opt import GqcOptMain
+from gqc.tools.gqc_opt import GqcOptMain, main
 
 
 @dataclass(frozen=True)
@@ -38,4 +38,4 @@ class Opt(GqcOptMain):
 
 
 if __name__ == "__main__":
-    Opt().run()
+    main(Opt)

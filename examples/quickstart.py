@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -55,7 +56,7 @@ def perplexity(model: nn.Module, windows: Tensor, title: str) -> float:
 
 
 def answer(
-    model: nn.Module, tokenizer, question: str, new_tokens: int = NEW_TOKENS
+    model: nn.Module, tokenizer: Any, question: str, new_tokens: int = NEW_TOKENS
 ) -> tuple[str, float]:
     """Greedy answer to a question, and new tokens per second (the prompt's time included)."""
     chat = [{"role": "user", "content": question}]
@@ -88,7 +89,7 @@ class Measured:
     text: str
 
 
-def measure(name: str, model: nn.Module, tokenizer, windows: Tensor) -> Measured:
+def measure(name: str, model: nn.Module, tokenizer: Any, windows: Tensor) -> Measured:
     answer(model, tokenizer, QUESTION, new_tokens=2)  # warm up
     text, speed = answer(model, tokenizer, QUESTION)
     score = perplexity(model, windows, f"perplexity of {name}")

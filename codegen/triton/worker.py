@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 
 import triton
 from triton import knobs
@@ -26,7 +27,7 @@ from triton.compiler import ASTSource
 TEXTS = ("ttir", "ttgir", "ptx", "amdgcn")
 
 
-def import_file(path: Path):
+def import_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -34,7 +35,7 @@ def import_file(path: Path):
     return module
 
 
-def kernel_of(module):
+def kernel_of(module: ModuleType) -> triton.JITFunction:
     """The kernel of a printed source: the one function whose arguments SIGNATURE names."""
     names = list(module.SIGNATURE)
     return next(f for f in vars(module).values() if getattr(f, "arg_names", None) == names)

@@ -151,7 +151,10 @@ def test_layers_with_hooks_run_them(name):
     with pytest.warns(UserWarning, match="no plain nn.Linear: 1"):
         compiled = gqc.compile(model, scheme="int8_g32", target="cpu")
     x = torch.randn(3, 64)
-    assert [row.layer for row in compiled.report().rows] == ["0"]
+    first, *others = compiled.report().rows
+    assert (first.layer, first.decision) == ("0", "dequant")
+    assert {row.decision for row in others} == {"kept"}
+    assert all("more than a plain linear layer" in row.reason for row in others)
     assert torch.allclose(compiled(x), model(x), atol=0.05)
 
 

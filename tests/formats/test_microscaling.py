@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from compressed_tensors.quantization.utils import mxfp_utils
+from torchao.prototype.mx_formats import kernels
 
 from gqc.formats.elements import ELEMENTS, FLOATS, SCALES, Element
 from gqc.formats.microscaling import (
@@ -92,7 +93,6 @@ def test_eight_bit_elements_are_those_of_torch(name: str, dtype: torch.dtype) ->
     ],
 )
 def test_small_elements_are_those_of_torchao(name: str, function: str) -> None:
-    kernels: Any = pytest.importorskip("torchao.prototype.mx_formats.kernels")
     values = samples(ELEMENTS[name])
     values = values[~values.isnan()]
     assert torch.equal(encode(values, ELEMENTS[name]), getattr(kernels, function)(values))
@@ -210,18 +210,16 @@ def amax_below_overflow(element: Element) -> torch.Tensor:
 
 @pytest.mark.parametrize("name, bits", [("f4E2M1FN", 4), ("f6E2M3FN", 6)])
 def test_even_is_the_rule_of_compressed_tensors(name: str, bits: int) -> None:
-    mxfp: Any = pytest.importorskip("compressed_tensors.quantization.utils.mxfp_utils")
     amax = amax_below_overflow(ELEMENTS[name])
-    theirs = mxfp.generate_mx_scales(amax, bits).clamp(min=0)
+    theirs = mxfp_utils.generate_mx_scales(amax, bits).clamp(min=0)
     assert torch.equal(mx_scale(amax, ELEMENTS[name], "even").view(torch.uint8), theirs.byte())
 
 
 def test_rceil_is_the_rule_of_compressed_tensors_for_e4m3() -> None:
     """But where amax is 448·2^k exactly: theirs turns to the next scale there, ours after it."""
-    mxfp: Any = pytest.importorskip("compressed_tensors.quantization.utils.mxfp_utils")
     element = ELEMENTS["f8E4M3FN"]
     amax = amax_below_overflow(element)
-    theirs = mxfp.generate_mx_scales(amax, 8).clamp(min=0)
+    theirs = mxfp_utils.generate_mx_scales(amax, 8).clamp(min=0)
     ours = mx_scale(amax, element, "rceil").view(torch.uint8)
     exactly = (amax.frexp().mantissa == 448 / 512) & (theirs > 0)
     assert exactly.any()

@@ -10,8 +10,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from compressed_tensors.quantization.lifecycle.forward import quantize
+from compressed_tensors.quantization.quant_args import QuantizationArgs, QuantizationType
+from compressed_tensors.quantization.utils.helpers import calculate_qparams
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torchao.prototype.mx_formats import kernels, mx_tensor, nvfp4_tensor
+from torchao.prototype.mx_formats.config import ScaleCalculationMode
 from xdsl.parser import Parser
 
 from gqc.dialects.gq import BlockScaledType
@@ -93,10 +98,6 @@ TORCHAO = {
 }
 
 
-def torchao(module: str) -> Any:
-    return pytest.importorskip(f"torchao.prototype.mx_formats.{module}")
-
-
 @float_names
 @roundings
 @inputs
@@ -107,12 +108,12 @@ def test_mx_is_torchaos(name: str, rounding: str, data: str) -> None:
     2^-127. And codes under NaN have no meaning.
     """
     weight = INPUTS[data](MX[name], 32)
-    mode = torchao("config").ScaleCalculationMode[rounding.upper()]
-    scale, codes = torchao("mx_tensor").to_mx(weight, TORCHAO[name], 32, mode)
+    mode = ScaleCalculationMode[rounding.upper()]
+    scale, codes = mx_tensor.to_mx(weight, TORCHAO[name], 32, mode)
     quantized = microscaling(weight, MX[name], rounding)
     assert torch.equal(scale_bytes(quantized), scale.view(torch.uint8))
-    values = torchao("mx_tensor").to_dtype(codes, scale, TORCHAO[name], 32, torch.float32)
-    codes = torchao("kernels").unpack_uint4(codes) if "f4" in name else codes.view(torch.uint8)
+    values = mx_tensor.to_dtype(codes, scale, TORCHAO[name], 32, torch.float32)
+    codes = kernels.unpack_uint4(codes) if "f4" in name else codes.view(torch.uint8)
     comparable = spread((scale_bytes(quantized) > 0) & (scale_bytes(quantized) < 255))
     assert torch.equal(quantized.codes[comparable], codes.view(weight.shape)[comparable])
     seen = comparable | spread(scale_bytes(quantized) == 255)
@@ -129,7 +130,7 @@ def test_nvfp4_is_torchaos_but_for_ties(data: str, tensor_scale: float | None) -
     weight = INPUTS[data](NVFP4, 16)
     given = None if tensor_scale is None else torch.tensor(tensor_scale)
     quantized = microscaling(weight, NVFP4, "amax", given)
-    scale, codes = torchao("nvfp4_tensor").nvfp4_quantize(weight, 16, quantized.tensor_scale)
+    scale, codes = nvfp4_tensor.nvfp4_quantize(weight, 16, quantized.tensor_scale)
     normal = quantized.scale.float().nan_to_num(1) >= 2.0**-6
     assert torch.equal(scale_bytes(quantized)[normal], scale.view(torch.uint8)[normal])
     assert (scale.float()[~normal] == 2.0**-6).all()
@@ -138,7 +139,7 @@ def test_nvfp4_is_torchaos_but_for_ties(data: str, tensor_scale: float | None) -
     exact = (weight.double() / spread(step, 16)).abs()
     ties = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0], dtype=torch.float64)
     beside = ((exact[..., None] - ties).abs() < ties * 2.0**-22).any(-1)
-    theirs = torchao("kernels").unpack_uint4(codes).view(weight.shape).int()
+    theirs = kernels.unpack_uint4(codes).view(weight.shape).int()
     comparable = spread(normal & ~quantized.scale.float().isnan(), 16)
     apart = (quantized.codes.int() - theirs).abs()[comparable]
     assert torch.equal(apart.clamp(max=1), apart)
@@ -147,7 +148,7 @@ def test_nvfp4_is_torchaos_but_for_ties(data: str, tensor_scale: float | None) -
 
 def test_the_tensor_scale_of_nvfp4_is_torchaos() -> None:
     weight = random(64, 64)
-    theirs = torchao("nvfp4_tensor").per_tensor_amax_to_scale(weight.abs().amax())
+    theirs = nvfp4_tensor.per_tensor_amax_to_scale(weight.abs().amax())
     quantized = microscaling(weight, NVFP4, "amax")
     assert quantized.tensor_scale is not None and torch.equal(quantized.tensor_scale, theirs)
 
@@ -169,14 +170,12 @@ def test_nvfp4_of_one_level_has_a_tensor_scale_of_one(data: str) -> None:
 
 def compressed_tensors(weight: torch.Tensor, bits: int, **options: Any) -> tuple[Any, Any]:
     """(scales, values of codes) as it quantizes in groups of `group_size`."""
-    forward: Any = pytest.importorskip("compressed_tensors.quantization.lifecycle.forward")
-    helpers: Any = pytest.importorskip("compressed_tensors.quantization.utils.helpers")
-    scheme: Any = pytest.importorskip("compressed_tensors.quantization.quant_args")
     global_scale = options.pop("global_scale", None)
-    args = scheme.QuantizationArgs(num_bits=bits, type="float", symmetric=True, **options)
+    float_ = QuantizationType.FLOAT
+    args = QuantizationArgs(num_bits=bits, type=float_, symmetric=True, **options)
     blocks = weight.unflatten(1, (-1, options["group_size"]))
-    scale, zero = helpers.calculate_qparams(blocks.amin(-1), blocks.amax(-1), args, global_scale)
-    return scale, forward.quantize(weight, scale, zero, args, global_scale=global_scale)
+    scale, zero = calculate_qparams(blocks.amin(-1), blocks.amax(-1), args, global_scale)
+    return scale, quantize(weight, scale, zero, args, global_scale=global_scale)
 
 
 @pytest.mark.parametrize(

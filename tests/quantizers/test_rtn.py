@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torchao.quantization import quant_primitives
 
 from gqc.formats.block_scaled import BlockScaled
 from gqc.quantizers import SCALE_RULES, rtn
@@ -202,16 +203,15 @@ def test_scales_and_codes_are_those_of_affine_quantization(mapping: str, scheme:
 
 @pytest.mark.parametrize("mapping, scheme", TORCHAO)
 def test_scales_and_codes_are_torchaos(mapping: str, scheme: Scheme) -> None:
-    """Where torchao is installed."""
-    primitives: Any = pytest.importorskip("torchao.quantization.quant_primitives")
     weight = random_weight(0, 0.3)
     quantized = rtn(weight, scheme.type(), scheme.scale_rule)
     format = quantized.type.format
     limits = (int(format.minimum), int(format.maximum))
-    scale, zero = primitives.choose_qparams_affine(
-        weight, primitives.MappingType[mapping], (1, 32), torch.int32, *limits
+    block: Any = (1, 32)  # torchao's annotation is of one dimension
+    scale, zero = quant_primitives.choose_qparams_affine(
+        weight, quant_primitives.MappingType[mapping], block, torch.int32, *limits
     )
-    codes = primitives.quantize_affine(weight, (1, 32), scale, zero, torch.int32, *limits)
+    codes = quant_primitives.quantize_affine(weight, block, scale, zero, torch.int32, *limits)
     torch.testing.assert_close(quantized.scale, scale.view(4, 2), rtol=1e-6, atol=0)
     assert torch.equal(quantized.codes.int(), codes)
     if quantized.zero is not None:

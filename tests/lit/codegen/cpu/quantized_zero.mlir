@@ -1,0 +1,47 @@
+// RUN: gqc-opt %s -p 'quantize-weights{schemes="*=ui1 g64 scale=f32 zero=ui1 zero_mode=quantized quantizer=rtn scale_rule=minmax"},legalize{target=cpu_avx2},assign-layouts{target=cpu_avx2},split-m-buckets{target=cpu_avx2},lower-to-tile{target=cpu_avx2}' -t llvm | filecheck %s
+// RUN: gqc-opt %s -p 'quantize-weights{schemes="*=ui8 g64 scale=f32 zero=ui8 zero_mode=quantized quantizer=rtn scale_rule=minmax"},legalize{target=cpu_avx2},assign-layouts{target=cpu_avx2},split-m-buckets{target=cpu_avx2},lower-to-tile{target=cpu_avx2}' -t llvm | filecheck %s --check-prefix EIGHT
+
+// One-bit codes: a look-up of zeros and ones, 32 columns of K in a word.
+
+// CHECK:      define void @"matmul_bf16_ui1_g64_f32_quantized_ui1_64x128_m1.program"
+// CHECK:        %[[WORDS:".*"]] = load <8 x i32>, ptr %{{.*}}, align 4
+// CHECK:        %[[CODE:".*"]] = call <8 x float> @"llvm.x86.avx2.permps"(<8 x float> <float {{ *}}0x0, float 0x3ff0000000000000, {{.*}}>, <8 x i32> %[[WORDS]])
+// CHECK:        call <8 x float> @"llvm.fma.v8f32"(<8 x float> %{{.*}}, <8 x float> %[[CODE]], <8 x float> %{{.*}})
+// CHECK:        lshr <8 x i32> %[[WORDS]], <i32 16, {{.*}}>
+// CHECK:        lshr <8 x i32> %[[WORDS]], <i32 1, {{.*}}>
+
+// One word of zero points is those of 32 columns; scale · zero · the sum of x is subtracted.
+// CHECK:        %[[ZEROS:".*"]] = getelementptr i32, ptr %".4"
+// CHECK-NEXT:   %[[WORD:".*"]] = load <1 x i32>, ptr %[[ZEROS]], align 4
+// CHECK-NEXT:   %[[LANES:".*"]] = shufflevector <1 x i32> %[[WORD]], <1 x i32> %[[WORD]], <8 x i32> <i32 0, i32 0, {{.*}}>
+// CHECK-NEXT:   %[[BITS:".*"]] = lshr <8 x i32> %[[LANES]], <i32 0, i32 16, i32 1, i32 17, i32 2, i32 18, i32 3, i32 19>
+// CHECK:        lshr <8 x i32> %{{.*}}, <i32 12, i32 28, i32 13, i32 29, i32 14, i32 30, i32 15, i32 31>
+// CHECK:        %[[ZERO:".*"]] = call <8 x float> @"llvm.x86.avx2.permps"({{.*}}, <8 x i32> %[[BITS]])
+// CHECK:        %[[OFFSET:".*"]] = fmul contract <8 x float> %{{.*}}, %[[ZERO]]
+// CHECK:        %[[SHIFT:".*"]] = fmul contract <8 x float> %{{.*}}, %[[OFFSET]]
+// CHECK:        fsub contract <8 x float> %{{.*}}, %[[SHIFT]]
+
+// bf16 without bf16 instructions: y is rounded to even by adding 0x7fff and its lowest kept bit.
+// CHECK:        %[[LOWEST:".*"]] = and <8 x i32> %{{.*}}, <i32 1, {{.*}}>
+// CHECK-NEXT:   add <8 x i32> %[[LOWEST]], <i32 32767, {{.*}}>
+
+// Unsigned bytes, codes and zero points alike: masked, not extended, and converted.
+// EIGHT:      define void @"matmul_bf16_ui8_g64_f32_quantized_ui8_64x128_m1.program"
+// EIGHT:        %[[WORDS:".*"]] = load <8 x i32>, ptr %{{.*}}, align 4
+// EIGHT:        %[[CODE:".*"]] = and <8 x i32> %[[WORDS]], <i32 255, {{.*}}>
+// EIGHT-NEXT:   sitofp <8 x i32> %[[CODE]] to <8 x float>
+// EIGHT:        %[[ZEROS:".*"]] = getelementptr i32, ptr %".4"
+// EIGHT-NEXT:   %[[EIGHT:".*"]] = load <8 x i32>, ptr %[[ZEROS]], align 4
+// EIGHT-NEXT:   %[[LANES:".*"]] = shufflevector <8 x i32> %[[EIGHT]], <8 x i32> %[[EIGHT]], <8 x i32> <i32 0, i32 0, i32 0, i32 0, i32 1, i32 1, i32 1, i32 1>
+// EIGHT-NEXT:   %[[BITS:".*"]] = lshr <8 x i32> %[[LANES]], <i32 0, i32 16, i32 8, i32 24, i32 0, i32 16, i32 8, i32 24>
+// EIGHT:        %[[BYTES:".*"]] = and <8 x i32> %[[BITS]], <i32 255, {{.*}}>
+// EIGHT-NEXT:   %[[ZERO:".*"]] = sitofp <8 x i32> %[[BYTES]] to <8 x float>
+// EIGHT:        %[[OFFSET:".*"]] = fmul contract <8 x float> %{{.*}}, %[[ZERO]]
+// EIGHT:        %[[SHIFT:".*"]] = fmul contract <8 x float> %{{.*}}, %[[OFFSET]]
+// EIGHT:        fsub contract <8 x float> %{{.*}}, %[[SHIFT]]
+
+func.func @forward(%x : tensor<?x128xbf16>) -> tensor<?x64xbf16> {
+  %w = gq.weight @fc.weight : tensor<64x128xbf16>
+  %y = gq.matmul_t %x, %w : (tensor<?x128xbf16>, tensor<64x128xbf16>) -> tensor<?x64xbf16>
+  func.return %y : tensor<?x64xbf16>
+}
