@@ -11,7 +11,7 @@ from xdsl.ir import SSAValue
 
 from gqc.dialects import fx, gq
 from gqc.dialects.torch_types import DTYPES, ELEMENT_TYPES
-from gqc.frontend.linears import is_linear
+from gqc.frontend.linears import is_linear, peculiarity
 from gqc.passes.helpers import layer_name, weight_of
 from gqc.report import CastKey, Row
 
@@ -47,6 +47,8 @@ def rows_outside(model: nn.Module, rows: Iterable[Row]) -> Iterator[Row]:
         if parameter.ndim < 2 or not parameter.is_floating_point() or in_linear:
             continue
         reason = f"a parameter of {type(owner).__name__}, which is no linear layer"
+        if is_linear(owner):
+            reason = f"more than a plain linear layer: {peculiarity(owner)}"
         element, size = str(ELEMENT_TYPES[parameter.dtype]), parameter.itemsize
         fate = (tuple(parameter.shape), "kept", reason, 8.0 * size, parameter.numel() * size)
         yield Row(name, name, element, "", *fate)
