@@ -237,13 +237,13 @@ class LayoutAttr(ParametrizedAttribute):
 
 @irdl_attr_definition
 class DecisionAttr(ParametrizedAttribute):
-    """What was decided for a matmul, and why: `#gq.decision<dequant, "no int4 matrix unit">`.
+    """What was decided for a matmul, and why: `#gq.decision<emulated, "no int4 matrix unit">`.
 
-    C1 the kind is native, dequant or kept.
+    C1 the kind is native, emulated or kept.
     """
 
     name = "gq.decision"
-    KINDS: ClassVar = ("native", "dequant", "kept")
+    KINDS: ClassVar = ("native", "emulated", "kept")
 
     kind: StringAttr
     reason: StringAttr

@@ -84,7 +84,7 @@ def dequantize(matmul: gq.MatmulTOp, target: Target) -> None:
     Rewriter.insert_op(cast, InsertPoint.before(matmul))
     matmul.operands[1] = cast.result
     matmul.decision = gq.DecisionAttr(
-        "dequant",
+        "emulated",
         f"{target.name} multiplies no {type_.element}: decoded in registers, "
         f"then {target.units[str(activation)]} in {activation}",
     )

@@ -47,6 +47,6 @@ class SplitMBuckets(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         target = resolve(self.target)
         for matmul in matmuls(op):
-            if matmul.decision is not None and matmul.decision.kind.data == "dequant":
+            if matmul.decision is not None and matmul.decision.kind.data == "emulated":
                 schedules = [schedule(t, target, matmul) for t in target.tilings]
                 matmul.schedules = ArrayAttr(schedules)

@@ -19,7 +19,7 @@ def test_computes_the_dequantized_model(scheme, mode, compiled, inputs, check, a
     model, result = compiled("mlp", mode, scheme)
     check(result, model, all_linears(model, scheme), inputs["mlp"])
     assert [(row.decision, row.bits) for row in result.report().rows] == [
-        ("dequant", {"w4": 4.25, "w6": 6.25}[scheme[:2]])
+        ("emulated", {"w4": 4.25, "w6": 6.25}[scheme[:2]])
     ] * 2
 
 

@@ -54,7 +54,7 @@ def test_a_quantized_layer(scheme):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(256, 48))
     row = rows(gqc.compile(model, scheme={"*": scheme}, target="cpu"))["0"]
-    assert (row.shape, row.decision) == ((48, 256), "dequant")
+    assert (row.shape, row.decision) == ((48, 256), "emulated")
     assert row.bits == BITS[scheme]
     assert row.bytes == 64 * 256 * BITS[scheme] / 8, "rows are padded to whole lanes"
     assert row.sqnr == pytest.approx(measured_sqnr(model[0].weight, scheme), abs=0.01)
@@ -211,7 +211,7 @@ def test_a_quantized_head_and_its_embedding(build):
     found = rows(compiled)
     head = found["lm_head"]
     (embedding,) = (r for r in found.values() if r.weight == head.weight and r is not head)
-    assert (head.decision, embedding.decision) == ("dequant", "kept")
+    assert (head.decision, embedding.decision) == ("emulated", "kept")
     assert "aten.embedding" in embedding.reason and embedding.bytes == 96 * 64 * 4
     held = sum(
         {t.data_ptr(): t.nbytes for t in compiled.state_dict().values() if t.ndim > 1}.values()
@@ -292,7 +292,7 @@ def test_what_the_linear_layers_alone_leave_is_listed():
     compiled = gqc.compile(Experts(), target="cpu", scheme="int4_g32", lm_head=True)
     rows = {row.layer: row.decision for row in compiled.report().rows}
     kept = {"experts": "kept", "embedding.weight": "kept"}
-    assert rows == {"fc": "dequant", "lm_head": "dequant", **kept}
+    assert rows == {"fc": "emulated", "lm_head": "emulated", **kept}
 
 
 def test_a_compilation_of_nothing_warns():

@@ -24,9 +24,9 @@ MATMUL = "%y = gq.matmul_t %x, {w} {how} : (tensor<?x32xf32>, {type}) -> tensor<
 PLAIN = MATMUL.format(w="%w", how="", type="tensor<8x32xf32>")
 KEPT = MATMUL.format(w="%w", how='decision <kept, "why">', type="tensor<8x32xf32>")
 ON_CODES = MATMUL.format(w="%q", how="", type=TYPE)
-DECIDED = MATMUL.format(w="%q", how='decision <dequant, "why">', type=TYPE)
+DECIDED = MATMUL.format(w="%q", how='decision <emulated, "why">', type=TYPE)
 NATIVE = MATMUL.format(w="%q", how='decision <native, "why">', type=TYPE)
-CAST = MATMUL.format(w="%d", how='decision <dequant, "why">', type="tensor<8x32xf32>")
+CAST = MATMUL.format(w="%d", how='decision <emulated, "why">', type="tensor<8x32xf32>")
 LAUNCH = (
     "%y = gq.launch [@mm] rows [-1] on (%x : tensor<?x32xf32>)"
     " weights (%w : tensor<8x32xf32>) -> tensor<?x8xf32>"

@@ -23,10 +23,10 @@ func.func @forward(%x : tensor<?x128xbf16>, %u : tensor<?x128xbf16>) -> (tensor<
   %w = gq.weight @fc.weight : tensor<100x128xbf16>
   %q = gq.qcast %w by "rtn" "minmax" : tensor<100x128xbf16> -> tensor<100x128x!gq.block_scaled<1x32 : f16 : ui4, zero = f16, zero_mode = rescale>>
   %d = gq.dcast %q : tensor<100x128x!gq.block_scaled<1x32 : f16 : ui4, zero = f16, zero_mode = rescale>> -> tensor<100x128xbf16>
-  %y = gq.matmul_t %x, %d decision <dequant, "why"> : (tensor<?x128xbf16>, tensor<100x128xbf16>) -> tensor<?x100xbf16>
+  %y = gq.matmul_t %x, %d decision <emulated, "why"> : (tensor<?x128xbf16>, tensor<100x128xbf16>) -> tensor<?x100xbf16>
   %v = gq.weight @proj.weight : tensor<64x128xbf16>
   %r = gq.qcast %v by "rtn" "minmax" : tensor<64x128xbf16> -> tensor<64x128x!gq.block_scaled<1x? : f16 : ui3, zero = ui3, zero_mode = quantized>>
   %e = gq.dcast %r : tensor<64x128x!gq.block_scaled<1x? : f16 : ui3, zero = ui3, zero_mode = quantized>> -> tensor<64x128xbf16>
-  %z = gq.matmul_t %u, %e decision <dequant, "why"> : (tensor<?x128xbf16>, tensor<64x128xbf16>) -> tensor<?x64xbf16>
+  %z = gq.matmul_t %u, %e decision <emulated, "why"> : (tensor<?x128xbf16>, tensor<64x128xbf16>) -> tensor<?x64xbf16>
   func.return %y, %z : tensor<?x100xbf16>, tensor<?x64xbf16>
 }

@@ -8,12 +8,12 @@
 // CHECK-NEXT:   %w = gq.weight @fc.weight : tensor<64x128xbf16>
 // CHECK-NEXT:   %q = gq.qcast %w by "rtn" "minmax"
 // CHECK-NEXT:   %w_1 = gq.dcast %q : tensor<64x128x!gq.block_scaled<1x32 : f16 : ui4, zero = f16, zero_mode = rescale>> -> tensor<64x128xbf16>
-// CHECK-NEXT:   %y = gq.matmul_t %x, %w_1 decision <dequant, "sm_90 multiplies no ui4: decoded in registers, then wgmma in bf16"> : (tensor<?x128xbf16>, tensor<64x128xbf16>) -> tensor<?x64xbf16>
+// CHECK-NEXT:   %y = gq.matmul_t %x, %w_1 decision <emulated, "sm_90 multiplies no ui4: decoded in registers, then wgmma in bf16"> : (tensor<?x128xbf16>, tensor<64x128xbf16>) -> tensor<?x64xbf16>
 // A layer that was kept stays as it is.
 // CHECK-NEXT:   %v = gq.weight @head.weight
 // CHECK-NEXT:   %z = gq.matmul_t %y, %v decision <kept, "the output head is kept by default"> : (tensor<?x64xbf16>, tensor<8x64xbf16>) -> tensor<?x8xbf16>
 
-// CPU:          %y = gq.matmul_t %x, %w_1 decision <dequant, "cpu_avx512bf16 multiplies no ui4: decoded in registers, then vdpbf16ps in bf16">
+// CPU:          %y = gq.matmul_t %x, %w_1 decision <emulated, "cpu_avx512bf16 multiplies no ui4: decoded in registers, then vdpbf16ps in bf16">
 
 // UNKNOWN:      gqc-opt: unknown target 'tpu': choose one of auto, cpu, sm_80, sm_90, sm_100, sm_120, gfx942, gfx950, cpu_avx512bf16, cpu_avx512, cpu_avx2, cpu_portable
 func.func @forward(%x : tensor<?x128xbf16>) -> tensor<?x8xbf16> {

@@ -3,17 +3,17 @@
 // RUN: gqc-opt %s -p lower-to-tile{target=cpu_avx512} | filecheck %s
 
 // CHECK:      func.func @rescale(%x: tensor<?x64xf32>, %w: tensor<2x8x64xi32>, %s: tensor<2x2x64xf16>, %z: tensor<2x2x64xf16>, %b: tensor<100xf32>) -> tensor<?x100xf32> {
-// CHECK-NEXT:   %y = gq.launch [@matmul_f32_ui4_g32_f16_rescale_f16_100x64_bias_any] rows [-1] on(%x : tensor<?x64xf32>) weights(%w, %s, %z : tensor<2x8x64xi32>, tensor<2x2x64xf16>, tensor<2x2x64xf16>) bias(%b : tensor<100xf32>) {decision = #gq.decision<dequant, "why">} -> tensor<?x100xf32>
+// CHECK-NEXT:   %y = gq.launch [@matmul_f32_ui4_g32_f16_rescale_f16_100x64_bias_any] rows [-1] on(%x : tensor<?x64xf32>) weights(%w, %s, %z : tensor<2x8x64xi32>, tensor<2x2x64xf16>, tensor<2x2x64xf16>) bias(%b : tensor<100xf32>) {decision = #gq.decision<emulated, "why">} -> tensor<?x100xf32>
 // CHECK-NEXT:   func.return %y : tensor<?x100xf32>
 // CHECK-NEXT: }
 
 // CHECK:      func.func @quantized(%x: tensor<?x64xbf16>, %w: tensor<1x8x64xi32>, %s: tensor<1x2x64xf16>, %z: tensor<1x2x8xi32>) -> tensor<?x64xbf16> {
-// CHECK-NEXT:   %y = gq.launch [@matmul_bf16_ui4_g32_f16_quantized_ui4_64x64_any] rows [-1] on(%x : tensor<?x64xbf16>) weights(%w, %s, %z : tensor<1x8x64xi32>, tensor<1x2x64xf16>, tensor<1x2x8xi32>) {decision = #gq.decision<dequant, "why">} -> tensor<?x64xbf16>
+// CHECK-NEXT:   %y = gq.launch [@matmul_bf16_ui4_g32_f16_quantized_ui4_64x64_any] rows [-1] on(%x : tensor<?x64xbf16>) weights(%w, %s, %z : tensor<1x8x64xi32>, tensor<1x2x64xf16>, tensor<1x2x8xi32>) {decision = #gq.decision<emulated, "why">} -> tensor<?x64xbf16>
 // CHECK-NEXT:   func.return %y : tensor<?x64xbf16>
 // CHECK-NEXT: }
 
 // CHECK:      func.func @one_bit(%x: tensor<?x64xbf16>, %w: tensor<1x2x64xi32>, %s: tensor<1x4x64xf16>, %z: tensor<1x4x64xf16>) -> tensor<?x64xbf16> {
-// CHECK-NEXT:   %y = gq.launch [@matmul_bf16_ui1_g16_f16_original_f16_64x64_any] rows [-1] on(%x : tensor<?x64xbf16>) weights(%w, %s, %z : tensor<1x2x64xi32>, tensor<1x4x64xf16>, tensor<1x4x64xf16>) {decision = #gq.decision<dequant, "why">} -> tensor<?x64xbf16>
+// CHECK-NEXT:   %y = gq.launch [@matmul_bf16_ui1_g16_f16_original_f16_64x64_any] rows [-1] on(%x : tensor<?x64xbf16>) weights(%w, %s, %z : tensor<1x2x64xi32>, tensor<1x4x64xf16>, tensor<1x4x64xf16>) {decision = #gq.decision<emulated, "why">} -> tensor<?x64xbf16>
 // CHECK-NEXT:   func.return %y : tensor<?x64xbf16>
 // CHECK-NEXT: }
 
@@ -142,20 +142,20 @@
 func.func @rescale(%x : tensor<?x64xf32>, %w : tensor<2x8x64xi32>, %s : tensor<2x2x64xf16>, %z : tensor<2x2x64xf16>, %b : tensor<100xf32>) -> tensor<?x100xf32> {
   %q = gq.unpack %w, %s, %z layout <lane_words, lanes = 64> : tensor<2x8x64xi32>, tensor<2x2x64xf16>, tensor<2x2x64xf16> -> tensor<100x64x!gq.block_scaled<1x32 : f16 : ui4, zero = f16, zero_mode = rescale>>
   %d = gq.dcast %q : tensor<100x64x!gq.block_scaled<1x32 : f16 : ui4, zero = f16, zero_mode = rescale>> -> tensor<100x64xf32>
-  %y = gq.matmul_t %x, %d bias %b decision <dequant, "why"> schedules [#gq.schedule<rows = *, tile = 8x64x32, scale = after, warps = 1, stages = 1>] : (tensor<?x64xf32>, tensor<100x64xf32>, tensor<100xf32>) -> tensor<?x100xf32>
+  %y = gq.matmul_t %x, %d bias %b decision <emulated, "why"> schedules [#gq.schedule<rows = *, tile = 8x64x32, scale = after, warps = 1, stages = 1>] : (tensor<?x64xf32>, tensor<100x64xf32>, tensor<100xf32>) -> tensor<?x100xf32>
   func.return %y : tensor<?x100xf32>
 }
 
 func.func @quantized(%x : tensor<?x64xbf16>, %w : tensor<1x8x64xi32>, %s : tensor<1x2x64xf16>, %z : tensor<1x2x8xi32>) -> tensor<?x64xbf16> {
   %q = gq.unpack %w, %s, %z layout <lane_words, lanes = 64> : tensor<1x8x64xi32>, tensor<1x2x64xf16>, tensor<1x2x8xi32> -> tensor<64x64x!gq.block_scaled<1x32 : f16 : ui4, zero = ui4, zero_mode = quantized>>
   %d = gq.dcast %q : tensor<64x64x!gq.block_scaled<1x32 : f16 : ui4, zero = ui4, zero_mode = quantized>> -> tensor<64x64xbf16>
-  %y = gq.matmul_t %x, %d decision <dequant, "why"> schedules [#gq.schedule<rows = *, tile = 1x64x32, scale = after, warps = 1, stages = 1>] : (tensor<?x64xbf16>, tensor<64x64xbf16>) -> tensor<?x64xbf16>
+  %y = gq.matmul_t %x, %d decision <emulated, "why"> schedules [#gq.schedule<rows = *, tile = 1x64x32, scale = after, warps = 1, stages = 1>] : (tensor<?x64xbf16>, tensor<64x64xbf16>) -> tensor<?x64xbf16>
   func.return %y : tensor<?x64xbf16>
 }
 
 func.func @one_bit(%x : tensor<?x64xbf16>, %w : tensor<1x2x64xi32>, %s : tensor<1x4x64xf16>, %z : tensor<1x4x64xf16>) -> tensor<?x64xbf16> {
   %q = gq.unpack %w, %s, %z layout <lane_words, lanes = 64> : tensor<1x2x64xi32>, tensor<1x4x64xf16>, tensor<1x4x64xf16> -> tensor<64x64x!gq.block_scaled<1x16 : f16 : ui1, zero = f16, zero_mode = original>>
   %d = gq.dcast %q : tensor<64x64x!gq.block_scaled<1x16 : f16 : ui1, zero = f16, zero_mode = original>> -> tensor<64x64xbf16>
-  %y = gq.matmul_t %x, %d decision <dequant, "why"> schedules [#gq.schedule<rows = *, tile = 1x64x32, scale = before, warps = 1, stages = 1>] : (tensor<?x64xbf16>, tensor<64x64xbf16>) -> tensor<?x64xbf16>
+  %y = gq.matmul_t %x, %d decision <emulated, "why"> schedules [#gq.schedule<rows = *, tile = 1x64x32, scale = before, warps = 1, stages = 1>] : (tensor<?x64xbf16>, tensor<64x64xbf16>) -> tensor<?x64xbf16>
   func.return %y : tensor<?x64xbf16>
 }

@@ -4,17 +4,17 @@
 // RUN: gqc-opt %s -p lower-to-tile{target=sm_90} | filecheck %s
 
 // CHECK:      func.func @rescale(%x: tensor<?x128xf16>, %w: tensor<64x16xi32>, %s: tensor<4x64xf16>, %z: tensor<4x64xf16>, %b: tensor<64xf16>) -> tensor<?x64xf16> {
-// CHECK-NEXT:   %y = gq.launch [@matmul_f16_ui4_g32_f16_rescale_f16_64x128_bias_any] rows [-1] on(%x : tensor<?x128xf16>) weights(%w, %s, %z : tensor<64x16xi32>, tensor<4x64xf16>, tensor<4x64xf16>) bias(%b : tensor<64xf16>) {decision = #gq.decision<dequant, "why">} -> tensor<?x64xf16>
+// CHECK-NEXT:   %y = gq.launch [@matmul_f16_ui4_g32_f16_rescale_f16_64x128_bias_any] rows [-1] on(%x : tensor<?x128xf16>) weights(%w, %s, %z : tensor<64x16xi32>, tensor<4x64xf16>, tensor<4x64xf16>) bias(%b : tensor<64xf16>) {decision = #gq.decision<emulated, "why">} -> tensor<?x64xf16>
 // CHECK-NEXT:   func.return %y : tensor<?x64xf16>
 // CHECK-NEXT: }
 
 // CHECK:      func.func @same_shape(%x: tensor<?x128xf16>, %w: tensor<64x16xi32>, %s: tensor<4x64xf16>, %z: tensor<4x64xf16>, %b: tensor<64xf16>) -> tensor<?x64xf16> {
-// CHECK-NEXT:   %y = gq.launch [@matmul_f16_ui4_g32_f16_rescale_f16_64x128_bias_any] rows [-1] on(%x : tensor<?x128xf16>) weights(%w, %s, %z : tensor<64x16xi32>, tensor<4x64xf16>, tensor<4x64xf16>) bias(%b : tensor<64xf16>) {decision = #gq.decision<dequant, "why">} -> tensor<?x64xf16>
+// CHECK-NEXT:   %y = gq.launch [@matmul_f16_ui4_g32_f16_rescale_f16_64x128_bias_any] rows [-1] on(%x : tensor<?x128xf16>) weights(%w, %s, %z : tensor<64x16xi32>, tensor<4x64xf16>, tensor<4x64xf16>) bias(%b : tensor<64xf16>) {decision = #gq.decision<emulated, "why">} -> tensor<?x64xf16>
 // CHECK-NEXT:   func.return %y : tensor<?x64xf16>
 // CHECK-NEXT: }
 
 // CHECK:      func.func @row(%x: tensor<?x128xbf16>, %w2: tensor<64x8xi32>, %w1: tensor<64x4xi32>, %s: tensor<1x64xbf16>, %z2: tensor<1x4xi32>, %z1: tensor<1x2xi32>) -> tensor<?x64xbf16> {
-// CHECK-NEXT:   %y = gq.launch [@matmul_bf16_ui3_row_bf16_quantized_ui3_64x128_any] rows [-1] on(%x : tensor<?x128xbf16>) weights(%w2, %w1, %s, %z2, %z1 : tensor<64x8xi32>, tensor<64x4xi32>, tensor<1x64xbf16>, tensor<1x4xi32>, tensor<1x2xi32>) {decision = #gq.decision<dequant, "why">} -> tensor<?x64xbf16>
+// CHECK-NEXT:   %y = gq.launch [@matmul_bf16_ui3_row_bf16_quantized_ui3_64x128_any] rows [-1] on(%x : tensor<?x128xbf16>) weights(%w2, %w1, %s, %z2, %z1 : tensor<64x8xi32>, tensor<64x4xi32>, tensor<1x64xbf16>, tensor<1x4xi32>, tensor<1x2xi32>) {decision = #gq.decision<emulated, "why">} -> tensor<?x64xbf16>
 // CHECK-NEXT:   func.return %y : tensor<?x64xbf16>
 // CHECK-NEXT: }
 
@@ -110,20 +110,20 @@
 func.func @rescale(%x : tensor<?x128xf16>, %w : tensor<64x16xi32>, %s : tensor<4x64xf16>, %z : tensor<4x64xf16>, %b : tensor<64xf16>) -> tensor<?x64xf16> {
   %q = gq.unpack %w, %s, %z layout <k_words> : tensor<64x16xi32>, tensor<4x64xf16>, tensor<4x64xf16> -> tensor<64x128x!gq.block_scaled<1x32 : f16 : ui4, zero = f16, zero_mode = rescale>>
   %d = gq.dcast %q : tensor<64x128x!gq.block_scaled<1x32 : f16 : ui4, zero = f16, zero_mode = rescale>> -> tensor<64x128xf16>
-  %y = gq.matmul_t %x, %d bias %b decision <dequant, "why"> schedules [#gq.schedule<rows = *, tile = 16x32x64, scale = before, warps = 4, stages = 3>] : (tensor<?x128xf16>, tensor<64x128xf16>, tensor<64xf16>) -> tensor<?x64xf16>
+  %y = gq.matmul_t %x, %d bias %b decision <emulated, "why"> schedules [#gq.schedule<rows = *, tile = 16x32x64, scale = before, warps = 4, stages = 3>] : (tensor<?x128xf16>, tensor<64x128xf16>, tensor<64xf16>) -> tensor<?x64xf16>
   func.return %y : tensor<?x64xf16>
 }
 
 func.func @same_shape(%x : tensor<?x128xf16>, %w : tensor<64x16xi32>, %s : tensor<4x64xf16>, %z : tensor<4x64xf16>, %b : tensor<64xf16>) -> tensor<?x64xf16> {
   %q = gq.unpack %w, %s, %z layout <k_words> : tensor<64x16xi32>, tensor<4x64xf16>, tensor<4x64xf16> -> tensor<64x128x!gq.block_scaled<1x32 : f16 : ui4, zero = f16, zero_mode = rescale>>
   %d = gq.dcast %q : tensor<64x128x!gq.block_scaled<1x32 : f16 : ui4, zero = f16, zero_mode = rescale>> -> tensor<64x128xf16>
-  %y = gq.matmul_t %x, %d bias %b decision <dequant, "why"> schedules [#gq.schedule<rows = *, tile = 16x32x64, scale = before, warps = 4, stages = 3>] : (tensor<?x128xf16>, tensor<64x128xf16>, tensor<64xf16>) -> tensor<?x64xf16>
+  %y = gq.matmul_t %x, %d bias %b decision <emulated, "why"> schedules [#gq.schedule<rows = *, tile = 16x32x64, scale = before, warps = 4, stages = 3>] : (tensor<?x128xf16>, tensor<64x128xf16>, tensor<64xf16>) -> tensor<?x64xf16>
   func.return %y : tensor<?x64xf16>
 }
 
 func.func @row(%x : tensor<?x128xbf16>, %w2 : tensor<64x8xi32>, %w1 : tensor<64x4xi32>, %s : tensor<1x64xbf16>, %z2 : tensor<1x4xi32>, %z1 : tensor<1x2xi32>) -> tensor<?x64xbf16> {
   %q = gq.unpack %w2, %w1, %s, %z2, %z1 layout <k_words> : tensor<64x8xi32>, tensor<64x4xi32>, tensor<1x64xbf16>, tensor<1x4xi32>, tensor<1x2xi32> -> tensor<64x128x!gq.block_scaled<1x? : bf16 : ui3, zero = ui3, zero_mode = quantized>>
   %d = gq.dcast %q : tensor<64x128x!gq.block_scaled<1x? : bf16 : ui3, zero = ui3, zero_mode = quantized>> -> tensor<64x128xbf16>
-  %y = gq.matmul_t %x, %d decision <dequant, "why"> schedules [#gq.schedule<rows = *, tile = 16x32x64, scale = before, warps = 4, stages = 3>] : (tensor<?x128xbf16>, tensor<64x128xbf16>) -> tensor<?x64xbf16>
+  %y = gq.matmul_t %x, %d decision <emulated, "why"> schedules [#gq.schedule<rows = *, tile = 16x32x64, scale = before, warps = 4, stages = 3>] : (tensor<?x128xbf16>, tensor<64x128xbf16>) -> tensor<?x64xbf16>
   func.return %y : tensor<?x64xbf16>
 }

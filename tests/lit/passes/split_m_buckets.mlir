@@ -3,20 +3,20 @@
 // RUN: gqc-opt %s -p split-m-buckets{target=cpu_avx512} | filecheck %s --check-prefix CPU
 
 // GPU-LABEL: func.func @group_of_32
-// GPU:         decision <dequant, "why"> schedules [
+// GPU:         decision <emulated, "why"> schedules [
 // GPU-SAME:      #gq.schedule<rows = 16, tile = 16x64x128, scale = before, warps = 4, stages = 4>,
 // GPU-SAME:      #gq.schedule<rows = 64, tile = 64x128x64, scale = before, warps = 4, stages = 4>,
 // GPU-SAME:      #gq.schedule<rows = *, tile = 128x128x64, scale = before, warps = 8, stages = 3>]
 
 // A CPU takes one block of the format in a step, and scales its sum.
 // CPU-LABEL: func.func @group_of_32
-// CPU:         decision <dequant, "why"> schedules [
+// CPU:         decision <emulated, "why"> schedules [
 // CPU-SAME:      #gq.schedule<rows = 1, tile = 1x64x32, scale = after, warps = 1, stages = 1>,
 // CPU-SAME:      #gq.schedule<rows = 2, tile = 2x64x32, scale = after, warps = 1, stages = 1>,
 // CPU-SAME:      #gq.schedule<rows = *, tile = 4x64x32, scale = after, warps = 1, stages = 1>]
 func.func @group_of_32(%x : tensor<?x128xbf16>, %q : tensor<64x128x!gq.block_scaled<1x32 : f16 : ui4, zero = f16, zero_mode = rescale>>) -> tensor<?x64xbf16> {
   %w = gq.dcast %q : tensor<64x128x!gq.block_scaled<1x32 : f16 : ui4, zero = f16, zero_mode = rescale>> -> tensor<64x128xbf16>
-  %y = gq.matmul_t %x, %w decision <dequant, "why"> : (tensor<?x128xbf16>, tensor<64x128xbf16>) -> tensor<?x64xbf16>
+  %y = gq.matmul_t %x, %w decision <emulated, "why"> : (tensor<?x128xbf16>, tensor<64x128xbf16>) -> tensor<?x64xbf16>
   func.return %y : tensor<?x64xbf16>
 }
 
@@ -25,7 +25,7 @@ func.func @group_of_32(%x : tensor<?x128xbf16>, %q : tensor<64x128x!gq.block_sca
 // CPU:         #gq.schedule<rows = 1, tile = 1x64x32, scale = before, warps = 1, stages = 1>
 func.func @one_bit_in_groups_of_16(%x : tensor<?x128xbf16>, %q : tensor<64x128x!gq.block_scaled<1x16 : f16 : ui1, zero = f16, zero_mode = rescale>>) -> tensor<?x64xbf16> {
   %w = gq.dcast %q : tensor<64x128x!gq.block_scaled<1x16 : f16 : ui1, zero = f16, zero_mode = rescale>> -> tensor<64x128xbf16>
-  %y = gq.matmul_t %x, %w decision <dequant, "why"> : (tensor<?x128xbf16>, tensor<64x128xbf16>) -> tensor<?x64xbf16>
+  %y = gq.matmul_t %x, %w decision <emulated, "why"> : (tensor<?x128xbf16>, tensor<64x128xbf16>) -> tensor<?x64xbf16>
   func.return %y : tensor<?x64xbf16>
 }
 
@@ -34,7 +34,7 @@ func.func @one_bit_in_groups_of_16(%x : tensor<?x128xbf16>, %q : tensor<64x128x!
 // CPU:         #gq.schedule<rows = 1, tile = 1x64x64, scale = after, warps = 1, stages = 1>
 func.func @whole_row(%x : tensor<?x192xbf16>, %q : tensor<64x192x!gq.block_scaled<1x? : f16 : si8>>) -> tensor<?x64xbf16> {
   %w = gq.dcast %q : tensor<64x192x!gq.block_scaled<1x? : f16 : si8>> -> tensor<64x192xbf16>
-  %y = gq.matmul_t %x, %w decision <dequant, "why"> : (tensor<?x192xbf16>, tensor<64x192xbf16>) -> tensor<?x64xbf16>
+  %y = gq.matmul_t %x, %w decision <emulated, "why"> : (tensor<?x192xbf16>, tensor<64x192xbf16>) -> tensor<?x64xbf16>
   func.return %y : tensor<?x64xbf16>
 }
 

@@ -201,8 +201,8 @@
 
 // -----
 
-// CHECK: Expected one of 'dequant', 'kept', 'native'
-"test.op"() {a = #gq.decision<emulated, "why">} : () -> ()
+// CHECK: Expected one of 'emulated', 'kept', 'native'
+"test.op"() {a = #gq.decision<guessed, "why">} : () -> ()
 
 // -----
 

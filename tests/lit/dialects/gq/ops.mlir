@@ -54,10 +54,10 @@ func.func @lanes(%q : tensor<100x128x!gq.block_scaled<1x? : bf16 : si8>>) {
 
 // A matmul on a packed weight, with a tile schedule for each bucket of rows.
 // CHECK-LABEL: func.func @scheduled
-// CHECK:         %y = gq.matmul_t %x, %w bias %b decision <dequant, "no unit multiplies ui4"> schedules [#gq.schedule<rows = 16, tile = 16x64x128, scale = before, warps = 4, stages = 3>, #gq.schedule<rows = *, tile = 128x128x64, scale = after, warps = 8, stages = 2>] : (tensor<2x?x128xbf16>, tensor<64x128xbf16>, tensor<64xbf16>) -> tensor<2x?x64xbf16>
-// GENERIC:       %y = "gq.matmul_t"(%x, %w, %b) <{decision = #gq.decision<dequant, "no unit multiplies ui4">, schedules = [#gq.schedule<rows = 16, tile = 16x64x128, scale = before, warps = 4, stages = 3>, #gq.schedule<rows = *, tile = 128x128x64, scale = after, warps = 8, stages = 2>]}>
+// CHECK:         %y = gq.matmul_t %x, %w bias %b decision <emulated, "no unit multiplies ui4"> schedules [#gq.schedule<rows = 16, tile = 16x64x128, scale = before, warps = 4, stages = 3>, #gq.schedule<rows = *, tile = 128x128x64, scale = after, warps = 8, stages = 2>] : (tensor<2x?x128xbf16>, tensor<64x128xbf16>, tensor<64xbf16>) -> tensor<2x?x64xbf16>
+// GENERIC:       %y = "gq.matmul_t"(%x, %w, %b) <{decision = #gq.decision<emulated, "no unit multiplies ui4">, schedules = [#gq.schedule<rows = 16, tile = 16x64x128, scale = before, warps = 4, stages = 3>, #gq.schedule<rows = *, tile = 128x128x64, scale = after, warps = 8, stages = 2>]}>
 func.func @scheduled(%x : tensor<2x?x128xbf16>, %w : tensor<64x128xbf16>, %b : tensor<64xbf16>) -> tensor<2x?x64xbf16> {
-  %y = gq.matmul_t %x, %w bias %b decision <dequant, "no unit multiplies ui4"> schedules [#gq.schedule<rows = 16, tile = 16x64x128, scale = before, warps = 4, stages = 3>, #gq.schedule<rows = *, tile = 128x128x64, scale = after, warps = 8, stages = 2>] : (tensor<2x?x128xbf16>, tensor<64x128xbf16>, tensor<64xbf16>) -> tensor<2x?x64xbf16>
+  %y = gq.matmul_t %x, %w bias %b decision <emulated, "no unit multiplies ui4"> schedules [#gq.schedule<rows = 16, tile = 16x64x128, scale = before, warps = 4, stages = 3>, #gq.schedule<rows = *, tile = 128x128x64, scale = after, warps = 8, stages = 2>] : (tensor<2x?x128xbf16>, tensor<64x128xbf16>, tensor<64xbf16>) -> tensor<2x?x64xbf16>
   func.return %y : tensor<2x?x64xbf16>
 }
 
@@ -73,8 +73,8 @@ func.func @launched(%x : tensor<?x128xbf16>, %p : tensor<64x16xi32>, %s : tensor
 }
 
 // Attributes by themselves.
-// CHECK: "test.op"() {layouts = [#gq.layout<k_words>, #gq.layout<lane_words, lanes = 16>], decisions = [#gq.decision<native, "tcgen05">, #gq.decision<dequant, "a \22quoted\22 word">, #gq.decision<kept, "">]} : () -> ()
+// CHECK: "test.op"() {layouts = [#gq.layout<k_words>, #gq.layout<lane_words, lanes = 16>], decisions = [#gq.decision<native, "tcgen05">, #gq.decision<emulated, "a \22quoted\22 word">, #gq.decision<kept, "">]} : () -> ()
 "test.op"() {
   layouts = [#gq.layout<k_words>, #gq.layout<lane_words, lanes = 16>],
-  decisions = [#gq.decision<native, "tcgen05">, #gq.decision<dequant, "a \"quoted\" word">, #gq.decision<kept, "">]
+  decisions = [#gq.decision<native, "tcgen05">, #gq.decision<emulated, "a \"quoted\" word">, #gq.decision<kept, "">]
 } : () -> ()
