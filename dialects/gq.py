@@ -16,6 +16,7 @@ from xdsl.dialects.builtin import (
     StringAttr,
     SymbolRefAttr,
     TensorType,
+    f32,
     i64,
 )
 from xdsl.ir import Attribute, Dialect, SSAValue
@@ -26,6 +27,7 @@ from xdsl.irdl import (
     operand_def,
     opt_operand_def,
     opt_prop_def,
+    opt_result_def,
     prop_def,
     result_def,
     traits_def,
@@ -37,6 +39,9 @@ from xdsl.traits import Pure
 from gqc.dialects.constraints import require
 from gqc.dialects.gq_attributes import BlockScaledType, DecisionAttr, LayoutAttr, ScheduleAttr
 from gqc.targets import ANY
+
+TENSOR_SCALE = TensorType(f32, [1])
+"""Type of the scale of a whole tensor."""
 
 
 def block_scaled(value: SSAValue | Attribute) -> BlockScaledType | None:
@@ -112,63 +117,118 @@ class WeightOp(IRDLOperation):
 
 
 @irdl_op_definition
+class TensorScaleOp(IRDLOperation):
+    """The scale of a whole activation, the second level of its format: taken when the model runs.
+
+    It is float32's greatest magnitude of x, over the greatest that codes and block scales can
+    stand for (NVFP4: 448 times 6); inf and NaN are left out (`formats.microscaling`).
+
+    C1 the format has a tensor scale.
+    C2 the source holds floats.
+    """
+
+    name = "gq.tensor_scale"
+
+    source = operand_def(TensorType)
+    format = prop_def(BlockScaledType)
+    result = result_def(TENSOR_SCALE)
+    traits = traits_def(Pure())
+    assembly_format = "$source `for` $format attr-dict `:` type($source)"
+
+    def __init__(self, source: SSAValue, format: BlockScaledType):
+        super().__init__(
+            operands=[source], properties={"format": format}, result_types=[TENSOR_SCALE]
+        )
+
+    def verify_(self) -> None:
+        has_scale = self.format.has_tensor_scale
+        require(has_scale, self, "C1", "{} has no tensor scale", self.format)
+        require_floats(self, "C2", self.source)
+
+
+@irdl_op_definition
 class QcastOp(IRDLOperation):
-    """Quantize a float tensor to a block-scaled one.
+    """Quantize a float tensor, weight or activation, to a block-scaled one.
+
+    Where the type has a tensor scale, `scale` gives it; without, it is taken from the tensor.
 
     C1 the result's blocks divide its shape.
     C2 shapes are equal.
     C3 the source holds floats.
+    C4 a scale is given only where the type has a tensor scale.
     """
 
     name = "gq.qcast"
 
     source = operand_def(TensorType)
+    tensor_scale = opt_operand_def(TENSOR_SCALE)
     quantizer = prop_def(StringAttr)
     scale_rule = prop_def(StringAttr)
     result = result_def(TensorType)
     traits = traits_def(Pure())
     assembly_format = (
-        "$source `by` $quantizer $scale_rule attr-dict `:` type($source) `->` type($result)"
+        "$source (`scale` $tensor_scale^)? `by` $quantizer $scale_rule attr-dict"
+        " `:` type($source) `->` type($result)"
     )
 
-    def __init__(self, source: SSAValue, quantizer: str, scale_rule: str, type_: BlockScaledType):
+    def __init__(
+        self,
+        source: SSAValue,
+        quantizer: str,
+        scale_rule: str,
+        type_: BlockScaledType,
+        tensor_scale: SSAValue | None = None,
+    ):
         super().__init__(
-            operands=[source],
+            operands=[source, tensor_scale],
             properties={"quantizer": StringAttr(quantizer), "scale_rule": StringAttr(scale_rule)},
             result_types=[TensorType(type_, tensor_shape(source))],
         )
 
     def verify_(self) -> None:
-        require_blocks(self, "C1", self.result)
+        type_ = require_blocks(self, "C1", self.result)
         require(tensor_shape(self.source) == tensor_shape(self.result), self, "C2", "shapes differ")
         require_floats(self, "C3", self.source)
+        fits = self.tensor_scale is None or type_.has_tensor_scale
+        require(fits, self, "C4", "{} has no tensor scale", type_)
 
 
 @irdl_op_definition
 class DcastOp(IRDLOperation):
-    """Dequantize a block-scaled tensor.
+    """Dequantize a block-scaled tensor: code times scale (and zero point), rounded to the result.
+
+    A tensor scale is no part of that product, which would then need more digits than 16-bit floats
+    have: it is a second result, a factor of what is computed from the first.
 
     C1 the source's blocks divide its shape.
     C2 shapes are equal.
     C3 the result holds floats.
+    C4 there is a second result where the type has a tensor scale, and only there.
     """
 
     name = "gq.dcast"
 
     source = operand_def(TensorType)
     result = result_def(TensorType)
+    tensor_scale = opt_result_def(TENSOR_SCALE)
     traits = traits_def(Pure())
-    assembly_format = "$source attr-dict `:` type($source) `->` type($result)"
+    assembly_format = (
+        "$source attr-dict `:` type($source) `->` type($result) (`,` type($tensor_scale)^)?"
+    )
 
     def __init__(self, source: SSAValue, element: Attribute):
+        type_ = block_scaled(source)
+        scale = TENSOR_SCALE if type_ is not None and type_.has_tensor_scale else None
         super().__init__(
-            operands=[source], result_types=[TensorType(element, tensor_shape(source))]
+            operands=[source], result_types=[TensorType(element, tensor_shape(source)), scale]
         )
 
     def verify_(self) -> None:
-        require_blocks(self, "C1", self.source)
+        type_ = require_blocks(self, "C1", self.source)
         require(tensor_shape(self.source) == tensor_shape(self.result), self, "C2", "shapes differ")
         require_floats(self, "C3", self.result)
+        fits = type_.has_tensor_scale == (self.tensor_scale is not None)
+        require(fits, self, "C4", "a tensor scale of {} is a second result", self.source.type)
 
 
 @irdl_op_definition
@@ -207,13 +267,16 @@ class TransposeOp(IRDLOperation):
 
 @irdl_op_definition
 class MatmulTOp(IRDLOperation):
-    """x[…, K] · w[N, K]ᵀ (+ bias[N]): every linear layer.
+    """x[…, K] · w[N, K]ᵀ (· alphas) (+ bias[N]): every linear layer.
+
+    Block-scaled operands count as what they stand for. `alphas` are scalars: the tensor scales of
+    operands that were dequantized apart from them.
 
     C1 the weight has rank 2 and a static shape.
     C2 the last dimensions of x and w are equal.
     C3 the result's shape is that of x with N for K.
     C4 the bias has shape [N].
-    C5 the blocks of a block-scaled weight divide its shape.
+    C5 the blocks of block-scaled operands divide their shapes.
     """
 
     name = "gq.matmul_t"
@@ -221,13 +284,16 @@ class MatmulTOp(IRDLOperation):
     x = operand_def(TensorType)
     weight = operand_def(TensorType)
     bias = opt_operand_def(TensorType)
+    alphas = var_operand_def(TENSOR_SCALE)
     decision = opt_prop_def(DecisionAttr)
     schedules = opt_prop_def(ArrayAttr)
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
     result = result_def(TensorType)
     traits = traits_def(Pure())
     assembly_format = (
-        "$x `,` $weight (`bias` $bias^)? (`decision` $decision^)? (`schedules` $schedules^)?"
-        " attr-dict `:` functional-type(operands, results)"
+        "$x `,` $weight (`bias` $bias^)? (`alphas` `(` $alphas^ `)`)?"
+        " (`decision` $decision^)? (`schedules` $schedules^)? attr-dict"
+        " `:` `(` type($x) `,` type($weight) (`,` type($bias)^)? `)` `->` type($result)"
     )
 
     def __init__(
@@ -238,9 +304,10 @@ class MatmulTOp(IRDLOperation):
         result: Attribute,
         decision: DecisionAttr | None = None,
         schedules: ArrayAttr | None = None,
+        alphas: Sequence[SSAValue] = (),
     ):
         super().__init__(
-            operands=[x, weight, bias],
+            operands=[x, weight, bias, alphas],
             properties={"decision": decision, "schedules": schedules},
             result_types=[result],
         )
@@ -257,8 +324,9 @@ class MatmulTOp(IRDLOperation):
         if self.bias is not None:
             fits = tensor_shape(self.bias) == (w[0],)
             require(fits, self, "C4", "the bias is {}, not one of [{}]", self.bias.type, w[0])
-        if block_scaled(self.weight) is not None:
-            require_blocks(self, "C5", self.weight)
+        for operand in (self.x, self.weight):
+            if block_scaled(operand) is not None:
+                require_blocks(self, "C5", operand)
 
 
 def verify_parts(op: PackOp | UnpackOp, weight: SSAValue, parts: Sequence[SSAValue]) -> None:
@@ -337,48 +405,50 @@ class UnpackOp(IRDLOperation):
 
 @irdl_op_definition
 class LaunchOp(IRDLOperation):
-    """Run the tile kernel of the first bucket that holds the rows of x.
+    """Run the tile kernel of the first bucket that holds the rows of the first input.
 
-    Rows are the product of all dimensions of x but the last; a bucket of `targets.ANY` (-1) rows is
-    unbounded. Attributes, if any, say what the launch was made of: `layer`, `weight`, the weight's
-    type `packed` and its `layout`.
+    Rows are the product of all its dimensions but the last; a bucket of `targets.ANY` (-1) rows is
+    unbounded. A kernel's arguments are inputs, weights, bias and results, in this order. Without
+    weights, it quantizes its inputs. Attributes, if any, say what the launch was made of: `layer`,
+    `weight`, the weight's type `packed` and its `layout`.
 
     C1 there is a kernel for each bucket.
     C2 buckets rise, and only the last is unbounded.
+    C3 there is an input and a result.
     """
 
     name = "gq.launch"
 
-    x = operand_def(TensorType)
+    inputs = var_operand_def(TensorType)
     parts = var_operand_def(TensorType)
     bias = opt_operand_def(TensorType)
     kernels = prop_def(ArrayAttr[SymbolRefAttr])
     rows = prop_def(DenseArrayBase.constr(i64))
     irdl_options = (AttrSizedOperandSegments(as_property=True),)
-    result = result_def(TensorType)
+    outputs = var_result_def(TensorType)
     traits = traits_def(Pure())
     assembly_format = (
-        "$kernels `rows` $rows `on` `(` $x `:` type($x) `)`"
-        " `weights` `(` $parts `:` type($parts) `)` (`bias` `(` $bias^ `:` type($bias) `)`)?"
-        " attr-dict `->` type($result)"
+        "$kernels `rows` $rows `on` `(` $inputs `:` type($inputs) `)`"
+        " (`weights` `(` $parts^ `:` type($parts) `)`)? (`bias` `(` $bias^ `:` type($bias) `)`)?"
+        " attr-dict `->` type($outputs)"
     )
 
     def __init__(
         self,
         kernels: Sequence[str],
         rows: Sequence[int],
-        x: SSAValue,
+        inputs: Sequence[SSAValue],
         parts: Sequence[SSAValue],
         bias: SSAValue | None,
-        result: Attribute,
+        outputs: Sequence[Attribute],
     ):
         super().__init__(
-            operands=[x, parts, bias],
+            operands=[inputs, parts, bias],
             properties={
                 "kernels": ArrayAttr([SymbolRefAttr(k) for k in kernels]),
                 "rows": DenseArrayBase.from_list(i64, list(rows)),
             },
-            result_types=[result],
+            result_types=[outputs],
         )
 
     @property
@@ -397,12 +467,15 @@ class LaunchOp(IRDLOperation):
             "C2",
             f"buckets {rows} must rise and end unbounded (-1)",
         )
+        both = len(self.inputs) > 0 and len(self.outputs) > 0
+        require(both, self, "C3", "needs an input and a result")
 
 
 Gq = Dialect(
     "gq",
     [
         WeightOp,
+        TensorScaleOp,
         QcastOp,
         DcastOp,
         TransposeOp,

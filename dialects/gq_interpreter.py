@@ -6,9 +6,10 @@ A value of block-scaled type is a `BlockScaled`; every other tensor is a torch t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
-from xdsl.dialects.builtin import TensorType
 from xdsl.interpreter import Interpreter, InterpreterFunctions, impl, register_impls
 
 from gqc.dialects import gq, tile
@@ -39,13 +40,24 @@ class GqFunctions(InterpreterFunctions):
 
         type_ = gq.block_scaled(op.result)
         assert type_ is not None
-        return (QUANTIZERS[op.quantizer.data](args[0], type_, op.scale_rule.data),)
+        source, *tensor_scale = args
+        return (QUANTIZERS[op.quantizer.data](source, type_, op.scale_rule.data, *tensor_scale),)
+
+    @impl(gq.TensorScaleOp)
+    def run_tensor_scale(
+        self, interpreter: Interpreter, op: gq.TensorScaleOp, args: Values
+    ) -> Values:
+        from gqc.formats.microscaling import nvfp4_tensor_scale
+
+        return (nvfp4_tensor_scale(args[0].float().abs(), op.format.format).reshape(1),)
 
     @impl(gq.DcastOp)
     def run_dcast(self, interpreter: Interpreter, op: gq.DcastOp, args: Values) -> Values:
         from gqc.dialects.torch_types import DTYPES
 
-        return (args[0].dequantize().to(DTYPES[gq.element_type(op.result)]),)
+        dtype, tensor_scale = DTYPES[gq.element_type(op.result)], args[0].tensor_scale
+        values = replace(args[0], tensor_scale=None).dequantize().to(dtype)
+        return (values,) if op.tensor_scale is None else (values, tensor_scale.reshape(1))
 
     @impl(gq.TransposeOp)
     def run_transpose(self, interpreter: Interpreter, op: gq.TransposeOp, args: Values) -> Values:
@@ -55,10 +67,20 @@ class GqFunctions(InterpreterFunctions):
     def run_matmul_t(self, interpreter: Interpreter, op: gq.MatmulTOp, args: Values) -> Values:
         import torch
 
-        x, weight, *bias = args
-        if not isinstance(weight, torch.Tensor):
-            weight = weight.dequantize().to(x.dtype)
-        return (torch.nn.functional.linear(x, weight, *bias),)
+        from gqc.dialects.torch_types import DTYPES
+
+        x, weight, *rest = args
+        dtype = DTYPES[gq.element_type(op.result)]
+        inner = torch.float32 if op.alphas or gq.block_scaled(op.x) is not None else dtype
+        x, weight = (
+            t.to(inner) if isinstance(t, torch.Tensor) else t.dequantize().to(inner)
+            for t in (x, weight)
+        )
+        bias, alphas = (rest[0].to(inner), rest[1:]) if op.bias is not None else (None, rest)
+        if not alphas:
+            return (torch.nn.functional.linear(x, weight, bias).to(dtype),)
+        y = torch.nn.functional.linear(x, weight) * prod(alphas)
+        return ((y if bias is None else y + bias).to(dtype),)
 
     @impl(gq.PackOp)
     def run_pack(self, interpreter: Interpreter, op: gq.PackOp, args: Values) -> Values:
@@ -73,13 +95,21 @@ class GqFunctions(InterpreterFunctions):
 
     @impl(gq.LaunchOp)
     def run_launch(self, interpreter: Interpreter, op: gq.LaunchOp, args: Values) -> Values:
-        assert isinstance(op.result.type, TensorType)
-        x, rest = args[0], args[1:]
-        y = x.new_empty(*x.shape[:-1], op.result.type.get_shape()[-1])
-        rows = x[..., 0].numel()
+        from gqc.dialects.torch_types import DTYPES
+
+        outer, rows = args[0].shape[:-1], args[0].shape[:-1].numel()
         name = next(k for most, k in op.buckets if rows <= most or most == ANY)
         kernel = interpreter.get_op_for_symbol(name)
         assert isinstance(kernel, tile.KernelOp)
-        flat_x, flat_y = (t.reshape(rows, t.shape[-1]) for t in (x, y))
-        run_kernel(interpreter, kernel, (flat_x, *rest, flat_y))
-        return (flat_y.reshape(y.shape),)
+        inputs = [t.reshape(rows, t.shape[-1]) if t.shape[:-1] == outer else t for t in args]
+        count = len(op.outputs)
+        outputs = [
+            args[0].new_empty(
+                [rows if n < 0 else n for n in tile.shape_of(array)],
+                dtype=DTYPES[tile.element_of(array)],
+            )
+            for array in kernel.body.block.args[-count:]
+        ]
+        run_kernel(interpreter, kernel, (*inputs, *outputs))
+        last = outputs[-1].reshape(*outer, -1)
+        return (*outputs[:-1], last)

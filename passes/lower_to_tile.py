@@ -357,7 +357,7 @@ class LowerMatmul(RewritePattern):
                 self.kernels[name] = kernel
             names.append(name)
             rows.append(schedule.rows.data)
-        launch = gq.LaunchOp(names, rows, op.x, unpack.parts, op.bias, op.result.type)
+        launch = gq.LaunchOp(names, rows, [op.x], unpack.parts, op.bias, [op.result.type])
         assert op.decision is not None
         launch.attributes["decision"] = op.decision
         if (weight := weight_of(unpack.weight)) is not None:  # by these a report finds the launch

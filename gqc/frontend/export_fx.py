@@ -26,10 +26,10 @@ from gqc.dialects.gq import (
     LaunchOp,
     LayoutAttr,
     MatmulTOp,
+    TensorScaleOp,
     TransposeOp,
     WeightOp,
     element_type,
-    tensor_shape,
 )
 from gqc.dialects.text import parse_ir, print_ir
 from gqc.dialects.tile import KernelOp
@@ -38,8 +38,8 @@ from gqc.errors import GqcError
 from gqc.formats.layouts import LAYOUTS
 from gqc.frontend.checks import check_constants, check_tensors, expected_tensor
 from gqc.frontend.signature import Imported, Leaf, Signature
-from gqc.runtime.ops import matmul_of
-from gqc.runtime.ops import register as register_matmul
+from gqc.runtime.ops import launch_of
+from gqc.runtime.ops import register as register_launch
 
 aten = torch.ops.aten
 
@@ -155,24 +155,32 @@ class GroupedQuantLinear(GroupedQuantModule):
 
         [N, K]; [K, N] in the place of a Conv1D. It is computed at each access, which is slow.
         """
-        launch = launch_of(self._source.symbols.functions[self._source.function])
+        launch = matmul_of(self._source.symbols.functions[self._source.function])
         assert launch is not None
         packed, layout = launch.attributes["packed"], launch.attributes["layout"]
         assert isinstance(packed, TensorType) and isinstance(layout, LayoutAttr)
         keys = [part.owner.key for part in launch.parts if isinstance(part.owner, WeightOp)]
         parts = [tensor_of(self, self._source.names[key]) for key in keys]
-        row, dtype = LAYOUTS[layout.kind.data], DTYPES[element_type(launch.x)]
+        row, dtype = LAYOUTS[layout.kind.data], DTYPES[element_type(launch.outputs[0])]
         weight = row.unpack(parts, packed.get_element_type(), packed.get_shape())
         dense = weight.dequantize().to(dtype)
         return dense.t() if hasattr(self, "nf") else dense
 
 
-def launch_of(function: FuncOp) -> LaunchOp | None:
-    """The launch of a packed weight, where a function is nothing but one on its argument."""
+def matmul_of(function: FuncOp) -> LaunchOp | None:
+    """The launch of a packed weight, where a function is nothing but one on its argument.
+
+    Activations may be quantized on the way.
+    """
     returned = function.get_return_op()
     match [value.owner for value in returned.arguments] if returned else []:
-        case [LaunchOp() as launch] if tuple(function.args) == (launch.x,):
-            return launch if "packed" in launch.attributes else None
+        case [LaunchOp() as launch] if "packed" in launch.attributes:
+            sources = set(launch.inputs)
+            for op in reversed(function.body.block.ops):
+                if isinstance(op, LaunchOp | TensorScaleOp) and sources & set(op.results):
+                    sources = sources - set(op.results) | set(op.operands)
+            inputs = {s for s in sources if not isinstance(s.owner, WeightOp)}
+            return launch if inputs == set(function.args) else None
     return None
 
 
@@ -223,7 +231,7 @@ class Exporter:
         signature = self.imported.signature
         if signature is not None:
             self.graph.set_codegen(_PyTreeCodeGen(pytree_info(signature)))
-        is_layer = signature is None and launch_of(self.function) is not None
+        is_layer = signature is None and matmul_of(self.function) is not None
         if is_layer and not hasattr(self.root, "bias"):
             self.root.register_parameter("bias", None)  # as a linear layer has it
         kind = GroupedQuantLinear if is_layer else GroupedQuantModule
@@ -268,11 +276,15 @@ class Exporter:
         kwargs = {key: decode_argument(attr, operands) for key, attr in op.kwargs.data.items()}
         node = self.call(op, target, *args, **kwargs)
         if returns_list(target):
-            for i, result in enumerate(op.results):
-                item = self.graph.create_node(
-                    "call_function", getitem, (node, i), name=result.name_hint
-                )
-                self.nodes[result] = item
+            self.unpack_results(op, node)
+
+    def unpack_results(self, op: Operation, node: fx.Node) -> None:
+        """Take the results of an op out of the list that its call returns."""
+        for i, result in enumerate(op.results):
+            item = self.graph.create_node(
+                "call_function", getitem, (node, i), name=result.name_hint
+            )
+            self.nodes[result] = item
 
     def export_weight(self, op: WeightOp) -> None:
         self.nodes[op.result] = self.weight(op.key)
@@ -301,11 +313,19 @@ class Exporter:
         self.call(op, aten.linear.default, *(self.nodes[value] for value in op.operands))
 
     def export_launch(self, op: LaunchOp) -> None:
+        key = register_launch(launch_of(op, self.kernels))
+        inputs = [self.nodes[value] for value in op.inputs]
+        if not op.parts:
+            self.unpack_results(op, self.call(op, torch.ops.gqc.quantize.default, inputs, key))
+            return
+        x, *scales = inputs
         parts = [self.nodes[part] for part in op.parts]
         bias = self.nodes[op.bias] if op.bias is not None else None
-        key = register_matmul(matmul_of(op, self.kernels))
-        n = tensor_shape(op.result)[-1]
-        self.call(op, torch.ops.gqc.matmul.default, self.nodes[op.x], parts, bias, key, n)
+        self.call(op, torch.ops.gqc.matmul.default, x, scales, parts, bias, key)
+
+    def export_tensor_scale(self, op: TensorScaleOp) -> None:
+        element = str(op.format.element)
+        self.call(op, torch.ops.gqc.tensor_scale.default, self.nodes[op.source], element)
 
     def export_return(self, op: ReturnOp) -> None:
         """Copy what mutates, return the rest."""
@@ -340,6 +360,7 @@ EMITTERS: dict[type[Operation], Callable[[Exporter, Any], None]] = {
     TransposeOp: Exporter.export_transpose,
     MatmulTOp: Exporter.export_matmul_t,
     LaunchOp: Exporter.export_launch,
+    TensorScaleOp: Exporter.export_tensor_scale,
     ReturnOp: Exporter.export_return,
 }
 

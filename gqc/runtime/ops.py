@@ -1,6 +1,7 @@
-"""`torch.ops.gqc.matmul`: the one operator a compiled model calls.
+"""The operators that a compiled model calls: `torch.ops.gqc.matmul`, and where activations are
+quantized, `quantize` and `tensor_scale`.
 
-It is functional, has a fake kernel, and names its kernels by a key, so it survives
+They are functional, have fake kernels, and name their kernels by a key, so they survive
 `torch.compile(fullgraph=True)`, `torch.export` and `copy.deepcopy`.
 """
 
@@ -10,6 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,24 +22,28 @@ from gqc.backends import BACKENDS, Launcher
 from gqc.dialects import gq, tile
 from gqc.dialects.text import parse_ir, print_ir
 from gqc.dialects.torch_types import DTYPES
+from gqc.formats.elements import ELEMENTS
+from gqc.formats.microscaling import nvfp4_tensor_scale
 from gqc.targets import TARGETS
+
+Arrays = tuple[tuple[torch.dtype, tuple[int, ...]], ...]
+"""dtypes and shapes of arrays; a free number of rows is negative."""
 
 
 @dataclass
-class Matmul:
-    """The kernels of one matmul by buckets of rows, as text, built when they are first called.
+class Launch:
+    """The kernels of one launch by buckets of rows, as text, built when they are first called.
 
-    `name` is the kernels' without their bucket. x is [M, K] of `dtype`, y [M, N]; `dtypes` and
-    `shapes` are those of the parts of the weight, and of the bias if there is one.
+    `name` is the kernels' without their bucket. Each takes the inputs, the weights (a bias is the
+    last of them), and the outputs. Only the first input, [..., K] here given as K, has free rows,
+    or inputs and outputs that hold its scales. The last output is [..., N].
     """
 
     name: str
     target: str
-    n: int
-    k: int
-    dtype: torch.dtype
-    dtypes: tuple[torch.dtype, ...]
-    shapes: tuple[tuple[int, ...], ...]
+    inputs: Arrays
+    weights: Arrays
+    outputs: Arrays
     buckets: tuple[tuple[int, str], ...]
     launchers: dict[int, Launcher] = field(default_factory=dict, compare=False)
 
@@ -61,30 +67,60 @@ class Matmul:
             self.launchers[bucket] = backend.load(self.kernel(bucket))
         return self.launchers[bucket]
 
-    def check(self, x: Tensor, rest: Sequence[Tensor], n: int) -> None:
-        """Raise TypeError or ValueError unless the kernels can read these tensors."""
-        if x.shape[-1] != self.k or n != self.n:
-            raise ValueError(
-                f"{self.key} takes x [..., {self.k}] to [..., {self.n}], "
-                f"not {list(x.shape)} to [..., {n}]"
-            )
-        if x.dtype != self.dtype:
+    def results(self, x: Tensor) -> list[Tensor]:
+        """Empty outputs for x [..., K], the last one [..., N]. Raises what `check_x` does."""
+        self.check_x(x)
+        outer = x.shape[:-1]
+        *shapes, (dtype, shape) = self.outputs
+        rows = prod(outer)
+        others = [x.new_empty(sized(shape, rows), dtype=dtype) for dtype, shape in shapes]
+        return [*others, x.new_empty((*outer, shape[-1]), dtype=dtype)]
+
+    def run(self, inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
+        """Check the tensors, and launch on them. Raises TypeError and ValueError (see `check`)."""
+        self.check(inputs, weights)
+        x, *scales = inputs
+        outputs = self.results(x)
+        rows = prod(x.shape[:-1])
+        if rows:
+            flat = [x.reshape(rows, x.shape[-1]), *scales, *weights]
+            *others, y = outputs
+            arrays = [t.contiguous() for t in flat]
+            self.launcher(rows)(*arrays, *others, y.view(rows, y.shape[-1]))
+        return outputs
+
+    def check_x(self, x: Tensor) -> None:
+        """Raise TypeError or ValueError unless the kernels can read this activation."""
+        dtype, (*_, k) = self.inputs[0]
+        if x.shape[-1] != k:
+            raise ValueError(f"{self.key} takes x [..., {k}], not {list(x.shape)}")
+        if x.dtype != dtype:
             raise TypeError(
-                f"{self.key} was compiled for {self.dtype} activations, not {x.dtype}: "
+                f"{self.key} was compiled for {dtype} activations, not {x.dtype}: "
                 "convert the input, or compile a model of that dtype"
             )
-        if (dtypes := tuple([t.dtype for t in rest])) != self.dtypes:
+
+    def check(self, inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+        """Raise TypeError or ValueError unless the kernels can read these tensors."""
+        x = inputs[0]
+        self.check_x(x)
+        scales = tuple([(t.dtype, t.shape) for t in inputs[1:]])
+        rows = prod(x.shape[:-1])
+        expected = tuple([(dtype, sized(shape, rows)) for dtype, shape in self.inputs[1:]])
+        if scales != expected:
+            raise ValueError(f"{self.key} takes scales {expected} of x, not {scales}")
+        if (dtypes := [t.dtype for t in weights]) != [dtype for dtype, _ in self.weights]:
             raise TypeError(
-                f"{self.key} was compiled for weights of {self.dtypes}, not {dtypes}: "
+                f"{self.key} was compiled for weights of {self.weights}, not {dtypes}: "
                 "convert a model before it is compiled, not after"
             )
-        if (shapes := tuple([t.shape for t in rest])) != self.shapes:
+        if (shapes := [t.shape for t in weights]) != [shape for _, shape in self.weights]:
             raise ValueError(
-                f"{self.key} reads weights of shapes {list(map(list, self.shapes))}, not "
-                f"{list(map(list, shapes))}: give it the parts that gqc.compile made"
+                f"{self.key} reads weights of {self.weights}, not {list(map(list, shapes))}: "
+                "give it the parts that gqc.compile made"
             )
         device = x.device
-        if any([t.device != device for t in rest]):
+        if any([t.device != device for t in (*inputs, *weights)]):
             raise ValueError(f"{self.key}: the model and its input are not on one device: move one")
         if device.type != "cpu" and TARGETS[self.target].backend == "cpu":
             raise ValueError(f"{self.key} runs on the CPU: move the model and its input there")
@@ -93,15 +129,33 @@ class Matmul:
         return {**self.__dict__, "launchers": {}}
 
 
-MATMULS: dict[str, Matmul] = {}
-"""Matmuls of this process, by key."""
+def sized(shape: tuple[int, ...], rows: int) -> tuple[int, ...]:
+    """A shape with its free extent filled in, the number of tiles that hold these rows.
+
+    A tile is one row, but of scales [tiles, G/4, 32, 4, 4]: 32 times 4.
+    """
+    if shape[0] >= 0:
+        return shape
+    tile_rows = prod(shape[2:4]) if len(shape) == 5 else 1
+    return -(-rows // tile_rows), *shape[1:]
 
 
-def register(matmul: Matmul) -> str:
-    """Make a matmul known to the operator; the same matmul has the same key again."""
-    key = matmul.key
-    MATMULS.setdefault(key, matmul)
+LAUNCHES: dict[str, Launch] = {}
+"""Launches of this process, by key."""
+
+
+def register(launch: Launch) -> str:
+    """Make a launch known to the operators; the same launch has the same key again."""
+    key = launch.key
+    LAUNCHES.setdefault(key, launch)
     return key
+
+
+def registered(key: str) -> Launch:
+    """The launch of a key. Raises RuntimeError if this process does not know it."""
+    if key not in LAUNCHES:
+        raise RuntimeError(f"kernel {key} is not known to this process: compile the model again")
+    return LAUNCHES[key]
 
 
 TEXTS: WeakKeyDictionary[tile.KernelOp, str] = WeakKeyDictionary()
@@ -115,60 +169,81 @@ def kernel_text(kernel: tile.KernelOp) -> str:
     return TEXTS[kernel]
 
 
-def matmul_of(launch: gq.LaunchOp, kernels: Mapping[str, tile.KernelOp]) -> Matmul:
-    """What a launch runs, given the kernels of its module by name."""
-    buckets = tuple((rows, kernel_text(kernels[name])) for rows, name in launch.buckets)
-    target = kernels[launch.buckets[0][1]].attributes["target"]
+def launch_of(op: gq.LaunchOp, kernels: Mapping[str, tile.KernelOp]) -> Launch:
+    """What an operation runs, given the kernels of its module by name."""
+    buckets = tuple((rows, kernel_text(kernels[name])) for rows, name in op.buckets)
+    kernel = kernels[op.buckets[0][1]]
+    target = kernel.attributes["target"]
     assert isinstance(target, StringAttr)
-    rest = (*launch.parts, *([] if launch.bias is None else [launch.bias]))
-    return Matmul(
-        name=launch.buckets[0][1].rsplit("_", 1)[0],
+    arrays = [(DTYPES[tile.element_of(a)], tile.shape_of(a)) for a in kernel.body.block.args]
+    inputs, outputs = len(op.inputs), len(arrays) - len(op.outputs)
+    return Launch(
+        name=op.buckets[0][1].rsplit("_", 1)[0],
         target=target.data,
-        n=gq.tensor_shape(launch.result)[-1],
-        k=gq.tensor_shape(launch.x)[-1],
-        dtype=DTYPES[gq.element_type(launch.x)],
-        dtypes=tuple(DTYPES[gq.element_type(t)] for t in rest),
-        shapes=tuple(tuple(gq.tensor_shape(t)) for t in rest),
+        inputs=tuple(arrays[:inputs]),
+        weights=tuple(arrays[inputs:outputs]),
+        outputs=tuple(arrays[outputs:]),
         buckets=buckets,
     )
 
 
-torch.library.define(
-    "gqc::matmul", "(Tensor x, Tensor[] weights, Tensor? bias, str kernel, int n) -> Tensor"
-)
+LIBRARY = {
+    "matmul": "(Tensor x, Tensor[] scales, Tensor[] weights, Tensor? bias, str kernel) -> Tensor",
+    "quantize": "(Tensor[] inputs, str kernel) -> Tensor[]",
+    "tensor_scale": "(Tensor x, str element) -> Tensor",
+}
+"""Schemas of the operators."""
 
-
-# For inference: no gradients flow through the operator, and none are recorded.
-torch.library.impl("gqc::matmul", "Autograd", torch.library.fallthrough_kernel)
+for name, schema in LIBRARY.items():
+    torch.library.define(f"gqc::{name}", schema)
+    # For inference: no gradients flow through the operators, and none are recorded.
+    torch.library.impl(f"gqc::{name}", "Autograd", torch.library.fallthrough_kernel)
 
 
 @torch.library.impl("gqc::matmul", "default")
 def matmul(
-    x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, kernel: str, n: int
+    x: Tensor, scales: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None, kernel: str
 ) -> Tensor:
-    """x[…, K] by the packed weight [N, K], + bias [N]: [..., N] in the dtype of x.
+    """x[…, K] by the packed weight [N, K], + bias [N]: [..., N] in the dtype compiled for.
 
-    `weights` are the parts of the kernel's layout, in its order. Raises RuntimeError on a kernel
-    this process does not know, TypeError on tensors of another dtype than compiled for, ValueError
-    on other shapes, or on tensors on several devices or not on the CPU if it is a CPU's kernel.
+    `scales` are those of x where x is codes (its block scales) or was divided by a scale of the
+    whole tensor, which is the last. `weights` are the parts of the kernel's layout, in its order.
+    Raises RuntimeError on a kernel this process does not know, TypeError on tensors of another
+    dtype than compiled for, ValueError on other shapes, or on tensors on several devices or not on
+    the CPU if it is a CPU's kernel.
     """
-    if kernel not in MATMULS:
-        raise RuntimeError(f"kernel {kernel} is not known to this process: compile the model again")
-    spec = MATMULS[kernel]
     rest = weights if bias is None else (*weights, bias)
-    spec.check(x, rest, n)
-    y = x.new_empty((*x.shape[:-1], n))
-    rows = y.numel() // n
-    if rows:
-        flat = x.reshape(rows, spec.k)
-        arrays = [t.contiguous() for t in (flat, *rest)]
-        spec.launcher(rows)(*arrays, y.view(rows, n))
-    return y
+    return registered(kernel).run((x, *scales), rest)[0]
+
+
+@torch.library.impl("gqc::quantize", "default")
+def quantize(inputs: Sequence[Tensor], kernel: str) -> list[Tensor]:
+    """What a kernel makes of x[…, K] and, if it takes one, a tensor scale.
+
+    Either the values of codes times block scales, [..., K] in the dtype of x; or scales and codes,
+    as a matrix unit reads them. Raises what `matmul` raises.
+    """
+    return registered(kernel).run(inputs, ())
+
+
+@torch.library.impl("gqc::tensor_scale", "default")
+def tensor_scale(x: Tensor, element: str) -> Tensor:
+    """Scale of a whole tensor, float32 [1]: see `formats.microscaling.nvfp4_tensor_scale`."""
+    return nvfp4_tensor_scale(x.float().abs(), ELEMENTS[element]).reshape(1)
 
 
 @torch.library.register_fake("gqc::matmul")
 def matmul_fake(
-    x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, kernel: str, n: int
+    x: Tensor, scales: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None, kernel: str
 ) -> Tensor:
-    """Shape and dtype of the result."""
-    return x.new_empty((*x.shape[:-1], n))
+    return registered(kernel).results(x)[0]
+
+
+@torch.library.register_fake("gqc::quantize")
+def quantize_fake(inputs: Sequence[Tensor], kernel: str) -> list[Tensor]:
+    return registered(kernel).results(inputs[0])
+
+
+@torch.library.register_fake("gqc::tensor_scale")
+def tensor_scale_fake(x: Tensor, element: str) -> Tensor:
+    return x.new_empty(1, dtype=torch.float32)

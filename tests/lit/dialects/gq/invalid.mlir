@@ -36,6 +36,42 @@
 
 // -----
 
+// CHECK: gq.qcast C4: !gq.block_scaled<1x16 : f16 : ui4> has no tensor scale
+%w, %s = "test.op"() : () -> (tensor<4x32xf32>, tensor<1xf32>)
+%q = gq.qcast %w scale %s by "rtn" "minmax" : tensor<4x32xf32> -> tensor<4x32x!gq.block_scaled<1x16 : f16 : ui4>>
+
+// -----
+
+// CHECK: gq.dcast C4: a tensor scale of tensor<4x32x!gq.block_scaled<1x16 : f8E4M3FN : f4E2M1FN, global = f32>> is a second result
+%q = "test.op"() : () -> tensor<4x32x!gq.block_scaled<1x16 : f8E4M3FN : f4E2M1FN, global = f32>>
+%d = gq.dcast %q : tensor<4x32x!gq.block_scaled<1x16 : f8E4M3FN : f4E2M1FN, global = f32>> -> tensor<4x32xf32>
+
+// -----
+
+// CHECK: gq.dcast C4: a tensor scale of tensor<4x32x!gq.block_scaled<1x16 : f16 : ui4>> is a second result
+%q = "test.op"() : () -> tensor<4x32x!gq.block_scaled<1x16 : f16 : ui4>>
+%d, %s = gq.dcast %q : tensor<4x32x!gq.block_scaled<1x16 : f16 : ui4>> -> tensor<4x32xf32>, tensor<1xf32>
+
+// -----
+
+// CHECK: gq.tensor_scale C1: !gq.block_scaled<1x32 : f8E8M0FNU : f4E2M1FN> has no tensor scale
+%x = "test.op"() : () -> tensor<4x32xf32>
+%s = gq.tensor_scale %x for <1x32 : f8E8M0FNU : f4E2M1FN> : tensor<4x32xf32>
+
+// -----
+
+// CHECK: gq.tensor_scale C2: tensor<4x32xi8> does not hold floats
+%x = "test.op"() : () -> tensor<4x32xi8>
+%s = gq.tensor_scale %x for <1x16 : f8E4M3FN : f4E2M1FN, global = f32> : tensor<4x32xi8>
+
+// -----
+
+// CHECK: gq.launch C3: needs an input and a result
+%x = "test.op"() : () -> tensor<4x32xf32>
+"gq.launch"(%x) <{kernels = [@mm_any], rows = array<i64: -1>, operandSegmentSizes = array<i32: 1, 0, 0>}> : (tensor<4x32xf32>) -> ()
+
+// -----
+
 // CHECK: gq.dcast C1: tensor<4x32xf16> is not block-scaled
 %w = gq.weight @fc.weight : tensor<4x32xf16>
 %d = gq.dcast %w : tensor<4x32xf16> -> tensor<4x32xf32>

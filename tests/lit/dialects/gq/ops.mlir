@@ -13,9 +13,9 @@
 // CHECK-NEXT:    %z = gq.matmul_t %y, %t decision <kept, "no scheme names this layer"> {note = "odd"} : (tensor<?x64xf32>, tensor<32x64xf32>) -> tensor<?x32xf32>
 // GENERIC:       %w = "gq.weight"() <{fqn = @fc.weight}> : () -> tensor<64x128xf32>
 // GENERIC:       %q = "gq.qcast"(%w) <{quantizer = "rtn", scale_rule = "minmax"}> : (tensor<64x128xf32>) -> tensor<64x128x!gq.block_scaled<1x32 : f16 : ui4, zero = f16, zero_mode = rescale>>
-// GENERIC-NEXT:  %y = "gq.matmul_t"(%x, %q, %b) : (tensor<?x128xf32>, tensor<64x128x!gq.block_scaled<1x32 : f16 : ui4, zero = f16, zero_mode = rescale>>, tensor<64xf32>) -> tensor<?x64xf32>
+// GENERIC-NEXT:  %y = "gq.matmul_t"(%x, %q, %b) <{operandSegmentSizes = array<i32: 1, 1, 1, 0>}> : (tensor<?x128xf32>, tensor<64x128x!gq.block_scaled<1x32 : f16 : ui4, zero = f16, zero_mode = rescale>>, tensor<64xf32>) -> tensor<?x64xf32>
 // GENERIC:       %t = "gq.transpose"(%v) : (tensor<64x32xf32>) -> tensor<32x64xf32>
-// GENERIC-NEXT:  %z = "gq.matmul_t"(%y, %t) <{decision = #gq.decision<kept, "no scheme names this layer">}> {note = "odd"} : (tensor<?x64xf32>, tensor<32x64xf32>) -> tensor<?x32xf32>
+// GENERIC-NEXT:  %z = "gq.matmul_t"(%y, %t) <{decision = #gq.decision<kept, "no scheme names this layer">, operandSegmentSizes = array<i32: 1, 1, 0, 0>}> {note = "odd"} : (tensor<?x64xf32>, tensor<32x64xf32>) -> tensor<?x32xf32>
 func.func @grouped(%x : tensor<?x128xf32>) -> tensor<?x32xf32> {
   %w = gq.weight @fc.weight : tensor<64x128xf32>
   %b = gq.weight @fc.bias : tensor<64xf32>
@@ -55,7 +55,7 @@ func.func @lanes(%q : tensor<100x128x!gq.block_scaled<1x? : bf16 : si8>>) {
 // A matmul on a packed weight, with a tile schedule for each bucket of rows.
 // CHECK-LABEL: func.func @scheduled
 // CHECK:         %y = gq.matmul_t %x, %w bias %b decision <emulated, "no unit multiplies ui4"> schedules [#gq.schedule<rows = 16, tile = 16x64x128, scale = before, warps = 4, stages = 3>, #gq.schedule<rows = *, tile = 128x128x64, scale = after, warps = 8, stages = 2>] : (tensor<2x?x128xbf16>, tensor<64x128xbf16>, tensor<64xbf16>) -> tensor<2x?x64xbf16>
-// GENERIC:       %y = "gq.matmul_t"(%x, %w, %b) <{decision = #gq.decision<emulated, "no unit multiplies ui4">, schedules = [#gq.schedule<rows = 16, tile = 16x64x128, scale = before, warps = 4, stages = 3>, #gq.schedule<rows = *, tile = 128x128x64, scale = after, warps = 8, stages = 2>]}>
+// GENERIC:       %y = "gq.matmul_t"(%x, %w, %b) <{decision = #gq.decision<emulated, "no unit multiplies ui4">, schedules = [#gq.schedule<rows = 16, tile = 16x64x128, scale = before, warps = 4, stages = 3>, #gq.schedule<rows = *, tile = 128x128x64, scale = after, warps = 8, stages = 2>], operandSegmentSizes = array<i32: 1, 1, 1, 0>}>
 func.func @scheduled(%x : tensor<2x?x128xbf16>, %w : tensor<64x128xbf16>, %b : tensor<64xbf16>) -> tensor<2x?x64xbf16> {
   %y = gq.matmul_t %x, %w bias %b decision <emulated, "no unit multiplies ui4"> schedules [#gq.schedule<rows = 16, tile = 16x64x128, scale = before, warps = 4, stages = 3>, #gq.schedule<rows = *, tile = 128x128x64, scale = after, warps = 8, stages = 2>] : (tensor<2x?x128xbf16>, tensor<64x128xbf16>, tensor<64xbf16>) -> tensor<2x?x64xbf16>
   func.return %y : tensor<2x?x64xbf16>
@@ -70,6 +70,25 @@ func.func @launched(%x : tensor<?x128xbf16>, %p : tensor<64x16xi32>, %s : tensor
   %y = gq.launch [@mm_m16, @mm_any] rows [16, -1] on (%x : tensor<?x128xbf16>) weights (%p, %s : tensor<64x16xi32>, tensor<4x64xf16>) bias (%b : tensor<64xbf16>) -> tensor<?x64xbf16>
   %z = gq.launch [@mm_any] rows [-1] on (%x : tensor<?x128xbf16>) weights (%p, %s : tensor<64x16xi32>, tensor<4x64xf16>) {note = "no bias"} -> tensor<?x64xbf16>
   func.return %z : tensor<?x64xbf16>
+}
+
+// Activations quantized as the model runs, under a scale of the whole tensor that stays a factor.
+// CHECK-LABEL: func.func @activations
+// CHECK:         %s = gq.tensor_scale %x for <1x16 : f8E4M3FN : f4E2M1FN, global = f32> : tensor<?x32xbf16>
+// CHECK-NEXT:    %q = gq.qcast %x scale %s by "microscaling" "amax" : tensor<?x32xbf16> -> tensor<?x32x!gq.block_scaled<1x16 : f8E4M3FN : f4E2M1FN, global = f32>>
+// CHECK-NEXT:    %d, %t = gq.dcast %q : tensor<?x32x!gq.block_scaled<1x16 : f8E4M3FN : f4E2M1FN, global = f32>> -> tensor<?x32xbf16>, tensor<1xf32>
+// CHECK-NEXT:    %y = gq.matmul_t %d, %w bias %b alphas(%t) : (tensor<?x32xbf16>, tensor<8x32xbf16>, tensor<8xbf16>) -> tensor<?x8xbf16>
+// CHECK-NEXT:    %c, %z = gq.launch [@quantize] rows [-1] on(%x, %s : tensor<?x32xbf16>, tensor<1xf32>) -> tensor<?x2xf8E4M3FN>, tensor<?x16xi8>
+// GENERIC:       %q = "gq.qcast"(%x, %s)
+// GENERIC-NEXT:  %d, %t = "gq.dcast"(%q)
+// GENERIC-NEXT:  %y = "gq.matmul_t"(%d, %w, %b, %t)
+func.func @activations(%x : tensor<?x32xbf16>, %w : tensor<8x32xbf16>, %b : tensor<8xbf16>) -> tensor<?x8xbf16> {
+  %s = gq.tensor_scale %x for <1x16 : f8E4M3FN : f4E2M1FN, global = f32> : tensor<?x32xbf16>
+  %q = gq.qcast %x scale %s by "microscaling" "amax" : tensor<?x32xbf16> -> tensor<?x32x!gq.block_scaled<1x16 : f8E4M3FN : f4E2M1FN, global = f32>>
+  %d, %t = gq.dcast %q : tensor<?x32x!gq.block_scaled<1x16 : f8E4M3FN : f4E2M1FN, global = f32>> -> tensor<?x32xbf16>, tensor<1xf32>
+  %y = gq.matmul_t %d, %w bias %b alphas (%t) : (tensor<?x32xbf16>, tensor<8x32xbf16>, tensor<8xbf16>) -> tensor<?x8xbf16>
+  %c, %z = gq.launch [@quantize] rows [-1] on (%x, %s : tensor<?x32xbf16>, tensor<1xf32>) -> tensor<?x2xf8E4M3FN>, tensor<?x16xi8>
+  func.return %y : tensor<?x8xbf16>
 }
 
 // Attributes by themselves.
