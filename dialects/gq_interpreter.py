@@ -101,7 +101,7 @@ class GqFunctions(InterpreterFunctions):
         name = next(k for most, k in op.buckets if rows <= most or most == ANY)
         kernel = interpreter.get_op_for_symbol(name)
         assert isinstance(kernel, tile.KernelOp)
-        inputs = [t.reshape(rows, t.shape[-1]) if t.shape[:-1] == outer else t for t in args]
+        inputs = [args[0].reshape(rows, args[0].shape[-1]), *args[1:]]
         count = len(op.outputs)
         outputs = [
             args[0].new_empty(

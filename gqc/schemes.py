@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+from typing import TYPE_CHECKING, Any
 
 from gqc.errors import GqcError
 from gqc.formats.elements import ELEMENTS, INTEGER_BITS
@@ -32,8 +33,11 @@ class Scheme:
 
     element: format of a code (`ui4`, `si8`); group: elements of K that share a scale, None for all.
     scale: format of a scale. zero_mode: `none`, `original`, `rescale` or `quantized`, with the zero
-    point in format `zero`. quantizer and scale_rule: how codes and scales are chosen, a row of
-    `gqc.quantizers.RULES` and one of its rules.
+    point in format `zero`. tensor_scale: whether one f32 scales the whole tensor too. quantizer and
+    scale_rule: how codes and scales are chosen, a row of `gqc.quantizers.RULES` and one of its
+    rules. activation: how the layer's input is quantized as the model runs, None to leave it; it
+    has a scheme of the same kind, of which `static` says that its tensor scale is calibrated before
+    and not taken from each input.
     """
 
     element: str
@@ -43,8 +47,15 @@ class Scheme:
     zero: str | None = None
     quantizer: str = "rtn"
     scale_rule: str = "no_clip"
+    tensor_scale: bool = False
+    activation: Scheme | None = None
+    static: bool = False
 
     def __post_init__(self) -> None:
+        if self.static and not self.tensor_scale:
+            raise GqcError("only a tensor scale can be static: give tensor_scale too")
+        if self.activation is not None and self.activation.quantizer != "microscaling":
+            raise GqcError("activations are quantized by microscaling, to floats or mxint8")
         if self.group is not None and self.group not in GROUPS:
             raise GqcError(f"a group of {self.group}: choose one of {GROUPS}, or None for a row")
         if (self.zero is None) != (self.zero_mode == "none"):
@@ -67,16 +78,17 @@ class Scheme:
                 f"unknown scale_rule {self.scale_rule!r}: choose one of {', '.join(rules)}"
             )
 
-    def type(self) -> BlockScaledType:
-        """The block-scaled type of a weight quantized so. Raises GqcError if there is none."""
+    def type(self, rank: int = 2) -> BlockScaledType:
+        """The type of a tensor so quantized along its last axis. Raises GqcError without one."""
         from xdsl.parser import Parser
         from xdsl.utils.exceptions import ParseError
 
         from gqc.dialects.text import context
 
         zero = f", zero = {self.zero}, zero_mode = {self.zero_mode}" if self.zero else ""
-        text = f"!gq.block_scaled<1x{self.group or '?'} : {self.scale} : {self.element}{zero}>"
-
+        whole = ", global = f32" if self.tensor_scale else ""
+        block = f"{'1x' * (rank - 1)}{self.group or '?'} : {self.scale} : {self.element}"
+        text = f"!gq.block_scaled<{block}{zero}{whole}>"
         try:
             return Parser(context(), text).parse_attribute()  # pyright: ignore[reportReturnType]
         except ParseError as error:
@@ -86,21 +98,59 @@ class Scheme:
         """The text that `parse_scheme` reads back."""
         group = f"g{self.group}" if self.group else "row"
         zero = f" zero={self.zero} zero_mode={self.zero_mode}" if self.zero else ""
+        whole = " tensor_scale=f32" if self.tensor_scale else ""
         choice = f"quantizer={self.quantizer} scale_rule={self.scale_rule}"
-        return f"{self.element} {group} scale={self.scale}{zero} {choice}"
+        static = " static=True" if self.static else ""
+        x = f" activation={self.activation}".replace(" ", ",").replace(",", " ", 1)
+        text = f"{self.element} {group} scale={self.scale}{zero}{whole} {choice}{static}"
+        return text if self.activation is None else text + x
 
 
-def mx(element: str) -> Scheme:
-    """A weight as OCP MX v1.0 has it: blocks of 32, E8M0 scales, rounded as section 6.3 says."""
-    return Scheme(element, 32, "f8E8M0FNU", quantizer="microscaling", scale_rule="floor")
+def mx(element: str, rounding: str) -> Scheme:
+    """A tensor as OCP MX v1.0 has it: blocks of 32, E8M0 scales (rounded `floor` in 6.3)."""
+    return Scheme(element, 32, "f8E8M0FNU", quantizer="microscaling", scale_rule=rounding)
 
 
-PRESETS: dict[str, Scheme] = {
-    "w4a16_mxfp4": mx("f4E2M1FN"),
-    "w6a16_mxfp6_e2m3": mx("f6E2M3FN"),
-    "w6a16_mxfp6_e3m2": mx("f6E3M2FN"),
+NVFP4 = Scheme(
+    "f4E2M1FN", 16, "f8E4M3FN", quantizer="microscaling", scale_rule="amax", tensor_scale=True
+)
+
+MX_ELEMENTS = {
+    "mxfp8": "f8E4M3FN",
+    "mxfp8_e5m2": "f8E5M2",
+    "mxfp6": "f6E2M3FN",
+    "mxfp6_e3m2": "f6E3M2FN",
+    "mxfp4": "f4E2M1FN",
+    "mxint8": "si8",
 }
-"""Presets beside the integers': bits of weights and activations (16: as they are), the format."""
+"""MX formats by the element they quantize to."""
+
+ROUNDINGS = {"": "floor", "_even": "even", "_ceil": "ceil", "_rceil": "rceil"}
+"""Suffixes of MX presets, by how scales are rounded."""
+
+
+def formats(rounding: str) -> dict[str, Scheme]:
+    """Block-scaled formats by name, scales of the MX ones rounded so."""
+    mx_formats = {name: mx(element, rounding) for name, element in MX_ELEMENTS.items()}
+    return {**mx_formats, "nvfp4": NVFP4} if rounding == "floor" else mx_formats
+
+
+def presets() -> Iterator[tuple[str, Scheme]]:
+    """Weights and activations in one format, or in two (`mxfp8_mxfp4`), or weights alone."""
+    for suffix, rounding in ROUNDINGS.items():
+        for name, scheme in formats(rounding).items():
+            bits = ELEMENTS[scheme.element].bits
+            yield f"w{bits}a16_{name}{suffix}", scheme
+            yield f"{name}{suffix}", replace(scheme, activation=scheme)
+        for x, w in permutations(MX_ELEMENTS, 2):
+            activation = formats(rounding)[x]
+            yield f"{x}_{w}{suffix}", replace(formats(rounding)[w], activation=activation)
+    yield "nvfp4_static", replace(NVFP4, activation=replace(NVFP4, static=True))
+
+
+PRESETS: dict[str, Scheme] = dict(presets())
+"""Presets beside the integers'. One format is of activations and weights; of two, the first is the
+activations'; after `w4a16_` it is the weights', of 4 bits, and activations are as they are."""
 
 
 def preset(name: str) -> Scheme:
@@ -110,10 +160,13 @@ def preset(name: str) -> Scheme:
     match = PRESET.match(name)
     bits, group = (int(match["bits"]), match["group"]) if match else (0, None)
     if match is None or bits not in INTEGER_BITS or (group and int(group) not in GROUPS):
+        roundings = ", ".join(filter(None, ROUNDINGS))
         raise GqcError(
             f"unknown scheme {name!r}: write int<bits>_g<group> or int<bits>_row, with _sym for "
-            f"symmetric; bits are {INTEGER_BITS}, groups {GROUPS} (for example int4_g128); or one "
-            f"of {', '.join(PRESETS)}"
+            f"symmetric; bits are {INTEGER_BITS}, groups {GROUPS} (for example int4_g128); or for "
+            f"weights and activations nvfp4, nvfp4_static, {', '.join(MX_ELEMENTS)}, or two of the "
+            "mx (mxfp8_mxfp4: activations first); or for weights alone w<bits>a16_<format> "
+            f"(w4a16_mxfp4); mx with {roundings} for other roundings of the scales"
         )
     size = int(group) if group else None
     if match["sym"]:
@@ -130,7 +183,15 @@ def parse_scheme(text: str) -> Scheme:
     element, group, *options = text.split()
     try:
         size = None if group == "row" else int(group.removeprefix("g"))
-        return Scheme(element, size, **dict(option.split("=") for option in options))
+        choices: dict[str, Any] = dict(option.split("=", 1) for option in options)
+        if (whole := choices.pop("tensor_scale", None)) not in (None, "f32"):
+            raise ValueError(f"the tensor scale is f32, not {whole}")
+        if (static := choices.pop("static", None)) not in (None, "True"):
+            raise ValueError(f"static is True or absent, not {static}")
+        if (x := choices.pop("activation", None)) is not None:
+            choices["activation"] = parse_scheme(x.replace(",", " "))
+        flags = {"tensor_scale": whole is not None, "static": static is not None}
+        return Scheme(element, size, **choices, **flags)
     except (TypeError, ValueError) as error:
         raise GqcError(f"scheme {text!r} cannot be read: {error}") from error
 

@@ -23,9 +23,11 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
     for name in (
         "recognize-linears",
         "quantize-weights",
+        "quantize-activations",
         "legalize",
         "assign-layouts",
         "split-m-buckets",
+        "lower-quantizers",
         "lower-to-tile",
         "fold-weights",
     )

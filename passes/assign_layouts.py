@@ -16,6 +16,7 @@ from xdsl.pattern_rewriter import (
 from xdsl.rewriter import InsertPoint
 
 from gqc.dialects import gq
+from gqc.passes.helpers import weight_of
 from gqc.targets import resolve
 
 
@@ -27,6 +28,8 @@ class PackQuantized(RewritePattern):
 
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: gq.QcastOp, rewriter: PatternRewriter) -> None:
+        if weight_of(op.source) is None:
+            return  # an activation, decoded where it is quantized
         pack = gq.PackOp(op.result, self.layout)
         unpack = gq.UnpackOp(pack.parts, self.layout, op.result.type)
         for new in (pack, unpack):

@@ -2,7 +2,7 @@
 
 imported: functions of `fx.call` (or a linear that was captured alone) on values and weights.
 grouped: every linear is one `gq.matmul_t`; only matmuls read block-scaled values.
-legal: every matmul says how it is done; none reads block-scaled codes without an explicit cast.
+legal: every matmul says how it is done; none but a native one reads block-scaled codes.
 kernels: launches of kernels that the module holds; no work on weights is left.
 """
 
@@ -17,13 +17,14 @@ from xdsl.utils.exceptions import VerifyException
 
 from gqc.dialects import fx, gq, tile
 
-WEIGHT_WORK = (gq.QcastOp, gq.DcastOp, gq.PackOp, gq.UnpackOp)
+TORCH = (fx.CallOp, gq.WeightOp, gq.TransposeOp)
+CASTS = (gq.QcastOp, gq.DcastOp, gq.PackOp, gq.UnpackOp)
 
 ALLOWED: dict[str, tuple[type[Operation], ...]] = {
-    "imported": (fx.CallOp, gq.WeightOp, gq.TransposeOp, gq.MatmulTOp),
-    "grouped": (fx.CallOp, gq.WeightOp, gq.TransposeOp, gq.MatmulTOp, gq.QcastOp),
-    "legal": (fx.CallOp, gq.WeightOp, gq.TransposeOp, gq.MatmulTOp, *WEIGHT_WORK),
-    "kernels": (fx.CallOp, gq.WeightOp, gq.TransposeOp, gq.MatmulTOp, gq.LaunchOp),
+    "imported": (*TORCH, gq.MatmulTOp),
+    "grouped": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, gq.QcastOp),
+    "legal": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, *CASTS),
+    "kernels": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, gq.LaunchOp),
 }
 """Operations that a function may hold at each stage, besides its own frame."""
 
@@ -43,8 +44,13 @@ def check_legal(op: Operation) -> None:
     if isinstance(op, gq.MatmulTOp):
         if op.decision is None:
             fail("legal", op, "no decision says how it is done")
-        elif gq.block_scaled(op.weight) and op.decision.kind.data != "native":
+        elif reads_codes(op) and op.decision.kind.data != "native":
             fail("legal", op, "reads block-scaled codes without a gq.dcast")
+
+
+def reads_codes(matmul: gq.MatmulTOp) -> bool:
+    """Whether an operand is block-scaled."""
+    return any(gq.block_scaled(v) is not None for v in (matmul.x, matmul.weight))
 
 
 CHECKS: dict[str, Callable[[Operation], None]] = {

@@ -37,6 +37,9 @@ from gqc.formats.packing import WORD
 from gqc.passes.helpers import count, layer_name, replace, weight_of
 from gqc.targets import ANY, Target, resolve
 
+TENSOR_SCALES = ("x_tensor_scale", "tensor_scale")
+"""Arguments that scale all of x, and all of the weight."""
+
 
 @dataclass(frozen=True)
 class Floats:
@@ -100,6 +103,8 @@ class MatmulKernel:
         if self.matmul.bias is not None:
             arrays["bias"] = self.matmul.bias.type
         types = {"x": MemRefType(self.activation, (DYNAMIC_INDEX, self.k))}
+        if x_scales(self.matmul):
+            types["x_tensor_scale"] = MemRefType(f32, (1,))
         for name, type_ in arrays.items():
             assert isinstance(type_, TensorType)
             types[name] = MemRefType(type_.get_element_type(), type_.get_shape())
@@ -115,7 +120,8 @@ class MatmulKernel:
         with ImplicitBuilder(self.entry):
             self.body()
         bias = " + bias" if "bias" in self.args else ""
-        summary = f"y = x @ W.T{bias}, with W = {self.type.mode.text}"
+        factor = "".join(f" * {name}" for name in TENSOR_SCALES if name in self.args)
+        summary = f"y = x @ W.T{factor}{bias}, with W = {self.type.mode.text}"
         attributes: dict[str, Attribute] = {
             "summary": StringAttr(summary),
             "target": StringAttr(self.target),
@@ -296,9 +302,14 @@ class MatmulKernel:
         return named(tile.TransposeOp(value), name) if self.k_axis else value
 
     def epilogue(self, acc: SSAValue) -> None:
-        """Bias, the output's type, and the store."""
+        """The tensor scale, bias, the output's type, and the store."""
         if self.k_axis:
             acc = named(tile.TransposeOp(acc), "acc")
+        for name in TENSOR_SCALES:
+            if name in self.args:
+                load = tile.LoadOp(self.args[name], [self.constant(0)], VectorType(f32, (1,)))
+                scale = spread(named(load, name), (self.bm, self.bn))
+                acc = named(arith.MulfOp(acc, scale), "acc")
         if "bias" in self.args:
             element = tile.element_of(self.args["bias"])
             bias = named(
@@ -320,6 +331,18 @@ def named_value(value: SSAValue, name: str) -> SSAValue:
     return value
 
 
+def x_scales(matmul: gq.MatmulTOp) -> list[SSAValue]:
+    """The tensor scale of x, if it has one apart; a weight's is among its parts."""
+    return [scale for scale in matmul.alphas if weight_cast(scale) is None]
+
+
+def weight_cast(value: SSAValue) -> gq.UnpackOp | None:
+    """The packed weight that a value is the cast of, or None."""
+    cast = value.owner
+    source = cast.source.owner if isinstance(cast, gq.DcastOp) else None
+    return source if isinstance(source, gq.UnpackOp) else None
+
+
 def kernel_name(matmul: gq.MatmulTOp, unpack: gq.UnpackOp, schedule: gq.ScheduleAttr) -> str:
     """A name that says all that the kernel depends on."""
     type_ = gq.block_scaled(unpack.weight)
@@ -328,10 +351,13 @@ def kernel_name(matmul: gq.MatmulTOp, unpack: gq.UnpackOp, schedule: gq.Schedule
     block = type_.block.data[1].data
     group = "row" if block == DYNAMIC_INDEX else f"g{block}"
     zero = f"_{type_.zero_mode.data}_{type_.zero}" if type_.has_zero else ""
+    whole = "_tensor_scale" if type_.has_tensor_scale else ""
+    x_scale = "_scaled" if x_scales(matmul) else ""
     bias = "_bias" if matmul.bias is not None else ""
     rows = "any" if schedule.rows.data == ANY else f"m{schedule.rows.data}"
     activation = gq.element_type(matmul.x)
-    return f"matmul_{activation}_{type_.element}_{group}_{type_.scale}{zero}_{n}x{k}{bias}_{rows}"
+    format_ = f"{type_.element}_{group}_{type_.scale}{zero}{whole}"
+    return f"matmul_{activation}{x_scale}_{format_}_{n}x{k}{bias}_{rows}"
 
 
 @dataclass
@@ -345,9 +371,9 @@ class LowerMatmul(RewritePattern):
     def match_and_rewrite(self, op: gq.MatmulTOp, rewriter: PatternRewriter) -> None:
         if op.schedules is None:
             return
-        cast = op.weight.owner
-        assert isinstance(cast, gq.DcastOp) and isinstance(cast.source.owner, gq.UnpackOp)
-        unpack = cast.source.owner
+        cast, unpack = op.weight.owner, weight_cast(op.weight)
+        assert isinstance(cast, gq.DcastOp) and unpack is not None
+        inputs = [op.x, *x_scales(op)]
         names, rows = [], []
         for schedule in op.schedules:
             assert isinstance(schedule, gq.ScheduleAttr)
@@ -357,7 +383,7 @@ class LowerMatmul(RewritePattern):
                 self.kernels[name] = kernel
             names.append(name)
             rows.append(schedule.rows.data)
-        launch = gq.LaunchOp(names, rows, [op.x], unpack.parts, op.bias, [op.result.type])
+        launch = gq.LaunchOp(names, rows, inputs, unpack.parts, op.bias, [op.result.type])
         assert op.decision is not None
         launch.attributes["decision"] = op.decision
         if (weight := weight_of(unpack.weight)) is not None:  # by these a report finds the launch
@@ -367,7 +393,7 @@ class LowerMatmul(RewritePattern):
             launch.attributes["layout"] = unpack.layout
         replace(rewriter, op, [launch])
         for dead in (cast, unpack):
-            if not dead.results[0].uses:
+            if not any(result.uses for result in dead.results):
                 rewriter.erase(dead)
 
 

@@ -14,7 +14,9 @@ from gqc.passes.assign_layouts import AssignLayouts
 from gqc.passes.contracts import verify_stage
 from gqc.passes.fold_weights import FoldWeights
 from gqc.passes.legalize import Legalize
+from gqc.passes.lower_quantizers import LowerQuantizers
 from gqc.passes.lower_to_tile import LowerToTile
+from gqc.passes.quantize_activations import QuantizeActivations
 from gqc.passes.quantize_weights import QuantizeWeights
 from gqc.passes.recognize_linears import RecognizeLinears
 from gqc.passes.split_m_buckets import SplitMBuckets
@@ -41,6 +43,7 @@ def pipeline(schemes: tuple[str, ...], target: str, lm_head: bool = False) -> tu
             (
                 RecognizeLinears(),  # linear, addmm, mm, matmul → gq.matmul_t
                 QuantizeWeights(schemes, lm_head),  # gq.qcast of each weight, by scheme
+                QuantizeActivations(schemes),  # gq.qcast of inputs, where the scheme says so
             ),
         ),
         Stage(
@@ -54,6 +57,7 @@ def pipeline(schemes: tuple[str, ...], target: str, lm_head: bool = False) -> tu
         Stage(
             "kernels",
             (
+                LowerQuantizers(target),  # gq.launch of tile kernels that quantize activations
                 LowerToTile(target),  # gq.launch of tile kernels, bias in the epilogue
                 FoldWeights(),  # quantize and pack, once, now
             ),

@@ -103,11 +103,12 @@ def is_shared(matmul: gq.MatmulTOp) -> bool:
 
 
 def refuse_ragged_groups(layers: list[tuple[gq.MatmulTOp, Scheme]]) -> None:
-    """Raise one error for all layers whose K a group does not divide."""
+    """Raise one error for all layers whose K a group, of weights or inputs, does not divide."""
     ragged = dict.fromkeys(
-        (layer_name(matmul), gq.tensor_shape(matmul.weight), scheme.group)
+        (layer_name(matmul), gq.tensor_shape(matmul.weight), each.group)
         for matmul, scheme in layers
-        if scheme.group and gq.tensor_shape(matmul.weight)[1] % scheme.group
+        for each in (scheme, scheme.activation)
+        if each and each.group and gq.tensor_shape(matmul.weight)[1] % each.group
     )
     if not ragged:
         return

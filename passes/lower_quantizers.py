@@ -1,0 +1,84 @@
+"""Lower quantizers: activations that are quantized as the model runs become launches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp, TensorType
+from xdsl.ir import Operation
+from xdsl.passes import ModulePass
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from gqc.dialects import gq, tile
+from gqc.passes.helpers import weight_of
+from gqc.passes.quantize_kernel import Decoded, build_quantize
+from gqc.targets import ANY
+
+
+@dataclass(frozen=True)
+class LowerQuantizers(ModulePass):
+    """legal → legal: casts of activations are launches of kernels, which the module holds.
+
+    `dcast(qcast(x))` launches a kernel that writes the decoded values, `pack(qcast(x))` one that
+    writes codes and scales as a matrix unit reads them. Kernels of equal name are one.
+    """
+
+    name = "lower-quantizers"
+
+    target: str
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        lowering = Lowering(self.target)
+        for user in [o for o in op.walk() if isinstance(o, gq.DcastOp | gq.PackOp)]:
+            cast = user.operands[0].owner
+            if isinstance(cast, gq.QcastOp) and weight_of(cast.source) is None:
+                lowering.lower(user, cast)
+        op.body.block.add_ops(lowering.kernels.values())
+
+
+@dataclass
+class Lowering:
+    """The kernels of one module, by name."""
+
+    target: str
+    kernels: dict[str, tile.KernelOp] = field(default_factory=dict)
+
+    def lower(self, user: gq.DcastOp | gq.PackOp, cast: gq.QcastOp) -> None:
+        """Replace one use of a cast by a launch, and the cast once nothing else uses it."""
+        scale, results = cast.tensor_scale, list(user.results)
+        if scale is not None:  # the last result of either
+            results.pop().replace_all_uses_with(scale)
+        results.reverse()  # a kernel writes codes last
+        inputs = [cast.source, *([] if scale is None else [scale])]
+        launch = gq.LaunchOp(
+            [self.kernel(user, cast)], [ANY], inputs, (), None, [r.type for r in results]
+        )
+        launch.location = user.location
+        for old, new in zip(results, launch.outputs, strict=True):
+            new.name_hint = old.name_hint
+            old.replace_all_uses_with(new)
+        Rewriter.insert_op(launch, InsertPoint.before(user))
+        erase(user)
+        if not cast.result.uses:
+            erase(cast)
+
+    def kernel(self, user: gq.DcastOp | gq.PackOp, cast: gq.QcastOp) -> str:
+        """Name of the kernel of one use, which is built the first time."""
+        type_, x_type = gq.block_scaled(cast.result), cast.source.type
+        assert type_ is not None and isinstance(x_type, TensorType)
+        rule = cast.scale_rule.data
+        form = Decoded(gq.element_type(user.results[0]))
+        name = (
+            f"quantize_{x_type.element_type}_{type_.element}_g{type_.block.data[-1].data}_"
+            f"{type_.scale}_{rule}{'_tensor_scale' if type_.has_tensor_scale else ''}_"
+            f"{x_type.get_shape()[-1]}_decoded_{form.element}_any"
+        )
+        if name not in self.kernels:
+            self.kernels[name] = build_quantize(name, self.target, x_type, type_, rule, form)
+        return name
+
+
+def erase(op: Operation) -> None:
+    op.detach()
+    op.erase()
