@@ -20,6 +20,7 @@ from gqc.dialects.tile_compute import (
     UnpackOp,
 )
 from gqc.dialects.tile_kernel import KernelOp, LoadOp, ProgramIdOp, StoreOp, element_of, shape_of
+from gqc.dialects.tile_quantize import QcastOp
 
 __all__ = [
     "BroadcastOp",
@@ -29,6 +30,7 @@ __all__ = [
     "KernelOp",
     "LoadOp",
     "ProgramIdOp",
+    "QcastOp",
     "RepeatOp",
     "StoreOp",
     "SumOp",
@@ -54,6 +56,7 @@ Tile = Dialect(
         TransposeOp,
         SumOp,
         DotOp,
+        QcastOp,
     ],
     [],
 )
