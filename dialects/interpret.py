@@ -14,6 +14,7 @@ from xdsl.interpreters.scf import ScfFunctions
 from gqc.dialects.fx_interpreter import FxFunctions
 from gqc.dialects.gq_interpreter import GqFunctions
 from gqc.dialects.tile_interpreter import TileFunctions
+from gqc.dialects.tile_quantize_interpreter import QuantizeFunctions
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 def interpreter(module: ModuleOp, weights: Mapping[str, torch.Tensor | BlockScaled]) -> Interpreter:
     """An interpreter of every dialect of gqc; `weights` is the side store, by name."""
     interpreter = Interpreter(module)
-    functions = (FuncFunctions(), ArithFunctions(), ScfFunctions(), FxFunctions())
-    for each in (*functions, GqFunctions(weights), TileFunctions()):
+    ours = (FxFunctions(), GqFunctions(weights), TileFunctions(), QuantizeFunctions())
+    for each in (FuncFunctions(), ArithFunctions(), ScfFunctions(), *ours):
         interpreter.register_implementations(each)
     return interpreter
 

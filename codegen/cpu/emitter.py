@@ -279,10 +279,14 @@ class Emitter:
         return self.emit(llvm.FPExtOp(value, self.vector(f32)))
 
     def widen_e8m0(self, value: SSAValue) -> SSAValue:
-        """2^(byte − 127) of the bytes of E8M0 (OCP MX v1.0, section 5.4.1): they are the exponents
+        """What the bytes of E8M0 stand for."""
+        bytes_ = self.bitcast(value, self.vector(i8))
+        return self.power_of_e8m0(self.emit(llvm.ZExtOp(bytes_, self.vector(i32))))
+
+    def power_of_e8m0(self, exponent: SSAValue) -> SSAValue:
+        """2^(byte − 127) of E8M0 in i32 lanes (OCP MX v1.0, section 5.4.1): bytes are the exponents
         of f32. The two at the ends need a bit more: 0 is a subnormal there, and 255 is no number.
         """
-        exponent = self.emit(llvm.ZExtOp(self.bitcast(value, self.vector(i8)), self.vector(i32)))
         next_ = self.emit(llvm.AddOp(exponent, self.bits(1)))
         is_end = self.compare("eq", self.and_(next_, 0xFE), self.bits(0))
         fraction = self.and_(self.emit(llvm.SExtOp(is_end, self.vector(i32))), 0x400000)

@@ -21,12 +21,13 @@ from xdsl.dialects.builtin import (
     IntegerAttr,
     ModuleOp,
     UnitAttr,
+    f32,
     i32,
     i64,
 )
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
-from gqc.codegen.cpu import codes, tiles
+from gqc.codegen.cpu import codes, quantize, tiles
 from gqc.codegen.cpu.dot import dot
 from gqc.codegen.cpu.emitter import PTR, Emitter, Index
 from gqc.codegen.cpu.isa import Isa
@@ -37,7 +38,8 @@ from gqc.errors import GqcError
 from gqc.formats.elements import ELEMENTS
 
 SERIAL_WORK = 1 << 17
-"""Multiply-adds below which starting threads costs more than it saves (some microseconds)."""
+"""Multiply-adds, or as much other work, below which starting threads costs more than it saves: some
+microseconds."""
 
 OPENMP = {
     "GOMP_parallel": llvm.LLVMFunctionType([PTR, PTR, i32, i32]),
@@ -210,16 +212,33 @@ def lower_unpack(lowering: Lowering, op: tile.UnpackOp) -> None:
 
 def lower_cast(lowering: Lowering, op: tile.CastOp) -> None:
     source, element = lowering.tiles[op.source], element_of(op.result)
+    if source.element == element:  # values of codes that were never made
+        lowering.tiles[op.result] = source
+        return
     kind = codes.Decoded if isinstance(source, codes.Unpacked) else tiles.Converted
     lowering.tiles[op.result] = kind(source.shape, element, source)  # type: ignore[arg-type]
 
 
+def lower_qcast(lowering: Lowering, op: tile.QcastOp) -> None:
+    """Codes and scales are held as what they stand for, in f32."""
+    lanes = lowering.e.isa.lanes
+    if op.block % lanes:
+        raise GqcError(f"blocks of {op.block} do not fill vectors of {lanes} lanes")
+    tensor_scale = None if op.tensor_scale is None else lowering.tiles[op.tensor_scale]
+    scales = quantize.BlockScales(
+        shape_of(op.scale), f32, lowering.tiles[op.source], tensor_scale, op.rule.data, *op.formats
+    )
+    lowering.tiles[op.scale] = scales
+    lowering.tiles[op.codes] = quantize.Quantized(shape_of(op.codes), f32, scales)
+
+
 def lower_repeat(lowering: Lowering, op: tile.RepeatOp) -> None:
-    if op.axis.value.data != 0 or len(shape_of(op.source)) != 2:
-        raise GqcError("tile.repeat along the lanes of a CPU kernel")
-    shape, times = shape_of(op.result), op.times.value.data
+    axis, shape, times = op.axis.value.data, shape_of(op.result), op.times.value.data
+    if len(shape) != 2:
+        raise GqcError("tile.repeat of a tile of rank 1 in a CPU kernel")
     source = lowering.tiles[op.source]
-    lowering.tiles[op.result] = tiles.Repeated(shape, source.element, source, times)
+    kind = tiles.RepeatedColumns if axis else tiles.Repeated
+    lowering.tiles[op.result] = kind(shape, source.element, source, times)
 
 
 def lower_broadcast(lowering: Lowering, op: tile.BroadcastOp) -> None:
@@ -314,6 +333,7 @@ RULES: dict[type[Operation], Rule] = cast(
         tile.LoadOp: lower_load,
         tile.UnpackOp: lower_unpack,
         tile.CastOp: lower_cast,
+        tile.QcastOp: lower_qcast,
         tile.RepeatOp: lower_repeat,
         tile.BroadcastOp: lower_broadcast,
         tile.TransposeOp: lower_transpose,
@@ -376,6 +396,17 @@ def field(e: Emitter, frame: SSAValue, pointers: int, number: int) -> SSAValue:
     return e.emit(llvm.GEPOp(frame, [0, number], frame_type(pointers)))
 
 
+ELEMENT_WORK = 4
+"""What an element costs, in multiply-adds, where a kernel only passes over it."""
+
+
+def work_of_row(kernel: tile.KernelOp) -> int:
+    """Multiply-adds, or as much other work, for each row of the output."""
+    first, *_, last = kernel.body.block.args
+    multiplies = any(isinstance(op, tile.DotOp) for op in kernel.walk())
+    return shape_of(last)[1] * (shape_of(first)[1] if multiplies else ELEMENT_WORK)
+
+
 def entry(kernel: tile.KernelOp, name: str, worker: str, pointers: int, isa: Isa) -> llvm.FuncOp:
     """(pointers…, M): start the threads; little work is done by the caller's thread alone."""
     func = function(name, [*[PTR] * pointers, i64], "external")
@@ -386,9 +417,7 @@ def entry(kernel: tile.KernelOp, name: str, worker: str, pointers: int, isa: Isa
     frame = e.emit(llvm.BitcastOp(stack, PTR))
     for n, argument in enumerate(arguments):
         e.store(argument, field(e, frame, pointers, n), 8)
-    shape = shape_of(kernel.body.block.args[0])
-    work = shape_of(kernel.body.block.args[-1])[1] * shape[1]
-    total = e.arithmetic(llvm.MulOp, arguments[-1], e.integer(work))
+    total = e.arithmetic(llvm.MulOp, arguments[-1], e.integer(work_of_row(kernel)))
     alone = e.emit(llvm.ZExtOp(e.compare("ult", total, e.integer(SERIAL_WORK)), i32))
     function_ = e.emit(llvm.AddressOfOp(worker, PTR))
     no_flags = e.integer(0, i32)

@@ -329,6 +329,23 @@ class Repeated(Tile):
 
 
 @dataclass(frozen=True, eq=False)
+class RepeatedColumns(Tile):
+    """Each column `times` times in a row, whole vectors of it: a scale over its block."""
+
+    source: Tile
+    times: int
+
+    def row(self, e: Emitter, i: Index) -> Vectors:
+        if self.times % e.isa.lanes:
+            raise GqcError(f"a column {self.times} times over, in vectors of {e.isa.lanes} lanes")
+        columns = [Index.constant(first // self.times) for first in self.vectors(e)]
+        return [self.source.splat(e, i, column) for column in columns]
+
+    def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
+        return self.source.splat(e, i, e.divide(j, self.times))
+
+
+@dataclass(frozen=True, eq=False)
 class Transposed(Tile):
     """Rows and columns exchanged; only single elements of it can be had."""
 

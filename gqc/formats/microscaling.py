@@ -69,33 +69,22 @@ def power_of_two(exponent: torch.Tensor) -> torch.Tensor:
     return (exponent + BIAS << FRACTION_BITS).view(torch.float32)
 
 
-def exponent_above(amax: torch.Tensor, carry: int) -> torch.Tensor:
-    """Biased float32 exponents once `carry`, in units of the last place, has rounded amax up."""
-    import torch
-
-    return (amax.view(torch.int32) + carry) >> FRACTION_BITS
-
-
-def rceil(amax: torch.Tensor, element: Element) -> torch.Tensor:
-    """The least scale under which nothing saturates: amax / maximum, rounded up."""
-    import torch
-
-    fraction = int((element.maximum / 2**element.emax - 1) * BINADE)
-    scale = exponent_above(amax, BINADE - 1 - fraction) - element.emax
-    return torch.where(amax.isinf(), BIAS + BIAS, scale)
-
-
-MX_ROUNDING: dict[str, Callable[[torch.Tensor, Element], torch.Tensor]] = {
+MX_ROUNDING: dict[str, Callable[[Element], int]] = {
     # MX v1.0, section 6.3: the greatest power of two in amax over that in the element format.
-    "floor": lambda amax, e: exponent_above(amax, 0) - e.emax,
+    "floor": lambda e: 0,
     # The same once amax is rounded, half up, to as many bits as the element has.
-    "even": lambda amax, e: exponent_above(amax, BINADE >> 1 + (e.mantissa or e.emax)) - e.emax,
+    "even": lambda e: BINADE >> 1 + (e.mantissa or e.emax),
     # The least power of two that is not below amax, over that in the element format.
-    "ceil": lambda amax, e: exponent_above(amax, BINADE - 1) - e.emax,
-    # NVIDIA's, of the same cuBLAS documentation: see above.
-    "rceil": rceil,
+    "ceil": lambda e: BINADE - 1,
+    # The least under which nothing saturates: amax / maximum, rounded up. NVIDIA's, of the same
+    # cuBLAS documentation: see above.
+    "rceil": lambda e: BINADE - 1 - int((e.maximum / 2**e.emax - 1) * BINADE),
 }
-"""How E8M0 scales are rounded: from amax in float32 to a biased exponent, not yet in range."""
+"""How E8M0 scales are rounded: what is added to the bits of amax, in float32, before its exponent
+is taken and the element's `emax` subtracted."""
+
+INF_IS_GREATEST = ("rceil",)
+"""Roundings under which inf takes the greatest scale."""
 
 
 def mx_scale(amax: torch.Tensor, element: Element, rounding: str) -> torch.Tensor:
@@ -107,7 +96,10 @@ def mx_scale(amax: torch.Tensor, element: Element, rounding: str) -> torch.Tenso
     """
     import torch
 
-    biased = MX_ROUNDING[rounding](amax, element).clamp(0, BIAS + BIAS)
+    raised = amax.view(torch.int32) + MX_ROUNDING[rounding](element)
+    biased = ((raised >> FRACTION_BITS) - element.emax).clamp(0, BIAS + BIAS)
+    if rounding in INF_IS_GREATEST:
+        biased = torch.where(amax.isinf(), BIAS + BIAS, biased)
     biased = torch.where(amax.isnan(), (1 << E8M0.bits) - 1, biased)
     return biased.to(torch.uint8).view(torch.float8_e8m0fnu)
 
