@@ -14,6 +14,7 @@ from xdsl.interpreters.scf import ScfFunctions
 from gqc.dialects.fx_interpreter import FxFunctions
 from gqc.dialects.gq_interpreter import GqFunctions
 from gqc.dialects.tile_interpreter import TileFunctions
+from gqc.dialects.tile_scaled_interpreter import ScaledFunctions
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,7 @@ def interpreter(module: ModuleOp, weights: Mapping[str, torch.Tensor | BlockScal
     """An interpreter of every dialect of gqc; `weights` is the side store, by name."""
     interpreter = Interpreter(module)
     functions = (FuncFunctions(), ArithFunctions(), ScfFunctions(), FxFunctions())
-    for each in (*functions, GqFunctions(weights), TileFunctions()):
+    for each in (*functions, GqFunctions(weights), TileFunctions(), ScaledFunctions()):
         interpreter.register_implementations(each)
     return interpreter
 
