@@ -77,6 +77,11 @@ def nvidia(stages: int, middle: Tiling) -> tuple[Tiling, ...]:
     )
 
 
+LARGE_SHARED = nvidia(4, Tiling(64, 64, 128, 64, 4, 4))
+SMALL_SHARED = nvidia(3, Tiling(64, 64, 64, 64, 4, 4))
+"""For about 99 KB of shared memory a block."""
+BLACKWELL = nvidia(4, Tiling(64, 64, 128, 64, 8, 4))
+
 AMD = (
     Tiling(16, 16, 64, 128, 4, 2),
     Tiling(64, 64, 64, 64, 4, 2),
@@ -89,10 +94,13 @@ NARROW = (Tiling(1, 1, 32, 0), Tiling(2, 2, 32, 0), Tiling(ANY, 4, 16, 0))
 TARGETS: dict[str, Target] = {
     t.name: t
     for t in (
-        gpu("sm_80", "mma.sync", *nvidia(4, Tiling(64, 64, 128, 64, 4, 4))),
-        gpu("sm_90", "wgmma", *nvidia(4, Tiling(64, 64, 128, 64, 4, 4))),
-        gpu("sm_100", "tcgen05.mma", *nvidia(4, Tiling(64, 64, 128, 64, 8, 4))),
-        gpu("sm_120", "mma.sync", *nvidia(3, Tiling(64, 64, 64, 64, 4, 4))),
+        gpu("sm_80", "mma.sync", *LARGE_SHARED),
+        gpu("sm_86", "mma.sync", *SMALL_SHARED),
+        gpu("sm_89", "mma.sync", *SMALL_SHARED),
+        gpu("sm_90", "wgmma", *LARGE_SHARED),
+        gpu("sm_100", "tcgen05.mma", *BLACKWELL),
+        gpu("sm_103", "tcgen05.mma", *BLACKWELL),
+        gpu("sm_120", "mma.sync", *SMALL_SHARED),
         gpu("gfx942", "v_mfma", *AMD),
         gpu("gfx950", "v_mfma", *AMD),
         cpu("cpu_avx512bf16", "vfmadd", "vdpbf16ps", *AVX512),

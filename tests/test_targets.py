@@ -53,8 +53,8 @@ def test_a_row_is_its_own_nearest(name, gpus):
 @pytest.mark.parametrize(
     ("gpu", "name"),
     [
-        *(("sm_86", "sm_80"), ("sm_87", "sm_80"), ("sm_89", "sm_80")),
-        *(("sm_103", "sm_100"), ("sm_121", "sm_120")),
+        *(("sm_82", "sm_80"), ("sm_87", "sm_86"), ("sm_88", "sm_86")),
+        *(("sm_101", "sm_100"), ("sm_121", "sm_120")),
     ],
 )
 def test_a_gpu_without_a_row(gpu, name, gpus):

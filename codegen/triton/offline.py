@@ -15,6 +15,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 
 from gqc.codegen.triton.emitter import emit
@@ -38,8 +39,11 @@ class Machine:
 
 MACHINES = {
     "sm_80": Machine(("cuda", 80, 32), "HMMA", 163 * 1024),
+    "sm_86": Machine(("cuda", 86, 32), "HMMA", 99 * 1024),
+    "sm_89": Machine(("cuda", 89, 32), "HMMA", 99 * 1024),
     "sm_90": Machine(("cuda", 90, 32), "HGMMA", 227 * 1024),
     "sm_100": Machine(("cuda", 100, 32), "UTCHMMA", 227 * 1024),
+    "sm_103": Machine(("cuda", 103, 32), "UTCHMMA", 227 * 1024),
     "sm_120": Machine(("cuda", 120, 32), "HMMA", 99 * 1024),
     "gfx942": Machine(("hip", "gfx942", 64), "v_mfma", 64 * 1024),
     "gfx950": Machine(("hip", "gfx950", 64), "v_mfma", 160 * 1024),
@@ -133,7 +137,11 @@ def run_worker(request: list[dict], python: str) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder, "request.json"), Path(folder, "response.json")
         asked.write_text(json.dumps(request))
-        settings = {"TRITON_CACHE_DIR": str(Path(folder, "cache")), "TRITON_DUMP_PTXAS_LOG": "1"}
+        settings = {
+            "TRITON_CACHE_DIR": str(Path(folder, "cache")),
+            "TRITON_DUMP_PTXAS_LOG": "1",
+            "TRITON_NVDISASM_PATH": disassembler(),
+        }
         done = subprocess.run(
             [python, str(WORKER), str(asked), str(answered)],
             env={**os.environ, **settings, "TRITON_INTERPRET": "0"},
@@ -143,6 +151,14 @@ def run_worker(request: list[dict], python: str) -> list[dict]:
         if done.returncode or not answered.exists():
             raise GqcError(f"{python} {WORKER} failed ({done.returncode}):\n{done.stderr[-2000:]}")
         return json.loads(answered.read_text())
+
+
+def disassembler() -> str:
+    """This Python's nvdisasm, for every Triton: that of 3.6 cannot read what it made for sm_103."""
+    spec = find_spec("triton")
+    if spec is None or spec.origin is None:
+        raise GqcError("kernels for GPUs are compiled by Triton, which this Python does not have")
+    return str(Path(spec.origin).parent / "backends" / "nvidia" / "bin" / "nvdisasm")
 
 
 def artifacts(target: str, result: dict) -> KernelArtifacts:

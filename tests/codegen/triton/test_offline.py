@@ -90,7 +90,7 @@ def test_each_gate_sees_its_fault(hopper: KernelArtifacts) -> None:
 
 
 def test_unknown_target_is_refused(build) -> None:
-    with pytest.raises(GqcError, match="no GPU sm_70: choose one of sm_80, sm_90"):
+    with pytest.raises(GqcError, match="no GPU sm_70: choose one of sm_80, sm_86"):
         compile_offline(build(LAYERS[0][0], 64, 128)[0], "sm_70")
 
 
