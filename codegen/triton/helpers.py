@@ -32,4 +32,18 @@ def repeat(tile, TIMES: tl.constexpr):
     return tl.reshape(wide, (tile.shape[0], tile.shape[1] * TIMES))
 '''
 
-HELPERS = {"unpack_pairs": UNPACK_PAIRS, "split_pairs": SPLIT_PAIRS, "repeat": REPEAT}
+WIDEN_E2M1 = '''
+@triton.jit
+def widen_e2m1(bytes):
+    """Codes E4M3 uint8 [R, 2 * C] of pairs of codes E2M1 uint8 [R, C]: 1/64 of their values."""
+    even = ((bytes & 0x08) << 4) | ((bytes & 0x07) << 2)
+    odd = (bytes & 0x80) | ((bytes & 0x70) >> 2)
+    return tl.reshape(tl.join(even, odd), (bytes.shape[0], bytes.shape[1] * 2))
+'''
+
+HELPERS = {
+    "unpack_pairs": UNPACK_PAIRS,
+    "split_pairs": SPLIT_PAIRS,
+    "repeat": REPEAT,
+    "widen_e2m1": WIDEN_E2M1,
+}
