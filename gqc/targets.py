@@ -36,6 +36,13 @@ points) that they read beside it."""
 
 INTEGERS: Formats = {e.name: ("f16", "bf16", "f32") for e in ELEMENTS.values() if e.is_integer}
 MICROSCALING: Formats = dict.fromkeys(("f4E2M1FN", "f6E2M3FN", "f6E3M2FN"), ("f8E8M0FNU",))
+GPU_FORMATS: Formats = {
+    **INTEGERS,
+    **MICROSCALING,
+    **dict.fromkeys(("f8E4M3FN", "f8E5M2"), ("f8E8M0FNU",)),
+    "f4E2M1FN": ("f8E8M0FNU", "f8E4M3FN"),
+    "si8": (*INTEGERS["si8"], "f8E8M0FNU"),
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class Target:
 
 def gpu(name: str, matrix_unit: str, *tilings: Tiling) -> Target:
     units = {"f16": matrix_unit, "bf16": matrix_unit}
-    return Target(name, "triton", units, INTEGERS, "k_words", 1, "before", tilings)
+    return Target(name, "triton", units, GPU_FORMATS, "k_words", 1, "before", tilings)
 
 
 def cpu(name: str, f32: str, bf16: str, *tilings: Tiling) -> Target:
