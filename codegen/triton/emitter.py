@@ -141,7 +141,10 @@ class Emitter:
         with self.writer.block(f"def launch({', '.join(names)}):"):
             self.writer.line(f'"""Fill {names[-1]}; tensors are contiguous and on one device."""')
             self.writer.line(f"{ROWS} = {names[-1]}.shape[0]")
-            self.writer.list(f"return {self.name}[grid({ROWS})](", [*names, ROWS, "**OPTIONS"], ")")
+            arrays = [as_launched(n, a) for n, a in zip(names, args, strict=True)]
+            self.writer.list(
+                f"return {self.name}[grid({ROWS})](", [*arrays, ROWS, "**OPTIONS"], ")"
+            )
 
     # ---- statements
 
@@ -281,6 +284,11 @@ class Emitter:
 
 
 # ---- what is printed where
+
+
+def as_launched(name: str, array: SSAValue) -> str:
+    """An array as Triton takes it: torch's floats of 8 bits as the bytes that kernels read."""
+    return f"triton.reinterpret({name}, tl.uint8)" if dtype(array) == "uint8" else name
 
 
 def aligned_extents(array: SSAValue, value: SSAValue) -> list[int | None]:
