@@ -101,5 +101,4 @@ def dcast(value: SSAValue, element: Attribute, place: InsertPoint) -> gq.DcastOp
 
 def results(cast: gq.DcastOp) -> tuple[SSAValue, list[SSAValue]]:
     """The values of a cast, and the tensor scale if it has one."""
-    values, *tensor_scale = cast.results
-    return values, tensor_scale
+    return cast.result, [] if cast.tensor_scale is None else [cast.tensor_scale]
