@@ -35,7 +35,11 @@ Formats = Mapping[str, tuple[str, ...]]
 points) that they read beside it."""
 
 INTEGERS: Formats = {e.name: ("f16", "bf16", "f32") for e in ELEMENTS.values() if e.is_integer}
-MICROSCALING: Formats = dict.fromkeys(("f4E2M1FN", "f6E2M3FN", "f6E3M2FN"), ("f8E8M0FNU",))
+MICROSCALING: Formats = {
+    **dict.fromkeys(("f6E2M3FN", "f6E3M2FN", "f8E4M3FN", "f8E5M2"), ("f8E8M0FNU",)),
+    "f4E2M1FN": ("f8E8M0FNU", "f8E4M3FN"),
+    "si8": (*INTEGERS["si8"], "f8E8M0FNU"),
+}
 
 
 @dataclass(frozen=True)
