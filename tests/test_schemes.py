@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from gqc.errors import GqcError
@@ -18,7 +20,8 @@ from gqc.schemes import (
     scheme_list,
 )
 
-MINMAX = {"zero_mode": "rescale", "zero": "f16", "scale_rule": "minmax"}
+AMAX: dict[str, Any] = {"quantizer": "microscaling", "scale_rule": "amax"}
+MINMAX: dict[str, Any] = {"zero_mode": "rescale", "zero": "f16", "scale_rule": "minmax"}
 
 
 @pytest.mark.parametrize(
@@ -73,12 +76,7 @@ MINMAX = {"zero_mode": "rescale", "zero": "f16", "scale_rule": "minmax"}
         ),
         (
             "w4a16_nvfp4",
-            Scheme(
-                *("f4E2M1FN", 16, "f8E4M3FN"),
-                quantizer="microscaling",
-                scale_rule="amax",
-                tensor_scale=True,
-            ),
+            Scheme("f4E2M1FN", 16, "f8E4M3FN", **AMAX, tensor_scale=True),
             "!gq.block_scaled<1x16 : f8E4M3FN : f4E2M1FN, global = f32>",
         ),
     ],
