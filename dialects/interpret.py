@@ -15,6 +15,7 @@ from gqc.dialects.fx_interpreter import FxFunctions
 from gqc.dialects.gq_interpreter import GqFunctions
 from gqc.dialects.tile_interpreter import TileFunctions
 from gqc.dialects.tile_quantize_interpreter import QuantizeFunctions
+from gqc.dialects.tile_scaled_interpreter import ScaledFunctions
 
 if TYPE_CHECKING:
     import torch
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 def interpreter(module: ModuleOp, weights: Mapping[str, torch.Tensor | BlockScaled]) -> Interpreter:
     """An interpreter of every dialect of gqc; `weights` is the side store, by name."""
     interpreter = Interpreter(module)
-    ours = (FxFunctions(), GqFunctions(weights), TileFunctions(), QuantizeFunctions())
-    for each in (FuncFunctions(), ArithFunctions(), ScfFunctions(), *ours):
+    functions = (FuncFunctions(), ArithFunctions(), ScfFunctions(), FxFunctions())
+    kernels = (TileFunctions(), QuantizeFunctions(), ScaledFunctions())
+    for each in (*functions, GqFunctions(weights), *kernels):
         interpreter.register_implementations(each)
     return interpreter
 

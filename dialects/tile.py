@@ -3,7 +3,7 @@
 A kernel reads and writes global arrays (`memref`, row-major and contiguous, every dimension static
 but for the rows) and computes on tiles (`vector`). One program of the grid makes one BM×BN tile of
 the output. Loops are `scf.for`, index arithmetic and elementwise tile arithmetic are `arith`; this
-dialect adds only what those lack: memory with bounds, unpacking of packed codes, and the dot.
+dialect adds only what those lack: memory with bounds, unpacking of packed codes, and the dots.
 On a GPU a tile is a block tensor, on a CPU a family of vector registers.
 """
 
@@ -21,22 +21,28 @@ from gqc.dialects.tile_compute import (
 )
 from gqc.dialects.tile_kernel import KernelOp, LoadOp, ProgramIdOp, StoreOp, element_of, shape_of
 from gqc.dialects.tile_quantize import QcastOp
+from gqc.dialects.tile_scaled import BitcastOp, DotScaledOp, PermuteOp, ReshapeOp, WidenOp
 
 __all__ = [
+    "BitcastOp",
     "BroadcastOp",
     "CastOp",
     "DotOp",
+    "DotScaledOp",
     "FullOp",
     "KernelOp",
     "LoadOp",
+    "PermuteOp",
     "ProgramIdOp",
     "QcastOp",
     "RepeatOp",
+    "ReshapeOp",
     "StoreOp",
     "SumOp",
     "Tile",
     "TransposeOp",
     "UnpackOp",
+    "WidenOp",
     "element_of",
     "shape_of",
 ]
@@ -57,6 +63,11 @@ Tile = Dialect(
         SumOp,
         DotOp,
         QcastOp,
+        BitcastOp,
+        WidenOp,
+        ReshapeOp,
+        PermuteOp,
+        DotScaledOp,
     ],
     [],
 )

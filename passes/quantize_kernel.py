@@ -102,6 +102,7 @@ class QuantizeKernel:
             "summary": StringAttr(f"y = x quantized to {self.type} by {self.rule}, decoded"),
             "target": StringAttr(self.target),
             "num_warps": IntegerAttr(self.warps, i64),
+            "matrix": StringAttr("none"),
         }
         return tile.KernelOp(self.name, (self.rows, self.columns), Region(self.entry), attributes)
 

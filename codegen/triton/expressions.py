@@ -95,6 +95,8 @@ def unpack(printer: Emitter, op: tile.UnpackOp) -> str:
 
 
 def cast(printer: Emitter, op: tile.CastOp) -> str:
+    if op.source in printer.values and dtype(op.result) == "float32":
+        return printer.texts[op.source]
     return f"{printer.texts[op.source]}.to(tl.{dtype(op.result)})"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gqc.codegen.triton import quantize
+
 UNPACK_PAIRS = '''
 @triton.jit
 def unpack_pairs(words, BITS: tl.constexpr):
@@ -32,4 +34,9 @@ def repeat(tile, TIMES: tl.constexpr):
     return tl.reshape(wide, (tile.shape[0], tile.shape[1] * TIMES))
 '''
 
-HELPERS = {"unpack_pairs": UNPACK_PAIRS, "split_pairs": SPLIT_PAIRS, "repeat": REPEAT}
+HELPERS = {
+    "unpack_pairs": UNPACK_PAIRS,
+    "split_pairs": SPLIT_PAIRS,
+    "repeat": REPEAT,
+    **quantize.HELPERS,
+}
