@@ -17,6 +17,7 @@ from xdsl.dialects import arith, scf
 from xdsl.dialects.builtin import IntegerAttr, StringAttr, VectorType
 from xdsl.ir import Block, Operation, SSAValue
 
+from gqc.codegen.triton import quantize
 from gqc.codegen.triton.expressions import EXPRESSIONS, dtype, dtype_names, expanded, spreads
 from gqc.codegen.triton.helpers import HELPERS
 from gqc.codegen.triton.writer import PythonWriter, pretty
@@ -61,7 +62,8 @@ class Range:
 
 
 class Emitter:
-    """Prints one kernel. `texts` holds the expression or the name of every value printed so far."""
+    """Prints one kernel. `texts` holds the expression or the name of every value printed so far;
+    `values` are tiles of codes and scales that are printed as what they stand for, in float32."""
 
     def __init__(self, kernel: tile.KernelOp) -> None:
         self.kernel = kernel
@@ -71,6 +73,7 @@ class Emitter:
         self.ranges: dict[Range, str] = {}
         self.inside: set[Operation] = set()
         self.used: set[str] = set()
+        self.values: set[SSAValue] = set()
 
     # ---- the file
 
@@ -162,6 +165,8 @@ class Emitter:
                 pointers, mask = self.access(op.target, op.offsets, op.value)
                 value = f"{pointers}, {self.texts[op.value]}"
                 self.writer.statement("", f"tl.store({value}{mask})")
+            case tile.QcastOp():
+                quantize.qcast(self, op)
             case _:
                 self.bind(op)
         for result in op.results:
@@ -178,8 +183,12 @@ class Emitter:
             self.inside.add(op)
             self.texts[result] = f"({text})"
         else:
-            self.texts[result] = self.writer.fresh(self.stem(result))
-            self.writer.assign(self.texts[result], text)
+            self.writer.assign(self.fresh_result(result), text)
+
+    def fresh_result(self, result: SSAValue) -> str:
+        """A name of its own for a value, from now on its text."""
+        self.texts[result] = self.writer.fresh(self.stem(result))
+        return self.texts[result]
 
     def stem(self, value: SSAValue) -> str:
         """A name for a value: its hint, or else that of the first named value it is made of."""

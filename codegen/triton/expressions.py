@@ -107,6 +107,8 @@ def unpack(printer: Emitter, op: tile.UnpackOp) -> str:
 
 def cast(printer: Emitter, op: tile.CastOp) -> str:
     source, kind = printer.texts[op.source], str(element_of(op.source))
+    if op.source in printer.values and dtype(op.result) == "float32":
+        return source
     if kind in DECODERS:
         source = DECODERS[kind](printer, source)
     return f"{source}.to(tl.{dtype(op.result)})"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gqc.codegen.triton import quantize
+
 UNPACK_PAIRS = '''
 @triton.jit
 def unpack_pairs(words, BITS: tl.constexpr):
@@ -69,4 +71,5 @@ HELPERS = {
     "decode_float": DECODE_FLOAT,
     "keep_nan": KEEP_NAN,
     "decode_e8m0": DECODE_E8M0,
+    **quantize.HELPERS,
 }
