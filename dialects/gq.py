@@ -332,8 +332,10 @@ class MatmulTOp(IRDLOperation):
 def verify_parts(op: PackOp | UnpackOp, weight: SSAValue, parts: Sequence[SSAValue]) -> None:
     """The constraints that `gq.pack` and `gq.unpack` share."""
     type_, shape = require_blocks(op, "C1", weight), tensor_shape(weight)
+    of_one_row = all(rows == 1 for rows in type_.block_of(shape)[:-1])
+    weight_like = len(shape) == 2 and min(shape) > 0
     require(
-        len(shape) == 2 and min(shape) > 0 and type_.block_of(shape)[0] == 1,
+        of_one_row and (weight_like or op.layout.kind.data == LayoutAttr.BYTES),
         op,
         "C3",
         "the weight must be static, of rank 2, in blocks of one row, not {}",

@@ -22,9 +22,9 @@ from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 
 from gqc.dialects.constraints import require
+from gqc.formats.byte_layouts import SCALE_PLACES, ByteLayout
 from gqc.formats.elements import ELEMENTS, SCALES, Element
-from gqc.formats.layouts import LAYOUTS, parts_of
-from gqc.formats.packing import WORD
+from gqc.formats.layouts import LAYOUTS, Layout
 from gqc.formats.zero_modes import ZERO_MODES, ZeroMode
 from gqc.targets import ANY
 
@@ -187,51 +187,73 @@ class BlockScaledType(ParametrizedAttribute, TypeAttribute):
 
 @irdl_attr_definition
 class LayoutAttr(ParametrizedAttribute):
-    """How a packed weight lies in memory: a row of `gqc.formats.layouts.LAYOUTS` and its lanes.
+    """How a packed tensor lies in memory.
 
-    C1 the kind is in the table of layouts.
+    `#gq.layout<lane_words, lanes = 64>`: a row of `gqc.formats.layouts.LAYOUTS` and its lanes.
+    `#gq.layout<bytes, scales = swizzle_32_4_4>`: codes in bytes, and a row of
+    `gqc.formats.byte_layouts.SCALE_PLACES`, for activations too.
+
+    C1 the kind is in the table of layouts, or `bytes`.
     C2 lanes are positive.
+    C3 the place of scales is in its table for `bytes`, and absent otherwise.
     """
 
     name = "gq.layout"
+    BYTES: ClassVar = "bytes"
 
     kind: StringAttr
     lanes: IntAttr
+    scales: StringAttr
 
-    def __init__(self, kind: str, lanes: int = 1):
-        super().__init__(StringAttr(kind), IntAttr(lanes))
+    def __init__(self, kind: str, lanes: int = 1, scales: str = ""):
+        super().__init__(StringAttr(kind), IntAttr(lanes), StringAttr(scales))
 
     def verify(self) -> None:
-        known = ", ".join(LAYOUTS)
-        require(self.kind.data in LAYOUTS, self.name, "C1", f"{self.kind} is not one of {known}")
+        kind, scales, known = self.kind.data, self.scales.data, (*LAYOUTS, self.BYTES)
+        require(kind in known, self.name, "C1", f"{self.kind} is not one of {', '.join(known)}")
         require(self.lanes.data > 0, self.name, "C2", "lanes must be positive")
+        placed = scales in SCALE_PLACES if kind == self.BYTES else not scales
+        require(placed, self.name, "C3", f"scales of {kind} do not lie {scales or 'anywhere'}")
+
+    @property
+    def row(self) -> Layout | ByteLayout:
+        """What packs and unpacks."""
+        if self.kind.data == self.BYTES:
+            return ByteLayout(SCALE_PLACES[self.scales.data])
+        return LAYOUTS[self.kind.data]
 
     @classmethod
     def parse_parameters(cls, parser: AttrParser) -> list[Attribute]:
         with parser.in_angle_brackets():
-            kind = parser.parse_keyword_in(LAYOUTS)
-            lanes = 1
+            kind = parser.parse_keyword_in((*LAYOUTS, cls.BYTES))
+            lanes, scales = 1, "linear" if kind == cls.BYTES else ""
             if parser.parse_optional_punctuation(",") is not None:
-                parser.parse_keyword("lanes")
+                key = parser.parse_keyword_in(("scales",) if kind == cls.BYTES else ("lanes",))
                 parser.parse_punctuation("=")
-                lanes = parser.parse_integer(allow_negative=False)
-        return [StringAttr(kind), IntAttr(lanes)]
+                if key == "scales":
+                    scales = parser.parse_keyword_in(SCALE_PLACES)
+                else:
+                    lanes = parser.parse_integer(allow_negative=False)
+        return [StringAttr(kind), IntAttr(lanes), StringAttr(scales)]
 
     def print_parameters(self, printer: Printer) -> None:
         with printer.in_angle_brackets():
             printer.print_string(self.kind.data)
             if self.lanes.data > 1:
                 printer.print_string(f", lanes = {self.lanes.data}")
+            if self.scales.data:
+                printer.print_string(f", scales = {self.scales.data}")
 
     def part_types(self, weight: TensorType) -> list[TensorType]:
-        """Types of the parts of a packed weight, in the order of `parts_of`."""
+        """Types of the parts of a packed tensor, in the order of `parts` of its row."""
         type_ = weight.get_element_type()
         assert isinstance(type_, BlockScaledType)
-        shapes = LAYOUTS[self.kind.data].part_shapes(type_, weight.get_shape(), self.lanes.data)
+        parts = self.row.parts(type_)
+        shapes = self.row.part_shapes(type_, weight.get_shape(), self.lanes.data)
         formats = {"scale": type_.scale, "zero": type_.zero, "tensor_scale": type_.tensor_scale}
         return [
-            TensorType(IntegerType(WORD) if part.plane else formats[part.kind], shape)
-            for part, shape in zip(parts_of(type_), shapes, strict=True)
+            TensorType(IntegerType(part.word) if part.plane else formats[part.kind], shape)
+            for part, shape in zip(parts, shapes, strict=True)
         ]
 
 

@@ -14,7 +14,6 @@ from xdsl.interpreter import Interpreter, InterpreterFunctions, impl, register_i
 
 from gqc.dialects import gq, tile
 from gqc.dialects.tile_interpreter import run_kernel
-from gqc.formats.layouts import LAYOUTS
 from gqc.targets import ANY
 
 if TYPE_CHECKING:
@@ -84,14 +83,13 @@ class GqFunctions(InterpreterFunctions):
 
     @impl(gq.PackOp)
     def run_pack(self, interpreter: Interpreter, op: gq.PackOp, args: Values) -> Values:
-        layout = LAYOUTS[op.layout.kind.data]
-        return tuple(layout.pack(args[0], op.layout.lanes.data))
+        return tuple(op.layout.row.pack(args[0], op.layout.lanes.data))
 
     @impl(gq.UnpackOp)
     def run_unpack(self, interpreter: Interpreter, op: gq.UnpackOp, args: Values) -> Values:
-        layout, type_ = LAYOUTS[op.layout.kind.data], gq.block_scaled(op.weight)
+        type_ = gq.block_scaled(op.weight)
         assert type_ is not None
-        return (layout.unpack(args, type_, gq.tensor_shape(op.weight)),)
+        return (op.layout.row.unpack(args, type_, gq.tensor_shape(op.weight)),)
 
     @impl(gq.LaunchOp)
     def run_launch(self, interpreter: Interpreter, op: gq.LaunchOp, args: Values) -> Values:

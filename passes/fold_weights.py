@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from gqc.dialects import gq
 from gqc.dialects.interpret import interpreter
 from gqc.errors import GqcError
-from gqc.formats.layouts import parts_of
+from gqc.formats.layouts import Part
 from gqc.passes.helpers import layer_name, weight_of, written_buffers
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ Taken = dict[str, tuple[str, ...] | None]
 by something else."""
 
 
-def part_names(fqn: str, type_: gq.BlockScaledType) -> list[str]:
+def part_names(fqn: str, parts: Sequence[Part]) -> list[str]:
     """Names in the side store of the parts of a packed weight, in order."""
     kinds = {"codes": "packed"}
-    words = [[fqn, kinds.get(p.kind, p.kind), p.suffix] for p in parts_of(type_)]
+    words = [[fqn, kinds.get(p.kind, p.kind), p.suffix] for p in parts]
     return ["_".join(filter(None, each)) for each in words]
 
 
@@ -87,7 +87,7 @@ def fold_pack(pack: gq.PackOp, store: Store | None, observe: Observer | None, ta
     """Replace one `gq.pack` by the weights that it computes."""
     weight, type_ = weight_of(pack.weight), gq.block_scaled(pack.weight)
     assert weight is not None and type_ is not None
-    names = part_names(weight.key, type_)
+    names = part_names(weight.key, pack.layout.row.parts(type_))
     form = tuple(map(str, (type_, pack.layout, *chain_of(pack)[:-1])))
     # Layers may share a weight but not its scheme, and a model may use such a name itself.
     while any(taken.get(name, form) != form for name in names):

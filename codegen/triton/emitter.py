@@ -18,7 +18,14 @@ from xdsl.dialects.builtin import IntegerAttr, StringAttr, VectorType
 from xdsl.ir import Block, Operation, SSAValue
 
 from gqc.codegen.triton import quantize
-from gqc.codegen.triton.expressions import EXPRESSIONS, dtype, dtype_names, expanded, spreads
+from gqc.codegen.triton.expressions import (
+    EXPRESSIONS,
+    by_descriptor,
+    dtype,
+    dtype_names,
+    expanded,
+    spreads,
+)
 from gqc.codegen.triton.helpers import HELPERS
 from gqc.codegen.triton.writer import PythonWriter, pretty
 from gqc.dialects import tile
@@ -27,12 +34,14 @@ from gqc.errors import GqcError
 
 OPTIONS = ("num_warps", "num_stages")
 ROWS = "M"
+RESERVED = ("triton", "tl", "range", "grid", "launch", "describe", "TensorDescriptor")
 MAX_OFFSET = 2**31 - 1
 ZERO = "(0)"
 
 CHEAP = {
     *(arith.AddiOp, arith.SubiOp, arith.MuliOp, arith.DivUIOp, arith.RemUIOp),
     *(tile.ProgramIdOp, tile.FullOp, tile.CastOp, tile.BroadcastOp, tile.TransposeOp),
+    tile.BitcastOp,
 }
 """Ops that are printed inside their only user."""
 
@@ -62,16 +71,22 @@ class Range:
 
 
 class Emitter:
-    """Prints one kernel. `texts` holds the expression or the name of every value printed so far;
-    `values` are tiles of codes and scales that are printed as what they stand for, in float32."""
+    """Prints one kernel.
+
+    `texts` holds the expression or the name of every value printed so far; `values` are tiles of
+    codes and scales that are printed as what they stand for, in float32; `blocks` the tiles of the
+    arrays that are read through tensor descriptors.
+    """
 
     def __init__(self, kernel: tile.KernelOp) -> None:
         self.kernel = kernel
         self.name = kernel.sym_name.data
-        self.writer = PythonWriter({"triton", "tl", "range", "grid", "launch", ROWS, *HELPERS})
+        self.writer = PythonWriter({*RESERVED, ROWS, *HELPERS})
         self.texts: dict[SSAValue, str] = {}
         self.ranges: dict[Range, str] = {}
         self.inside: set[Operation] = set()
+        loads = [op for op in kernel.walk() if isinstance(op, tile.LoadOp) and by_descriptor(op)]
+        self.blocks = {op.source: shape_of(op.result) for op in loads}
         self.used: set[str] = set()
         self.values: set[SSAValue] = set()
 
@@ -99,6 +114,8 @@ class Emitter:
         self.writer.line()
         self.writer.line("import triton")
         self.writer.line("import triton.language as tl")
+        if self.blocks:
+            self.writer.line("from triton.tools.tensor_descriptor import TensorDescriptor")
 
     def jit_function(self, names: list[str]) -> None:
         self.writer.line(f'@triton.jit(do_not_specialize=["{ROWS}"])')
@@ -124,7 +141,7 @@ class Emitter:
     def launcher(self, names: list[str]) -> None:
         """Constants for who compiles the source, and a function for who runs it."""
         args = self.kernel.body.block.args
-        types = {n: f"*{dtype_names(a)[1]}" for n, a in zip(names, args, strict=True)}
+        types = {n: self.type_of(a) for n, a in zip(names, args, strict=True)}
         entries = [f'"{name}": "{type_}"' for name, type_ in {**types, ROWS: "i32"}.items()]
         self.writer.list("SIGNATURE = {", entries, "}")
         attributes = self.kernel.attributes
@@ -141,13 +158,32 @@ class Emitter:
             self.writer.line(f"return triton.cdiv({ROWS}, {rows}), {count}, 1")
         self.writer.line()
         self.writer.line()
+        if self.blocks:
+            self.describe(names)
         with self.writer.block(f"def launch({', '.join(names)}):"):
             self.writer.line(f'"""Fill {names[-1]}; tensors are contiguous and on one device."""')
             self.writer.line(f"{ROWS} = {names[-1]}.shape[0]")
-            arrays = [as_launched(n, a) for n, a in zip(names, args, strict=True)]
+            passed = [f"*describe({', '.join(names)})"] if self.blocks else names
             self.writer.list(
-                f"return {self.name}[grid({ROWS})](", [*arrays, ROWS, "**OPTIONS"], ")"
+                f"return {self.name}[grid({ROWS})](", [*passed, ROWS, "**OPTIONS"], ")"
             )
+
+    def describe(self, names: list[str]) -> None:
+        """A function from the arrays to what the kernel takes for them."""
+        with self.writer.block(f"def describe({', '.join(names)}):"):
+            values = []
+            for name, arg in zip(names, self.kernel.body.block.args, strict=True):
+                block = self.blocks.get(arg)
+                text = f"TensorDescriptor.from_tensor({name}, {[*block]})" if block else name
+                values.append(text)
+            self.writer.list("return [", values, "]")
+        self.writer.line()
+        self.writer.line()
+
+    def type_of(self, array: SSAValue) -> str:
+        """An argument's type in SIGNATURE."""
+        element, block = dtype_names(array)[1], self.blocks.get(array)
+        return f"tensordesc<{element}{[*block]}>" if block else f"*{element}"
 
     # ---- statements
 
@@ -295,11 +331,6 @@ class Emitter:
 # ---- what is printed where
 
 
-def as_launched(name: str, array: SSAValue) -> str:
-    """An array as Triton takes it: torch's floats of 8 bits as the bytes that kernels read."""
-    return f"triton.reinterpret({name}, tl.uint8)" if dtype(array) == "uint8" else name
-
-
 def aligned_extents(array: SSAValue, value: SSAValue) -> list[int | None]:
     """The tile's extent along each dimension of the array, None for one that it has no part in."""
     shape = shape_of(value)
@@ -324,7 +355,7 @@ def ranges_from(value: SSAValue) -> Iterator[Range]:
     """The vectors of offsets that start at a value, in the order of their uses."""
     for use in value.uses:
         op = use.operation
-        if not isinstance(op, tile.LoadOp | tile.StoreOp):
+        if not isinstance(op, tile.LoadOp | tile.StoreOp) or by_descriptor(op):
             continue
         array, tensor = (
             (op.source, op.result) if isinstance(op, tile.LoadOp) else (op.target, op.value)
@@ -353,6 +384,6 @@ def may_inline(op: Operation, length: int) -> bool:
     if use.operation.parent is not op.parent:
         return False
     if isinstance(use.operation, scf.YieldOp):
-        return type(op) in CHEAP | ARITHMETIC or isinstance(op, tile.DotOp)
+        return type(op) in CHEAP | ARITHMETIC or isinstance(op, tile.DotOp | tile.DotScaledOp)
     unnamed = type(op) in ARITHMETIC and result.name_hint is None
     return (type(op) in CHEAP or spreads(op) or unnamed) and length <= LONG

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from xdsl.dialects import arith
-from xdsl.dialects.builtin import FloatAttr, IntegerAttr
-from xdsl.ir import Operation, SSAValue
+from xdsl.dialects.builtin import FloatAttr, IntegerAttr, StringAttr
+from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from gqc.dialects import tile
 from gqc.dialects.tile import element_of, shape_of
@@ -23,6 +23,7 @@ DTYPES = {
     "bf16": ("bfloat16", "bf16"),
     "f32": ("float32", "fp32"),
     "i32": ("int32", "i32"),
+    "i8": ("uint8", "u8"),
     "f8E8M0FNU": ("uint8", "u8"),
     "f8E4M3FN": ("uint8", "u8"),
 }
@@ -33,6 +34,10 @@ Scales of 8 bits are bytes, decoded by arithmetic: Triton has no E8M0, and E4M3 
 
 
 HALF_BIAS = SCALES["f16"].bias
+
+DOT_FORMATS = {"f4E2M1FN": "e2m1", "f8E4M3FN": "e4m3", "f8E5M2": "e5m2"}
+"""Elements of codes that `tl.dot_scaled` takes, and what it calls them. A tile of codes is one of
+bytes in Triton: `tile.bitcast` is not printed, and two 4-bit codes make one element."""
 
 
 def dtype_names(value: SSAValue) -> tuple[str, str]:
@@ -74,8 +79,21 @@ def full(printer: Emitter, op: tile.FullOp) -> str:
 
 
 def load(printer: Emitter, op: tile.LoadOp) -> str:
+    if by_descriptor(op):
+        place = ", ".join(printer.texts[offset] for offset in op.offsets)
+        return f"{printer.texts[op.source]}.load([{place}])"
     pointers, mask = printer.access(op.source, op.offsets, op.result)
-    return f"tl.load({pointers}{mask}{', other=0' if mask else ''})"
+    zero = "0.0" if dtype(op.source).startswith("float8") else "0"
+    return f"tl.load({pointers}{mask}{f', other={zero}' if mask else ''})"
+
+
+def by_descriptor(op: Operation) -> bool:
+    """Whether an op loads a tile through a tensor descriptor, which knows the array's bounds."""
+    if not isinstance(op, tile.LoadOp) or not isinstance(op.source, BlockArgument):
+        return False
+    kernel, rank = op.source.owner.parent_op(), len(shape_of(op.source))
+    whole = rank > 1 and len(shape_of(op.result)) == rank
+    return whole and kernel is not None and kernel.attributes.get("loads") == StringAttr("tma")
 
 
 def unpack(printer: Emitter, op: tile.UnpackOp) -> str:
@@ -179,6 +197,43 @@ def dot(printer: Emitter, op: tile.DotOp) -> str:
     return f"tl.dot({operands}{exact})"
 
 
+def bitcast(printer: Emitter, op: tile.BitcastOp) -> str:
+    """Bytes stay bytes."""
+    return printer.texts[op.source]
+
+
+def widen(printer: Emitter, op: tile.WidenOp) -> str:
+    source, result = op.formats
+    if (source.name, result.name) != ("f4E2M1FN", "f8E4M3FN"):
+        raise GqcError(
+            f"kernel {printer.name}: the Triton backend widens f4E2M1FN to f8E4M3FN, "
+            f"not {source.name} to {result.name}"
+        )
+    return f"{printer.helper('widen_e2m1')}({printer.texts[op.source]})"
+
+
+def reshape(printer: Emitter, op: tile.ReshapeOp) -> str:
+    return f"tl.reshape({printer.texts[op.source]}, {dims(shape_of(op.result))})"
+
+
+def permute(printer: Emitter, op: tile.PermuteOp) -> str:
+    return f"tl.permute({printer.texts[op.source]}, {dims(op.axes)})"
+
+
+def dot_scaled(printer: Emitter, op: tile.DotScaledOp) -> str:
+    def operand(codes: SSAValue, scale: SSAValue) -> str:
+        name = str(element_of(codes))
+        if name not in DOT_FORMATS:
+            raise GqcError(f"kernel {printer.name}: Triton multiplies no {name} under scales")
+        scales = printer.texts[scale]
+        if str(element_of(scale)) == "f8E4M3FN":  # by the type, bytes are E8M0
+            scales = f"{scales}.to(tl.float8e4nv, bitcast=True)"
+        return f'{printer.texts[codes]}, {scales}, "{DOT_FORMATS[name]}"'
+
+    lhs, rhs = operand(op.lhs, op.lhs_scale), operand(op.rhs, op.rhs_scale)
+    return f"tl.dot_scaled({lhs}, {rhs}, {printer.texts[op.acc]})"
+
+
 def binary(symbol: str) -> Callable[[Emitter, Operation], str]:
     def expression(printer: Emitter, op: Operation) -> str:
         return f" {symbol} ".join(printer.operands(op.operands))
@@ -206,5 +261,10 @@ EXPRESSIONS: dict[type[Operation], Callable[[Emitter, Any], str]] = {
     tile.TransposeOp: transpose,
     tile.SumOp: reduce_sum,
     tile.DotOp: dot,
+    tile.BitcastOp: bitcast,
+    tile.WidenOp: widen,
+    tile.ReshapeOp: reshape,
+    tile.PermuteOp: permute,
+    tile.DotScaledOp: dot_scaled,
 }
 """Every op that is an expression, and the function that prints it."""

@@ -64,6 +64,15 @@ def decode_e8m0(codes):
     return (exponent << 23 | ends).to(tl.float32, bitcast=True)
 '''
 
+WIDEN_E2M1 = '''
+@triton.jit
+def widen_e2m1(bytes):
+    """Codes E4M3 uint8 [R, 2 * C] of pairs of codes E2M1 uint8 [R, C]: 1/64 of their values."""
+    even = ((bytes & 0x08) << 4) | ((bytes & 0x07) << 2)
+    odd = (bytes & 0x80) | ((bytes & 0x70) >> 2)
+    return tl.reshape(tl.join(even, odd), (bytes.shape[0], bytes.shape[1] * 2))
+'''
+
 HELPERS = {
     "unpack_pairs": UNPACK_PAIRS,
     "split_pairs": SPLIT_PAIRS,
@@ -72,4 +81,5 @@ HELPERS = {
     "keep_nan": KEEP_NAN,
     "decode_e8m0": DECODE_E8M0,
     **quantize.HELPERS,
+    "widen_e2m1": WIDEN_E2M1,
 }

@@ -26,11 +26,13 @@ class Part:
 
     kind: `codes`, `scale`, `zero` or `tensor_scale`. plane: bits of each code that its words hold,
     None for an array of floats. suffix: tells planes apart where codes have several.
+    word: bits of a word.
     """
 
     kind: str
     plane: int | None = None
     suffix: str = ""
+    word: int = packing.WORD
 
 
 def parts_of(type_: BlockScaledType) -> list[Part]:
@@ -69,6 +71,10 @@ class Layout:
     exact_dot: bool
     """Whether scaled weights are multiplied in f32, which keeps them exact, and not rounded to the
     type of the activations, as a matrix unit wants it."""
+
+    def parts(self, type_: BlockScaledType) -> list[Part]:
+        """Parts of a packed weight of this type, in order."""
+        return parts_of(type_)
 
     def part_shapes(self, type_: BlockScaledType, shape: Sequence[int], lanes: int) -> list[Shape]:
         """Shapes of the parts, in order, of a weight of this type and shape."""

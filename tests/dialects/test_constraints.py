@@ -22,6 +22,7 @@ UI4 = IntegerType(4, Signedness.UNSIGNED)
 # What the parser already refuses in text, and only Python can build.
 BUILT: list[tuple[Callable[[], Attribute], str]] = [
     (lambda: LayoutAttr("rows"), "gq.layout C1: "),
+    (lambda: LayoutAttr("k_words", scales="linear"), "gq.layout C3: "),
     (lambda: DecisionAttr("guessed", "why"), "gq.decision C1: "),
     (lambda: ScheduleAttr(16, (16, 16, 16), "during"), "gq.schedule C2: "),
     (lambda: BlockScaledType([0], f16, UI4), "gq.block_scaled C1: "),

@@ -232,7 +232,7 @@
 // -----
 
 // Names outside the tables are errors of the parser.
-// CHECK: Expected one of 'k_words', 'lane_words'
+// CHECK: Expected one of 'k_words', 'lane_words', 'bytes'
 "test.op"() {a = #gq.layout<row_words>} : () -> ()
 
 // -----

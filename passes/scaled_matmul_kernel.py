@@ -1,0 +1,277 @@
+"""Build the tile kernels that multiply block-scaled codes as they are stored.
+
+Both operands are read in the layout `bytes` and multiplied by `tile.dot_scaled`, which a GPU has an
+instruction for (`gqc.native`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from xdsl.builder import ImplicitBuilder
+from xdsl.dialects import arith, scf
+from xdsl.dialects.builtin import (
+    DYNAMIC_INDEX,
+    IndexType,
+    IntegerAttr,
+    MemRefType,
+    StringAttr,
+    TensorType,
+    VectorType,
+    f32,
+    i8,
+    i64,
+)
+from xdsl.ir import Attribute, Block, Region, SSAValue
+from xdsl.parser import Parser
+
+from gqc.dialects import gq, tile
+from gqc.dialects.text import context
+from gqc.dialects.tile_scaled import widening_factor
+from gqc.formats.byte_layouts import ATOM_COLUMNS, ATOM_ROWS, stored_element
+from gqc.formats.elements import ELEMENTS
+from gqc.native import NATIVE, Native
+from gqc.passes.lower_to_tile import TENSOR_SCALES, named, named_value, spread
+
+TMA_BYTES = 16
+"""What the pitch of an array must be a multiple of, to be loaded by descriptor."""
+
+ATOM = (32, 4, ATOM_COLUMNS)
+"""A tile of swizzled scales: row mod 32, row div 32, column."""
+
+
+def build_scaled_matmul(
+    name: str,
+    target: str,
+    matmul: gq.MatmulTOp,
+    x_unpack: gq.UnpackOp,
+    w_unpack: gq.UnpackOp,
+    schedule: gq.ScheduleAttr,
+) -> tile.KernelOp:
+    """The kernel of one matmul of unpacked operands for one schedule.
+
+    Arguments of the kernel: x codes i8 [M, K·b/8], `x_scale`, `x_tensor_scale` f32 [1] if the type
+    has one, w codes i8 [N, K·b/8], `scale`, `tensor_scale`, bias [N], y [M, N]. Raises KeyError for
+    a product that is not in `gqc.native.NATIVE`.
+    """
+    x = Operand("x", x_unpack)
+    w = Operand("w", w_unpack)
+    row = native(target, x.type, w.type)
+    return ScaledMatmulKernel(name, target, matmul, x, w, schedule, row).build()
+
+
+def native(target: str, x: gq.BlockScaledType, w: gq.BlockScaledType) -> Native:
+    """The row of the table for the product of two types. Raises KeyError if there is none."""
+    return NATIVE[target, str(x.element), str(w.element), str(w.scale)]
+
+
+def element_named(name: str) -> Attribute:
+    return Parser(context(), name).parse_type()
+
+
+@dataclass
+class Operand:
+    """One operand of the product: an argument's name and what is read through it."""
+
+    name: str
+    unpack: gq.UnpackOp
+
+    def __post_init__(self) -> None:
+        type_ = gq.block_scaled(self.unpack.weight)
+        assert type_ is not None
+        self.type = type_
+        shape = gq.tensor_shape(self.unpack.weight)
+        self.k = shape[-1]
+        self.block = type_.block_of(shape)[-1]
+        stored = stored_element(type_.format.name)
+        self.element, self.bits = element_named(stored), ELEMENTS[stored].bits
+        self.swizzled = self.unpack.layout.scales.data == "swizzle_32_4_4"
+        self.scale_name = "x_scale" if self.name == "x" else "scale"
+
+    def arguments(self) -> dict[str, MemRefType]:
+        """Names and types of its arrays, in order."""
+        whole = "x_tensor_scale" if self.name == "x" else "tensor_scale"
+        types = {}
+        for name, part in zip((self.name, self.scale_name, whole), self.unpack.parts, strict=False):
+            assert isinstance(part.type, TensorType)
+            types[name] = MemRefType(part.type.get_element_type(), part.type.get_shape())
+        return types
+
+
+@dataclass
+class ScaledMatmulKernel:
+    """Builds the kernel of one matmul for one schedule."""
+
+    name: str
+    target: str
+    matmul: gq.MatmulTOp
+    x: Operand
+    w: Operand
+    schedule: gq.ScheduleAttr
+    row: Native
+    args: dict[str, SSAValue] = field(default_factory=dict)
+    constants: dict[int, SSAValue] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.bm, self.bn, self.bk = self.schedule.sizes
+        self.n = gq.tensor_shape(self.w.unpack.weight)[0]
+
+    # Arguments
+
+    def arguments(self) -> dict[str, MemRefType]:
+        """Names and types of the kernel's arrays, in order."""
+        types = {**self.x.arguments(), **self.w.arguments()}
+        if self.matmul.bias is not None:
+            types["bias"] = MemRefType(gq.element_type(self.matmul.bias), (self.n,))
+        y = gq.element_type(self.matmul.result)
+        return {**types, "y": MemRefType(y, (DYNAMIC_INDEX, self.n))}
+
+    def build(self) -> tile.KernelOp:
+        arguments = self.arguments()
+        self.entry = Block(arg_types=list(arguments.values()))
+        for name, arg in zip(arguments, self.entry.args, strict=True):
+            arg.name_hint = name
+            self.args[name] = arg
+        with ImplicitBuilder(self.entry):
+            self.body()
+        factor = "".join(f" * {name}" for name in TENSOR_SCALES if name in self.args)
+        bias = " + bias" if "bias" in self.args else ""
+        summary = (
+            f"y = x @ W.T{factor}{bias}, with blocks of {self.x.type.element} "
+            f"and {self.w.type.element} under {self.w.type.scale} scales"
+        )
+        attributes: dict[str, Attribute] = {
+            "summary": StringAttr(summary),
+            "target": StringAttr(self.target),
+            "matrix": StringAttr(self.row.matrix),
+            "num_warps": IntegerAttr(self.schedule.warps.data, i64),
+            "num_stages": IntegerAttr(self.schedule.stages.data, i64),
+        }
+        if self.row.loads == "tma" and self.can_describe():
+            attributes["loads"] = StringAttr("tma")
+        return tile.KernelOp(self.name, (self.bm, self.bn), Region(self.entry), attributes)
+
+    def can_describe(self) -> bool:
+        """Whether the pitch of both arrays of codes is what a tensor descriptor can hold."""
+        return all(o.k * o.bits // 8 % TMA_BYTES == 0 for o in (self.x, self.w))
+
+    def constant(self, value: int) -> SSAValue:
+        """An index constant, once, at the kernel's top."""
+        if value not in self.constants:
+            op = arith.ConstantOp(IntegerAttr(value, IndexType()))
+            op.detach()
+            first = self.entry.first_op
+            self.entry.add_op(op) if first is None else self.entry.insert_op_before(op, first)
+            self.constants[value] = named(op, f"c{value}")
+        return self.constants[value]
+
+    # Body
+
+    def body(self) -> None:
+        self.m = self.offset(0, self.bm, "m")
+        self.column = self.offset(1, self.bn, "n")
+        self.atoms = {
+            operand.name: named(arith.DivUIOp(start, self.constant(ATOM_ROWS)), f"{name}_atom")
+            for operand, start, name in ((self.x, self.m, "m"), (self.w, self.column, "n"))
+            if operand.swizzled
+        }
+        start = named(tile.FullOp(0.0, VectorType(f32, (self.bm, self.bn))), "acc")
+        loop = Block(arg_types=[IndexType(), start.type])
+        k, acc = loop.args
+        k.name_hint, acc.name_hint = "k", "acc"
+        with ImplicitBuilder(loop):
+            scf.YieldOp(self.step(k, acc))
+        bounds = self.constant(0), self.constant(self.x.k), self.constant(self.bk)
+        self.epilogue(named(scf.ForOp(*bounds, [start], loop), "acc"))
+
+    def offset(self, axis: int, size: int, name: str) -> SSAValue:
+        """Where this program's tile begins along an axis of the output."""
+        program = named(tile.ProgramIdOp(axis), f"pid_{name}")
+        return named(arith.MuliOp(program, self.constant(size)), name)
+
+    def step(self, k: SSAValue, acc: SSAValue) -> SSAValue:
+        """The accumulator after BK more of K."""
+        self.offsets: dict[int, SSAValue] = {}
+        x = self.codes(self.x, self.m, self.bm, k, self.row.widen_x)
+        w = self.codes(self.w, self.column, self.bn, k, self.row.widen_w)
+        x_scale = self.scale(self.x, self.m, self.bm, k)
+        w_scale = self.scale(self.w, self.column, self.bn, k)
+        dot = tile.DotScaledOp(acc, x, x_scale, tile.TransposeOp(w).result, w_scale)
+        return named(dot, "acc")
+
+    def share(self, k: SSAValue, divisor: int, name: str) -> SSAValue:
+        """k in units of `divisor` elements, once a step."""
+        if divisor == 1:
+            return k
+        if divisor not in self.offsets:
+            self.offsets[divisor] = named(arith.DivUIOp(k, self.constant(divisor)), name)
+        return self.offsets[divisor]
+
+    def codes(
+        self, operand: Operand, start: SSAValue, rows: int, k: SSAValue, widen: str | None
+    ) -> SSAValue:
+        """A tile of codes [rows, BK]; past the ends of the array they are 0."""
+        name, at = operand.name, self.share(k, 8 // operand.bits, "k_byte")
+        shape = VectorType(i8, (rows, self.bk * operand.bits // 8))
+        load = named(tile.LoadOp(self.args[name], [start, at], shape), f"{name}_tile")
+        codes = named(tile.BitcastOp(load, operand.element), f"{name}_codes")
+        if widen is None:
+            return codes
+        return named(tile.WidenOp(codes, element_named(widen)), f"{name}_wide")
+
+    def scale(self, operand: Operand, start: SSAValue, rows: int, k: SSAValue) -> SSAValue:
+        """A tile of scales [rows, BK/B]; past the ends of the array they are finite."""
+        name, blocks = operand.scale_name, self.bk // operand.block
+        array, element = self.args[name], operand.type.scale
+        if not operand.swizzled:
+            at = self.share(k, operand.block, "g")
+            return named(tile.LoadOp(array, [start, at], VectorType(element, (rows, blocks))), name)
+        high, wide = rows // ATOM_ROWS, blocks // ATOM_COLUMNS
+        at = [
+            self.atoms[operand.name],
+            self.share(k, operand.block * ATOM_COLUMNS, "k_atom"),
+            *[self.constant(0)] * 2,
+        ]
+        load = named(tile.LoadOp(array, at, VectorType(element, (high, wide, 2, 256))), name)
+        atoms = tile.ReshapeOp(load, (high, wide, *ATOM)).result
+        ordered = tile.PermuteOp(atoms, (0, 3, 2, 1, 4)).result
+        return named(tile.ReshapeOp(ordered, (rows, blocks)), name)
+
+    # Epilogue
+
+    def epilogue(self, acc: SSAValue) -> None:
+        """Powers of two that widening took, tensor scales, bias, the output's type, the store."""
+        shape = (self.bm, self.bn)
+        if self.factor != 1:
+            factor = tile.FullOp(self.factor, VectorType(f32, shape)).result
+            acc = named(arith.MulfOp(acc, factor), "acc")
+        for name in TENSOR_SCALES:
+            if name in self.args:
+                load = tile.LoadOp(self.args[name], [self.constant(0)], VectorType(f32, (1,)))
+                acc = named(arith.MulfOp(acc, spread(named(load, name), shape)), "acc")
+        if "bias" in self.args:
+            element = tile.element_of(self.args["bias"])
+            bias = named(
+                tile.LoadOp(self.args["bias"], [self.column], VectorType(element, (self.bn,))), "b"
+            )
+            bias = spread(cast(bias, f32, "b"), shape)
+            acc = named(arith.AddfOp(acc, bias), "acc")
+        result = cast(acc, tile.element_of(self.args["y"]), "y_tile")
+        tile.StoreOp(result, self.args["y"], [self.m, self.column])
+
+    @property
+    def factor(self) -> float:
+        """What undoes the powers of two by which widening multiplied the operands."""
+        pairs = ((self.x, self.row.widen_x), (self.w, self.row.widen_w))
+        return math.prod(
+            1 / widening_factor(operand.type.format, ELEMENTS[wide])
+            for operand, wide in pairs
+            if wide is not None
+        )
+
+
+def cast(value: SSAValue, element: Attribute, name: str) -> SSAValue:
+    if tile.element_of(value) == element:
+        return value
+    return named_value(tile.CastOp(value, element).result, name)
