@@ -284,7 +284,8 @@ def verify_parts(op: PackOp | UnpackOp, weight: SSAValue, parts: Sequence[SSAVal
 
 @irdl_op_definition
 class PackOp(IRDLOperation):
-    """Pack a block-scaled weight into the parts of a layout: planes of words, scale, zero point.
+    """Pack a block-scaled weight into the parts of a layout: planes of words, scale, zero point,
+    tensor scale.
 
     C1 the weight is block-scaled and its blocks divide its shape.
     C2 the parts are those of the layout.

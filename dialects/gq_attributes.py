@@ -224,11 +224,11 @@ class LayoutAttr(ParametrizedAttribute):
                 printer.print_string(f", lanes = {self.lanes.data}")
 
     def part_types(self, weight: TensorType) -> list[TensorType]:
-        """Types of the parts of a packed weight: planes, scale, and the zero point's parts."""
+        """Types of the parts of a packed weight, in the order of `parts_of`."""
         type_ = weight.get_element_type()
         assert isinstance(type_, BlockScaledType)
         shapes = LAYOUTS[self.kind.data].part_shapes(type_, weight.get_shape(), self.lanes.data)
-        formats = {"scale": type_.scale, "zero": type_.zero}
+        formats = {"scale": type_.scale, "zero": type_.zero, "tensor_scale": type_.tensor_scale}
         return [
             TensorType(IntegerType(WORD) if part.plane else formats[part.kind], shape)
             for part, shape in zip(parts_of(type_), shapes, strict=True)

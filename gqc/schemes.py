@@ -11,7 +11,7 @@ import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gqc.errors import GqcError
 from gqc.formats.elements import ELEMENTS, INTEGER_BITS
@@ -32,8 +32,9 @@ class Scheme:
 
     element: format of a code (`ui4`, `si8`); group: elements of K that share a scale, None for all.
     scale: format of a scale. zero_mode: `none`, `original`, `rescale` or `quantized`, with the zero
-    point in format `zero`. quantizer and scale_rule: how codes and scales are chosen, a row of
-    `gqc.quantizers.RULES` and one of its rules.
+    point in format `zero`. tensor_scale: whether one f32 scales the whole weight too. quantizer
+    and scale_rule: how codes and scales are chosen, a row of `gqc.quantizers.RULES` and one of its
+    rules.
     """
 
     element: str
@@ -43,6 +44,7 @@ class Scheme:
     zero: str | None = None
     quantizer: str = "rtn"
     scale_rule: str = "no_clip"
+    tensor_scale: bool = False
 
     def __post_init__(self) -> None:
         if self.group is not None and self.group not in GROUPS:
@@ -75,8 +77,9 @@ class Scheme:
         from gqc.dialects.text import context
 
         zero = f", zero = {self.zero}, zero_mode = {self.zero_mode}" if self.zero else ""
-        text = f"!gq.block_scaled<1x{self.group or '?'} : {self.scale} : {self.element}{zero}>"
-
+        whole = ", global = f32" if self.tensor_scale else ""
+        block = f"1x{self.group or '?'} : {self.scale} : {self.element}"
+        text = f"!gq.block_scaled<{block}{zero}{whole}>"
         try:
             return Parser(context(), text).parse_attribute()  # pyright: ignore[reportReturnType]
         except ParseError as error:
@@ -86,19 +89,36 @@ class Scheme:
         """The text that `parse_scheme` reads back."""
         group = f"g{self.group}" if self.group else "row"
         zero = f" zero={self.zero} zero_mode={self.zero_mode}" if self.zero else ""
+        whole = " tensor_scale=f32" if self.tensor_scale else ""
         choice = f"quantizer={self.quantizer} scale_rule={self.scale_rule}"
-        return f"{self.element} {group} scale={self.scale}{zero} {choice}"
+        return f"{self.element} {group} scale={self.scale}{zero}{whole} {choice}"
 
 
-def mx(element: str) -> Scheme:
-    """A weight as OCP MX v1.0 has it: blocks of 32, E8M0 scales, rounded as section 6.3 says."""
-    return Scheme(element, 32, "f8E8M0FNU", quantizer="microscaling", scale_rule="floor")
+def mx(element: str, rounding: str) -> Scheme:
+    """As OCP MX v1.0 has it: blocks of 32, E8M0 scales; its section 6.3 rounds them `floor`."""
+    return Scheme(element, 32, "f8E8M0FNU", quantizer="microscaling", scale_rule=rounding)
 
+
+NVFP4 = Scheme(
+    "f4E2M1FN", 16, "f8E4M3FN", quantizer="microscaling", scale_rule="amax", tensor_scale=True
+)
+
+MX_ELEMENTS = {
+    "w4a16_mxfp4": "f4E2M1FN",
+    "w6a16_mxfp6_e2m3": "f6E2M3FN",
+    "w6a16_mxfp6_e3m2": "f6E3M2FN",
+    "w8a16_mxfp8": "f8E4M3FN",
+    "w8a16_mxfp8_e5m2": "f8E5M2",
+    "w8a16_mxint8": "si8",
+}
+"""MX presets by the element they quantize to."""
+
+ROUNDINGS = {"": "floor", "_even": "even", "_ceil": "ceil", "_rceil": "rceil"}
+"""Suffixes of MX presets, by how scales are rounded."""
 
 PRESETS: dict[str, Scheme] = {
-    "w4a16_mxfp4": mx("f4E2M1FN"),
-    "w6a16_mxfp6_e2m3": mx("f6E2M3FN"),
-    "w6a16_mxfp6_e3m2": mx("f6E3M2FN"),
+    **{f"{n}{s}": mx(e, r) for n, e in MX_ELEMENTS.items() for s, r in ROUNDINGS.items()},
+    "w4a16_nvfp4": NVFP4,
 }
 """Presets beside the integers': bits of weights and activations (16: as they are), the format."""
 
@@ -110,10 +130,12 @@ def preset(name: str) -> Scheme:
     match = PRESET.match(name)
     bits, group = (int(match["bits"]), match["group"]) if match else (0, None)
     if match is None or bits not in INTEGER_BITS or (group and int(group) not in GROUPS):
+        roundings = ", ".join(filter(None, ROUNDINGS))
         raise GqcError(
             f"unknown scheme {name!r}: write int<bits>_g<group> or int<bits>_row, with _sym for "
             f"symmetric; bits are {INTEGER_BITS}, groups {GROUPS} (for example int4_g128); or one "
-            f"of {', '.join(PRESETS)}"
+            f"of w4a16_nvfp4, {', '.join(MX_ELEMENTS)}; these last with {roundings} for other "
+            "roundings of the scales"
         )
     size = int(group) if group else None
     if match["sym"]:
@@ -130,7 +152,10 @@ def parse_scheme(text: str) -> Scheme:
     element, group, *options = text.split()
     try:
         size = None if group == "row" else int(group.removeprefix("g"))
-        return Scheme(element, size, **dict(option.split("=") for option in options))
+        choices: dict[str, Any] = dict(option.split("=") for option in options)
+        if (whole := choices.pop("tensor_scale", None)) not in (None, "f32"):
+            raise ValueError(f"the tensor scale is f32, not {whole}")
+        return Scheme(element, size, **choices, tensor_scale=whole is not None)
     except (TypeError, ValueError) as error:
         raise GqcError(f"scheme {text!r} cannot be read: {error}") from error
 

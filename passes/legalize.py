@@ -69,8 +69,6 @@ def undecoded(type_: gq.BlockScaledType, target: Target) -> str | None:
     if unread:
         names = ", ".join(known)
         return f"no kernel reads scales of {unread[0]} with {element}: choose one of {names}"
-    if type_.has_tensor_scale:
-        return "no kernel reads a tensor scale: choose a format without one"
     return None
 
 

@@ -115,7 +115,8 @@ class MatmulKernel:
         with ImplicitBuilder(self.entry):
             self.body()
         bias = " + bias" if "bias" in self.args else ""
-        summary = f"y = x @ W.T{bias}, with W = {self.type.mode.text}"
+        factor = " * tensor_scale" if "tensor_scale" in self.args else ""
+        summary = f"y = x @ W.T{factor}{bias}, with W = {self.type.mode.text}"
         attributes: dict[str, Attribute] = {
             "summary": StringAttr(summary),
             "target": StringAttr(self.target),
@@ -296,9 +297,13 @@ class MatmulKernel:
         return named(tile.TransposeOp(value), name) if self.k_axis else value
 
     def epilogue(self, acc: SSAValue) -> None:
-        """Bias, the output's type, and the store."""
+        """The tensor scale, bias, the output's type, and the store."""
         if self.k_axis:
             acc = named(tile.TransposeOp(acc), "acc")
+        if "tensor_scale" in self.args:
+            load = tile.LoadOp(self.args["tensor_scale"], [self.constant(0)], VectorType(f32, (1,)))
+            scale = spread(named(load, "tensor_scale"), (self.bm, self.bn))
+            acc = named(arith.MulfOp(acc, scale), "acc")
         if "bias" in self.args:
             element = tile.element_of(self.args["bias"])
             bias = named(
@@ -328,10 +333,12 @@ def kernel_name(matmul: gq.MatmulTOp, unpack: gq.UnpackOp, schedule: gq.Schedule
     block = type_.block.data[1].data
     group = "row" if block == DYNAMIC_INDEX else f"g{block}"
     zero = f"_{type_.zero_mode.data}_{type_.zero}" if type_.has_zero else ""
+    whole = "_tensor_scale" if type_.has_tensor_scale else ""
     bias = "_bias" if matmul.bias is not None else ""
     rows = "any" if schedule.rows.data == ANY else f"m{schedule.rows.data}"
     activation = gq.element_type(matmul.x)
-    return f"matmul_{activation}_{type_.element}_{group}_{type_.scale}{zero}_{n}x{k}{bias}_{rows}"
+    format_ = f"{type_.element}_{group}_{type_.scale}{zero}{whole}"
+    return f"matmul_{activation}_{format_}_{n}x{k}{bias}_{rows}"
 
 
 @dataclass

@@ -6,7 +6,17 @@ import pytest
 
 from gqc.errors import GqcError
 from gqc.formats.elements import INTEGER_BITS
-from gqc.schemes import GROUPS, Patterns, Scheme, parse_scheme, preset, scheme_list
+from gqc.quantizers import MICROSCALING_RULES
+from gqc.schemes import (
+    GROUPS,
+    MX_ELEMENTS,
+    ROUNDINGS,
+    Patterns,
+    Scheme,
+    parse_scheme,
+    preset,
+    scheme_list,
+)
 
 MINMAX = {"zero_mode": "rescale", "zero": "f16", "scale_rule": "minmax"}
 
@@ -46,6 +56,31 @@ MINMAX = {"zero_mode": "rescale", "zero": "f16", "scale_rule": "minmax"}
             Scheme("f6E3M2FN", 32, "f8E8M0FNU", quantizer="microscaling", scale_rule="floor"),
             "!gq.block_scaled<1x32 : f8E8M0FNU : f6E3M2FN>",
         ),
+        (
+            "w8a16_mxfp8",
+            Scheme("f8E4M3FN", 32, "f8E8M0FNU", quantizer="microscaling", scale_rule="floor"),
+            "!gq.block_scaled<1x32 : f8E8M0FNU : f8E4M3FN>",
+        ),
+        (
+            "w8a16_mxfp8_e5m2_rceil",
+            Scheme("f8E5M2", 32, "f8E8M0FNU", quantizer="microscaling", scale_rule="rceil"),
+            "!gq.block_scaled<1x32 : f8E8M0FNU : f8E5M2>",
+        ),
+        (
+            "w8a16_mxint8_even",
+            Scheme("si8", 32, "f8E8M0FNU", quantizer="microscaling", scale_rule="even"),
+            "!gq.block_scaled<1x32 : f8E8M0FNU : si8>",
+        ),
+        (
+            "w4a16_nvfp4",
+            Scheme(
+                *("f4E2M1FN", 16, "f8E4M3FN"),
+                quantizer="microscaling",
+                scale_rule="amax",
+                tensor_scale=True,
+            ),
+            "!gq.block_scaled<1x16 : f8E4M3FN : f4E2M1FN, global = f32>",
+        ),
     ],
 )
 def test_presets(name: str, scheme: Scheme, type_: str) -> None:
@@ -69,7 +104,17 @@ def test_every_width_and_group_is_a_preset() -> None:
 def test_an_unknown_name_is_told_what_names_there_are(name: str) -> None:
     with pytest.raises(GqcError, match=r"write int<bits>_g<group>.*for example int4_g128") as error:
         parse_scheme(name)
-    assert str(error.value).endswith("or one of w4a16_mxfp4, w6a16_mxfp6_e2m3, w6a16_mxfp6_e3m2")
+    assert str(error.value).endswith(
+        "or one of w4a16_nvfp4, w4a16_mxfp4, w6a16_mxfp6_e2m3, w6a16_mxfp6_e3m2, w8a16_mxfp8, "
+        "w8a16_mxfp8_e5m2, w8a16_mxint8; these last with _even, _ceil, _rceil for other roundings "
+        "of the scales"
+    )
+
+
+def test_every_rounding_of_every_mx_format_is_a_preset() -> None:
+    for name in MX_ELEMENTS:
+        rules = [preset(f"{name}{suffix}").scale_rule for suffix in ROUNDINGS]
+        assert rules == [*MICROSCALING_RULES["f8E8M0FNU"]]
 
 
 def test_one_signed_bit_is_refused() -> None:
@@ -86,6 +131,8 @@ def test_one_signed_bit_is_refused() -> None:
         Scheme("ui4", None, "f32", "quantized", "ui4", "rtn", "minmax"),
         Scheme("ui2", 256, "f16", "original", "f16", "rtn", "minmax"),
         Scheme("f4E2M1FN", 32, "f8E8M0FNU"),
+        preset("w4a16_nvfp4"),
+        Scheme("ui4", 32, "f16", "rescale", "f16", tensor_scale=True),
     ],
     ids=str,
 )
@@ -107,6 +154,7 @@ def test_text_may_leave_defaults_out() -> None:
         ("si4 g32 fast", "scheme 'si4 g32 fast' cannot be read"),
         ("si4 g32 quantizer=magic", "unknown quantizer 'magic': choose one of rtn"),
         ("si4 g32 scale_rule=amax", "unknown scale_rule 'amax': choose one of minmax, half,"),
+        ("si4 g32 tensor_scale=f16", "cannot be read: the tensor scale is f32, not f16"),
         ("ui4 g32 zero=f16", "zero_mode 'none' with zero 'f16': give both or none"),
         ("ui4 g32 zero_mode=rescale", "zero_mode 'rescale' with zero None: give both or none"),
     ],

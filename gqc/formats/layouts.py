@@ -24,8 +24,8 @@ Shape = tuple[int, ...]
 class Part:
     """One array of a packed weight.
 
-    kind: `codes`, `scale` or `zero`. plane: bits of each code that its words hold, None for an
-    array of floats. suffix: tells planes apart where codes have several.
+    kind: `codes`, `scale`, `zero` or `tensor_scale`. plane: bits of each code that its words hold,
+    None for an array of floats. suffix: tells planes apart where codes have several.
     """
 
     kind: str
@@ -34,14 +34,16 @@ class Part:
 
 
 def parts_of(type_: BlockScaledType) -> list[Part]:
-    """Parts of a packed weight: planes of words, scales, and zero points or their planes."""
+    """Parts of a packed weight: planes of words, scales, zero points or their planes, and the scale
+    of the whole tensor."""
     widths = packing.planes_of(type_.format.bits)
 
     def planes(kind: str) -> list[Part]:
         return [Part(kind, width, f"{width}" if len(widths) > 1 else "") for width in widths]
 
     zero = planes("zero") if type_.mode.integer else [Part("zero")] if type_.has_zero else []
-    return [*planes("codes"), Part("scale"), *zero]
+    whole = [Part("tensor_scale")] if type_.has_tensor_scale else []
+    return [*planes("codes"), Part("scale"), *zero, *whole]
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Layout:
     `place` takes words [N, C] and the lanes to their form in memory, of shape `shape(N, C, lanes)`;
     `take` is its inverse and needs N to drop the padding. `scale_shape`, `place_scale` and
     `take_scale` are the same for scales and zero points [N, G]; integer zero points are packed into
-    words along the last axis of that form.
+    words along the last axis of that form. A tensor scale is float32 [1] in every layout.
     """
 
     shape: Callable[[int, int, int], Shape]
@@ -74,6 +76,8 @@ class Layout:
         scale = self.scale_shape(n, type_.scale_shape(shape)[1], lanes)
 
         def shape_of(part: Part) -> Shape:
+            if part.kind == "tensor_scale":
+                return (1,)
             if part.plane is None:
                 return scale
             if part.kind == "codes":
@@ -83,10 +87,9 @@ class Layout:
         return [shape_of(part) for part in parts_of(type_)]
 
     def pack(self, weight: BlockScaled, lanes: int) -> list[torch.Tensor]:
-        """Parts of a weight [N, K], in order. Raises ValueError if it has a tensor scale."""
+        """Parts of a weight [N, K], in order."""
         import torch
 
-        refuse_tensor_scale(weight.type)
         bits = weight.type.format.bits
         slices = [packing.pack(rows, bits) for rows in packing.slices(weight.codes)]
         parts = [self.place(torch.cat(plane), lanes) for plane in zip(*slices, strict=True)]
@@ -94,31 +97,27 @@ class Layout:
         if weight.zero is not None:
             zero = self.place_scale(weight.zero, lanes)
             parts += packing.pack(zero, bits) if weight.type.mode.integer else [zero]
+        if weight.tensor_scale is not None:
+            parts.append(weight.tensor_scale.reshape(1))
         return [part.contiguous() for part in parts]
 
     def unpack(
         self, parts: Sequence[torch.Tensor], type_: BlockScaledType, shape: Sequence[int]
     ) -> BlockScaled:
-        """The weight [N, K] that `parts` hold. Raises ValueError on a type with a tensor scale."""
+        """The weight [N, K] that `parts` hold."""
         from gqc.formats.block_scaled import BlockScaled
 
-        refuse_tensor_scale(type_)
+        *parts, whole = parts if type_.has_tensor_scale else (*parts, None)
         n, k = shape
         bits, count = type_.format.bits, len(packing.planes_of(type_.format.bits))
         planes = [self.take(p, n) for p in parts[:count]]
         codes = packing.unpack(planes, bits, type_.format.is_signed_integer)[:, :k]
         scale, zero = self.take_scale(parts[count], n), None
         if type_.mode.integer:
-            zero = self.take_scale(packing.unpack(list(parts[count + 1 :]), bits, False), n)
+            zero = self.take_scale(packing.unpack(parts[count + 1 :], bits, False), n)
         elif type_.has_zero:
             zero = self.take_scale(parts[count + 1], n)
-        return BlockScaled(type_, codes, scale, zero)
-
-
-def refuse_tensor_scale(type_: BlockScaledType) -> None:
-    """Raise ValueError if a type has a tensor scale."""
-    if type_.has_tensor_scale:
-        raise ValueError(f"{type_} has a tensor scale, which no layout holds")
+        return BlockScaled(type_, codes, scale, zero, None if whole is None else whole.squeeze(0))
 
 
 def to_lanes(part: torch.Tensor, lanes: int) -> torch.Tensor:

@@ -44,7 +44,8 @@ def rtn(weight: torch.Tensor, type_: BlockScaledType, scale_rule: str) -> BlockS
     The scale and zero point are rounded to their formats first, and the codes chosen for those.
     `scale_rule` names a row of `SCALE_RULES`. Raises ValueError if a scale or zero point overflows
     its format or underflows it, the weight holds inf or NaN, or negative numbers that the type has
-    no code for; and on types of float elements or of scales that are powers of two.
+    no code for; and on types of float elements, with scales that are powers of two, or with a
+    tensor scale.
     """
     import torch
 
@@ -52,6 +53,8 @@ def rtn(weight: torch.Tensor, type_: BlockScaledType, scale_rule: str) -> BlockS
         raise ValueError(f"round-to-nearest gives integers, not {type_.element}")
     if SCALES[str(type_.scale)].mantissa == 0:
         raise ValueError(f"a scale of {type_.scale}, rounded to nearest, would clip: use f16")
+    if type_.has_tensor_scale:
+        raise ValueError("round-to-nearest gives no tensor scale")
     parts = [
         rtn_rows(rows, type_, scale_rule)
         for rows in slices(weight.detach(), type_.block_of(weight.shape)[0])

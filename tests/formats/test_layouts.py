@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from xdsl.dialects.builtin import TensorType
 
 from gqc.dialects.gq import LayoutAttr
+from gqc.dialects.torch_types import DTYPES
 from gqc.formats.layouts import LAYOUTS, parts_of
 from gqc.formats.packing import pack
 
@@ -25,6 +26,9 @@ FORMATS = [
     "1x16 : bf16 : si8",
     "1x16 : f16 : ui8, zero = ui8, zero_mode = quantized",
     "1x32 : f8E8M0FNU : f6E2M3FN",
+    "1x32 : f8E8M0FNU : f8E5M2",
+    "1x16 : f8E4M3FN : f4E2M1FN, global = f32",
+    "1x16 : f16 : ui3, zero = ui3, zero_mode = quantized, global = f32",
 ]
 KINDS = [("k_words", 1), ("lane_words", 64), ("lane_words", 32)]
 
@@ -47,7 +51,9 @@ def test_unpack_undoes_pack(
     weight = block_scaled(format, n, 32 * blocks)
     parts = LAYOUTS[name].pack(weight, lanes)
     expected = LayoutAttr(name, lanes).part_types(TensorType(weight.type, [n, 32 * blocks]))
-    assert [tuple(p.shape) for p in parts] == [t.get_shape() for t in expected]
+    assert [(tuple(p.shape), p.dtype) for p in parts] == [
+        (t.get_shape(), DTYPES[t.element_type]) for t in expected
+    ]
     assert all(p.is_contiguous() for p in parts)
 
     back = LAYOUTS[name].unpack(parts, weight.type, (n, 32 * blocks))
@@ -57,7 +63,10 @@ def test_unpack_undoes_pack(
         assert back.zero is None
     else:
         assert back.zero is not None and torch.equal(back.zero, weight.zero)
-    assert torch.equal(back.dequantize(), weight.dequantize())
+    assert (back.tensor_scale is None) == (weight.tensor_scale is None)
+    torch.testing.assert_close(
+        back.dequantize(), weight.dequantize(), rtol=0, atol=0, equal_nan=True
+    )
 
 
 def test_words_along_k(block_scaled: Any) -> None:
@@ -94,17 +103,6 @@ def test_a_ragged_k_is_filled_up(block_scaled: Any, kind: str, lanes: int) -> No
 
 
 @pytest.mark.parametrize("kind, lanes", KINDS)
-def test_a_tensor_scale_is_refused(block_scaled: Any, kind: str, lanes: int) -> None:
-    """No part holds it: it would be lost."""
-    weight = block_scaled("1x16 : f16 : si4, global = f32", 32, 48)
-    with pytest.raises(ValueError, match="has a tensor scale, which no layout holds"):
-        LAYOUTS[kind].pack(weight, lanes)
-    parts = LAYOUTS[kind].pack(block_scaled("1x16 : f16 : si4", 32, 48), lanes)
-    with pytest.raises(ValueError, match="has a tensor scale, which no layout holds"):
-        LAYOUTS[kind].unpack(parts, weight.type, (32, 48))
-
-
-@pytest.mark.parametrize("kind, lanes", KINDS)
 def test_a_weight_is_packed_in_slices_of_rows(
     block_scaled: Any, monkeypatch: pytest.MonkeyPatch, kind: str, lanes: int
 ) -> None:
@@ -130,6 +128,10 @@ def test_parts_in_order(block_scaled: Any) -> None:
         "1x16 : f16 : ui4, zero = f16, zero_mode = original": ["codes", "scale", "zero"],
         "1x16 : f16 : ui3, zero = ui3, zero_mode = quantized": [
             "codes2", "codes1", "scale", "zero2", "zero1"
+        ],
+        "1x16 : f8E4M3FN : f4E2M1FN, global = f32": ["codes", "scale", "tensor_scale"],
+        "1x16 : f16 : ui4, zero = f16, zero_mode = original, global = f32": [
+            "codes", "scale", "zero", "tensor_scale"
         ],
     }  # fmt: skip
     for format, names in formats.items():

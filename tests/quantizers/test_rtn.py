@@ -371,6 +371,12 @@ def test_float_elements_are_refused() -> None:
         rtn(random_weight(0, 0), scheme.type(), "no_clip")
 
 
+def test_tensor_scales_are_refused() -> None:
+    scheme = Scheme("si4", 32, tensor_scale=True)
+    with pytest.raises(ValueError, match="round-to-nearest gives no tensor scale"):
+        rtn(random_weight(0, 0), scheme.type(), "no_clip")
+
+
 def test_scales_that_are_powers_of_two_are_refused() -> None:
     scheme = Scheme("si4", 32, scale="f8E8M0FNU")
     with pytest.raises(ValueError, match="a scale of f8E8M0FNU, rounded to nearest, would clip"):
