@@ -92,7 +92,7 @@ class TileFunctions(InterpreterFunctions):
 
         dtype = DTYPES[tile.element_of(op.result)]
         source = ELEMENTS.get(str(tile.element_of(op.source)))
-        if source is None or source.is_integer:
+        if source is None or source.is_integer or args[0].is_floating_point():
             return (args[0].to(dtype),)
         return (torch.tensor(source.values, dtype=dtype)[args[0].long()],)
 
