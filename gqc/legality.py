@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from gqc.formats.elements import SCALES
 from gqc.native import NATIVE, Native
 from gqc.schemes import GROUPS
-from gqc.targets import Target, resolve
+from gqc.targets import DECODES, Target
 
 if TYPE_CHECKING:
     from gqc.dialects.gq import BlockScaledType
@@ -49,7 +49,7 @@ def legality(
     """
     if (row := native_row(target, x, weight)) is not None:
         return Legality("native", f"{row.matrix} takes {pair(x, weight)} and their scales", row)
-    if (problem := undecoded(weight, target) or unscaled(weight, shape)) is not None:
+    if (problem := undecoded(weight) or unscaled(weight, shape)) is not None:
         return Legality("refused", problem)
     if activation not in target.units:
         return Legality(
@@ -92,14 +92,9 @@ def triton_version() -> tuple[int, ...]:
         return (99,)
 
 
-def undecoded(type_: BlockScaledType, target: Target) -> str | None:
-    """What of a format the target's kernels do not read, with the remedy; None if they read it."""
-    element = str(type_.element)
-    if element not in target.decodes:
-        cpu = " target cpu, or" if element in resolve("cpu").decodes else ""
-        what = f"no kernel of {target.name} decodes {element}"
-        return f"{what}: choose{cpu} an integer scheme, for example int4_g32"
-    known = target.decodes[element]
+def undecoded(type_: BlockScaledType) -> str | None:
+    """What of a format no kernel reads, with the remedy; None if they read it."""
+    element, known = str(type_.element), DECODES[str(type_.element)]
     unread = [f for f in map(str, (type_.scale, type_.zero)) if f in SCALES and f not in known]
     if unread:
         names = ", ".join(known)

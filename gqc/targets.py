@@ -50,7 +50,6 @@ class Target:
     name: str
     backend: str
     units: Mapping[str, str]
-    decodes: Formats
     layout: str
     lanes: int
     scale: str
@@ -60,12 +59,12 @@ class Target:
 
 def gpu(name: str, matrix_unit: str, *tilings: Tiling) -> Target:
     units = {"f16": matrix_unit, "bf16": matrix_unit}
-    return Target(name, "triton", units, DECODES, "k_words", 1, "before", tilings)
+    return Target(name, "triton", units, "k_words", 1, "before", tilings)
 
 
 def cpu(name: str, f32: str, bf16: str, *tilings: Tiling) -> Target:
     units = {"f32": f32, "bf16": bf16, "f16": f32}
-    return Target(name, "cpu", units, DECODES, "lane_words", 64, "after", tilings)
+    return Target(name, "cpu", units, "lane_words", 64, "after", tilings)
 
 
 def nvidia(stages: int, middle: Tiling) -> tuple[Tiling, ...]:

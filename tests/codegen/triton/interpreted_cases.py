@@ -42,7 +42,10 @@ def finite(codes: torch.Tensor, element: Element) -> torch.Tensor:
 
 
 def random_weight(type_: BlockScaledType, n: int, k: int) -> BlockScaled:
-    """Codes over all their range; scales and zero points of few bits, which float32 keeps exact."""
+    """Codes over all their range; scales and zero points of few bits, which float32 keeps exact.
+
+    A tensor scale is such that the weight still fits bfloat16.
+    """
     generator = torch.Generator().manual_seed(n + k)
     element, groups = type_.format, k // type_.block_of((n, k))[1]
     low, count = int(element.minimum) if element.is_integer else 0, 1 << element.bits
@@ -61,6 +64,7 @@ def random_weight(type_: BlockScaledType, n: int, k: int) -> BlockScaled:
         finite(codes, element).to(torch.int8 if element.is_signed_integer else torch.uint8),
         scale.to(DTYPES[type_.scale]),
         zero if type_.has_zero else None,
+        torch.tensor(0.375) if type_.has_tensor_scale else None,
     )
 
 
@@ -129,7 +133,7 @@ MICROSCALING = [
     "1x32 : f8E8M0FNU : f8E4M3FN",
     "1x32 : f8E8M0FNU : f8E5M2",
     "1x32 : f8E8M0FNU : si8",
-    "1x16 : f8E4M3FN : f4E2M1FN",
+    "1x16 : f8E4M3FN : f4E2M1FN, global = f32",
 ]
 
 
@@ -148,7 +152,9 @@ def test_every_code_and_scale_is_exact(build, text: str) -> None:
     type_ = type_of(text)
     weight = random_weight(type_, 256, 32)
     every = torch.arange(256, dtype=torch.uint8)
-    codes = every.view(torch.int8) if type_.format.is_integer else every % (1 << type_.format.bits)
+    codes = (
+        every.view(torch.int8) if type_.format.is_integer else every & (1 << type_.format.bits) - 1
+    )
     weight.codes[:] = 0
     weight.codes[:, 0], weight.codes[:, 1] = codes, 3
     for scale in (every, torch.full_like(every, 0x38)):
