@@ -129,12 +129,12 @@ def run_worker(request: list[dict], python: str) -> list[dict]:
             "TRITON_DUMP_PTXAS_LOG": "1",
             "TRITON_NVDISASM_PATH": disassembler(),
         }
-        done = subprocess.run(
-            [python, str(WORKER), str(asked), str(answered)],
-            env={**os.environ, **settings, "TRITON_INTERPRET": "0"},
-            capture_output=True,
-            text=True,
-        )
+        command = [python, str(WORKER), str(asked), str(answered)]
+        environment = {**os.environ, **settings, "TRITON_INTERPRET": "0"}
+        try:
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        except OSError as error:
+            raise GqcError(f"{python} does not run: {error}") from error
         if done.returncode or not answered.exists():
             raise GqcError(f"{python} {WORKER} failed ({done.returncode}):\n{done.stderr[-2000:]}")
         return json.loads(answered.read_text())

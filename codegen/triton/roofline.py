@@ -28,7 +28,6 @@ from gqc.codegen.triton.machines import MACHINES, NO_MATRIX
 from gqc.codegen.triton.offline import KernelArtifacts
 from gqc.codegen.triton.source import Source
 
-HGMMA_ROWS = 64
 SHAPES = (
     # Opcode, warps that issue it together, its M, N and K (digits as the opcode has them).
     (re.compile(r"[HQO]MMA\.(?:SF\.)?(16)(8)(\d\d)\."), 1),
