@@ -110,6 +110,8 @@ class Emitter:
     def head(self) -> None:
         target = self.kernel.attributes.get("target")
         where = f" for {target.data}" if isinstance(target, StringAttr) else ""
+        matrix = self.kernel.attributes.get("matrix")
+        where += f" (matrix: {matrix.data})" if isinstance(matrix, StringAttr) else ""
         self.writer.line(f'"""Triton kernel {self.name}{where}, printed by gqc."""')
         self.writer.line()
         self.writer.line("import triton")
