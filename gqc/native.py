@@ -39,8 +39,8 @@ class Native:
     since: str = "3.6"
 
 
-BLACKWELL_8 = (Tiling(128, 128, 128, 128, 4, 4), Tiling(ANY, 128, 256, 128, 4, 4))
-BLACKWELL_4 = (Tiling(128, 128, 128, 256, 4, 4), Tiling(ANY, 128, 256, 256, 4, 4))
+BLACKWELL_8 = (Tiling(128, 128, 128, 128, 4, 4), Tiling(ANY, 128, 256, 128, 8, 4))
+BLACKWELL_4 = (Tiling(128, 128, 128, 256, 4, 4), Tiling(ANY, 128, 256, 256, 8, 4))
 GEFORCE_8 = (
     Tiling(16, 16, 64, 128, 4, 3),
     Tiling(64, 64, 128, 128, 4, 2),
@@ -73,13 +73,13 @@ def native_table() -> dict[Key, Native]:
         table[target, x, w, scale] = row
 
     bytes_ = (*FP8, *FP6)
-    for target in ("sm_100", "sm_103"):
+    for target, block16 in (("sm_100", "UTCOMMA.4X"), ("sm_103", "UTCOMMA.BLOCK16")):
         wide = blackwell("mxf8f6f4", "UTCQMMA", BLACKWELL_8)
         for x in bytes_:
             for w in (*bytes_, FP4):
                 add(target, x, w, wide)
         add(target, FP4, FP4, blackwell("mxf4", "UTCOMMA", BLACKWELL_4))
-        add(target, FP4, FP4, blackwell("mxf4nvf4", "UTCOMMA.4X", BLACKWELL_4), E4M3)
+        add(target, FP4, FP4, blackwell("mxf4nvf4", block16, BLACKWELL_4), E4M3)
     for x in bytes_:
         for w in bytes_:
             add("sm_120", x, w, Native("mxf8f6f4", "QMMA.SF", GEFORCE_8))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+from xdsl.dialects.builtin import ModuleOp, TensorType
+from xdsl.parser import Parser
 
 from gqc.dialects import gq
-from gqc.dialects.text import parse_ir
+from gqc.dialects.text import context, parse_ir
 from gqc.dialects.tile import KernelOp
 from gqc.dialects.torch_types import DTYPES
 from gqc.formats.block_scaled import BlockScaled
@@ -30,9 +32,9 @@ def type_text(element: str, scale: str) -> str:
     return f"!gq.block_scaled<1x{block} : {scale} : {element}{whole}>"
 
 
-def module_of(key: Key, n: int, k: int, y: str, bias: bool):
+def module_of(key: Key, n: int, k: int, y: str, bias: bool) -> ModuleOp:
     """A module of one native matmul [?, K] by [N, K]."""
-    target, x, w, scale = key
+    _, x, w, scale = key
     scales = NATIVE[key].scales
     texts, operands = {}, []
     for name, element, rows in (("x", x, "?"), ("w", w, str(n))):
@@ -58,12 +60,10 @@ def module_of(key: Key, n: int, k: int, y: str, bias: bool):
     )
 
 
-def parse_type(text: str):
-    from xdsl.parser import Parser
-
-    from gqc.dialects.text import context
-
-    return Parser(context(), text).parse_type()
+def parse_type(text: str) -> TensorType:
+    type_ = Parser(context(), text).parse_type()
+    assert isinstance(type_, TensorType)
+    return type_
 
 
 def build_scaled(
