@@ -14,7 +14,8 @@ from gqc.dialects.gq import BlockScaledType
 from gqc.dialects.text import context
 from gqc.dialects.tile import KernelOp
 from gqc.dialects.torch_types import ELEMENT_TYPES
-from gqc.passes.quantize_kernel import Decoded, build_quantize
+from gqc.formats.block_scaled import BlockScaled
+from gqc.passes.quantize_kernel import Decoded, Packed, build_quantize
 from gqc.quantizers import microscaling
 
 TORCH_TYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
@@ -59,10 +60,11 @@ class Activation:
         kept = tricky[: self.rows - 1]
         return torch.cat([x[: self.rows - len(kept)], torch.stack(kept)]) if kept else x
 
-    def kernel(self, target: str) -> KernelOp:
+    def kernel(self, target: str, form: Packed | None = None) -> KernelOp:
+        """The kernel that decodes, or of another form."""
         element = ELEMENT_TYPES[self.dtype]
         x_type = TensorType(element, [-1, self.k])
-        kernel = build_quantize("q", target, x_type, self.type, self.rule, Decoded(element))
+        kernel = build_quantize("q", target, x_type, self.type, self.rule, form or Decoded(element))
         kernel.verify()
         return kernel
 
@@ -70,10 +72,13 @@ class Activation:
         """x, its scale if there is one, and y filled with NaN."""
         return [self.x, *self.tensor_scale, torch.full_like(self.x, math.nan)]
 
+    def quantized(self) -> BlockScaled:
+        given = self.tensor_scale[0].squeeze() if self.tensor_scale else None
+        return microscaling(self.x, self.type, self.rule, given)
+
     def decoded(self) -> torch.Tensor:
         """What a kernel must leave in y."""
-        given = self.tensor_scale[0].squeeze() if self.tensor_scale else None
-        quantized = microscaling(self.x, self.type, self.rule, given)
+        quantized = self.quantized()
         quantized.tensor_scale = None
         return quantized.dequantize().to(self.dtype)
 
