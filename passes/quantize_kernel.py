@@ -47,9 +47,9 @@ class Packed:
 
     Codes of 6 bits are widened to E4M3, a byte each, which multiplies their values by
     `gqc.dialects.tile_scaled.widening_factor`. Scales are [M, K/B], or `swizzled` into the layout
-    that NVIDIA calls SWIZZLE_32_4_4, [ceil(M/128), ceil(K/B/4), 32, 4, 4]: that of row r and block g
-    lies at [r//128, g//4, r%32, r//32%4, g%4]. There every place is written: rows and blocks beyond
-    the end have the scale of zeros.
+    that NVIDIA calls SWIZZLE_32_4_4, [ceil(M/128), ceil(K/B/4), 32, 4, 4]: that of row r and block
+    g lies at [r//128, g//4, r%32, r//32%4, g%4]. There every place is written: rows and blocks
+    beyond the end have the scale of zeros.
     """
 
     swizzled: bool
