@@ -18,7 +18,7 @@
 // CHECK-NEXT:         w_tile = decode_float(codes, 4, 1, 16384.0).to(tl.float32) * s_1
 // CHECK-NEXT:         acc = tl.dot(w_tile.to(tl.bfloat16), tl.trans(x_tile), acc)
 // CHECK:      SIGNATURE = {"x": "*bf16", "w": "*i32", "scale": "*u8", "y": "*bf16", "M": "i32"}
-// CHECK:          return matmul[grid(M)](x, w, triton.reinterpret(scale, tl.uint8), y, M, **OPTIONS)
+// CHECK:          return matmul[grid(M)](x, w, scale, y, M, **OPTIONS)
 
 tile.kernel @matmul(%x: memref<?x256xbf16>, %w: memref<512x32xi32>, %scale: memref<8x512xf8E8M0FNU>, %y: memref<?x512xbf16>) tile<16, 64> attributes {summary = "y = x @ W.T, with W = codes * scale", target = "sm_90", num_warps = 4 : i64, num_stages = 4 : i64} {
   %c128 = arith.constant 128 : index
