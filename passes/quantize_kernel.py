@@ -27,6 +27,7 @@ from xdsl.dialects.builtin import (
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from gqc.dialects import gq, tile
+from gqc.formats.byte_layouts import SCALE_PLACES
 from gqc.targets import resolve
 
 
@@ -40,19 +41,22 @@ class Decoded:
 
     element: Attribute
 
+    def __str__(self) -> str:
+        return f"decoded_{self.element}"
+
 
 @dataclass(frozen=True)
 class Packed:
-    """scale, then codes as bytes i8 [M, K · bits / 8], the even ones of 4 bits low.
+    """scale, then codes, as `formats.byte_layouts` has them: a matrix unit's own form.
 
-    Codes of 6 bits are widened to E4M3, a byte each, which multiplies their values by
-    `gqc.dialects.tile_scaled.widening_factor`. Scales are [M, K/B], or `swizzled` into the layout
-    that NVIDIA calls SWIZZLE_32_4_4, [ceil(M/128), ceil(K/B/4), 32, 4, 4]: that of row r and block
-    g lies at [r//128, g//4, r%32, r//32%4, g%4]. There every place is written: rows and blocks
-    beyond the end have the scale of zeros.
+    scales: a row of `SCALE_PLACES`. Where they are swizzled, every place is written: rows and
+    blocks beyond the end have the scale of zeros.
     """
 
-    swizzled: bool
+    scales: str
+
+    def __str__(self) -> str:
+        return f"packed_{self.scales}"
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ class QuantizeKernel:
         shape = self.x_type.get_shape()
         self.k, self.block = shape[-1], self.type.block_of(shape)[-1]
         self.packed = isinstance(self.form, Packed)
-        self.swizzled = isinstance(self.form, Packed) and self.form.swizzled
+        self.swizzled = isinstance(self.form, Packed) and self.form.scales == "swizzle_32_4_4"
         tiling = SWIZZLED if self.swizzled else TILINGS[resolve(self.target).backend]
         self.rows, self.warps = tiling.rows, tiling.warps
         self.step = max(tiling.step, self.block)
@@ -120,9 +124,8 @@ class QuantizeKernel:
             types["x_tensor_scale"] = MemRefType(f32, (1,))
         if isinstance(self.form, Decoded):
             return {**types, "y": MemRefType(self.form.element, (DYNAMIC_INDEX, self.k))}
-        groups = self.k // self.block
-        place = (-(-groups // 4), 32, 4, 4) if self.swizzled else (groups,)
-        types["scale"] = MemRefType(self.type.scale, (DYNAMIC_INDEX, *place))
+        place = SCALE_PLACES[self.form.scales].shape(DYNAMIC_INDEX, self.k // self.block)
+        types["scale"] = MemRefType(self.type.scale, place)
         return {**types, "codes": MemRefType(i8, (DYNAMIC_INDEX, self.bytes_of(self.k)))}
 
     def bytes_of(self, columns: int) -> int:
@@ -211,9 +214,10 @@ class QuantizeKernel:
             tile.StoreOp(scale, self.args["scale"], [self.m, group])
             return
         quarters = tile.ReshapeOp(scale, (4, 32, count // 4, 4)).result
-        panel = named(tile.PermuteOp(quarters, (2, 1, 0, 3)), "panel")
+        atoms = tile.PermuteOp(quarters, (2, 1, 0, 3)).result
+        panel = named(tile.ReshapeOp(atoms, (count // 4, 2, 256)), "panel")
         column, zero = self.times(self.pid_k, count // 4, "g"), self.constant(0)
-        tile.StoreOp(panel, self.args["scale"], [self.pid_m, column, zero, zero, zero])
+        tile.StoreOp(panel, self.args["scale"], [self.pid_m, column, zero, zero])
 
     def store_codes(self, codes: SSAValue) -> None:
         if self.type.format.bits == 6:

@@ -8,6 +8,7 @@ from xdsl.dialects.builtin import ModuleOp
 
 from gqc.dialects.interpret import interpreter
 from gqc.dialects.tile_interpreter import run_kernel
+from gqc.formats.byte_layouts import SCALE_PLACES
 from gqc.formats.microscaling import MX_ROUNDING
 from gqc.passes.quantize_kernel import Packed
 
@@ -43,16 +44,17 @@ def bytes_of(codes: torch.Tensor, element: str) -> torch.Tensor:
     return codes
 
 
-@pytest.mark.parametrize("swizzled", [False, True])
+@pytest.mark.parametrize("scales", SCALE_PLACES)
 @pytest.mark.parametrize(("format", "rule"), [f for f in FORMATS if "si8" not in f[0]][::3])
 @pytest.mark.parametrize(("rows", "k"), [(19, 96), (130, 288)])
-def test_packed(activation, format, rule, swizzled, rows, k):
+def test_packed(activation, format, rule, scales, rows, k):
     """Codes and scales at their places; no place of swizzled scales is left as it was."""
     x = activation(format, rule, k=k, rows=rows)
-    kernel, quantized = x.kernel("sm_100", Packed(swizzled)), x.quantized()
+    kernel, quantized = x.kernel("sm_100", Packed(scales)), x.quantized()
+    swizzled = scales != "linear"
     expected = quantized.scale.view(torch.uint8)
     groups = expected.shape[1]
-    shape = (-(-rows // 128), -(-groups // 4), 32, 4, 4) if swizzled else expected.shape
+    shape = (-(-rows // 128), -(-groups // 4), 2, 256) if swizzled else expected.shape
     scale = torch.full(shape, 77, dtype=torch.uint8).view(quantized.scale.dtype)
     packed = bytes_of(quantized.codes, x.type.format.name)
     codes = torch.full(packed.shape, 77, dtype=torch.int8)
@@ -62,7 +64,7 @@ def test_packed(activation, format, rule, swizzled, rows, k):
     found = scale.view(torch.uint8)
     if swizzled:
         least = int(str(x.type.scale) == "f8E4M3FN")  # 2^-9 in E4M3, 2^-127 in E8M0
-        rest = found.permute(0, 3, 2, 1, 4).reshape(shape[0] * 128, -1)
+        rest = found.view(*shape[:2], 32, 4, 4).permute(0, 3, 2, 1, 4).reshape(shape[0] * 128, -1)
         found = rest[:rows, :groups].clone()
         rest[:rows, :groups] = least
         assert (rest == least).all()
