@@ -295,13 +295,14 @@ class ScheduleAttr(ParametrizedAttribute):
 
     `#gq.schedule<rows = 16, tile = 64x128x64, scale = before, warps = 4, stages = 3>`: up to 16
     rows, output tiles of 64 rows by 128 columns, 64 of K in a step, the scale applied before or
-    after the dot. Rows of the last bucket are unbounded (`*`).
+    after the dot, or in it, by the matrix `unit`. Rows of the last bucket are unbounded (`*`).
 
     C1 the tile has three sizes, and sizes are positive.
-    C2 the scale is applied `before` or `after` the dot.
+    C2 the scale is applied `before` or `after` the dot, or by the `unit`.
     """
 
     name = "gq.schedule"
+    SCALES: ClassVar = ("before", "after", "unit")
 
     rows: IntAttr
     tile: ArrayAttr[IntAttr]
@@ -331,10 +332,10 @@ class ScheduleAttr(ParametrizedAttribute):
         positive = min(self.sizes) > 0 and (self.rows.data > 0 or self.rows.data == ANY)
         require(positive, self.name, "C1", "sizes must be positive")
         require(
-            self.scale.data in ("before", "after"),
+            self.scale.data in self.SCALES,
             self.name,
             "C2",
-            f"the scale is applied before or after the dot, not {self.scale.data}",
+            f"the scale is applied before or after the dot or by the unit, not {self.scale.data}",
         )
 
     @classmethod
@@ -352,7 +353,7 @@ class ScheduleAttr(ParametrizedAttribute):
             option("tile")
             tile = parser.parse_dimension_list()
             option("scale")
-            scale = parser.parse_keyword_in(("before", "after"))
+            scale = parser.parse_keyword_in(cls.SCALES)
             option("warps")
             warps = parser.parse_integer()
             option("stages")

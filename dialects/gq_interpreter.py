@@ -14,6 +14,7 @@ from xdsl.interpreter import Interpreter, InterpreterFunctions, impl, register_i
 
 from gqc.dialects import gq, tile
 from gqc.dialects.tile_interpreter import run_kernel
+from gqc.formats.byte_layouts import sized
 from gqc.targets import ANY
 
 if TYPE_CHECKING:
@@ -103,8 +104,7 @@ class GqFunctions(InterpreterFunctions):
         count = len(op.outputs)
         outputs = [
             args[0].new_empty(
-                [rows if n < 0 else n for n in tile.shape_of(array)],
-                dtype=DTYPES[tile.element_of(array)],
+                sized(tile.shape_of(array), rows), dtype=DTYPES[tile.element_of(array)]
             )
             for array in kernel.body.block.args[-count:]
         ]

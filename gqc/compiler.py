@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
 from xdsl.passes import ModulePass
 
+from gqc.calibration import calibrate, static_layers
 from gqc.compilation import ATTACHED, Compilation, Dump, attach
 from gqc.dialects import gq
 from gqc.errors import GqcError
@@ -24,8 +25,9 @@ from gqc.frontend.import_fx import import_fx
 from gqc.frontend.linears import capture_linears, copy_shared, replace_modules
 from gqc.frontend.signature import Imported
 from gqc.passes.fold_weights import FoldWeights, FoldWeightsInto
-from gqc.passes.helpers import matmuls
+from gqc.passes.helpers import count, matmuls
 from gqc.passes.pipeline import Stage, extend, pipeline, run_stages
+from gqc.passes.quantize_activations import QuantizeActivations
 from gqc.passes.recognize_linears import RecognizeLinears
 from gqc.report import CastKey, Report, sqnr
 from gqc.report_rows import cast_key, launched, rows_of, rows_outside
@@ -47,6 +49,7 @@ def compile(
     ignore: Sequence[str] = (),
     lm_head: bool = False,
     dynamic_shapes: Any = None,
+    calibration: Iterable[Any] | None = None,
     passes: Mapping[str, Sequence[ModulePass]] | None = None,
     dump_ir: str | Path | None = None,
     progress: bool | None = None,
@@ -63,9 +66,11 @@ def compile(
     names to either, first match first. ignore: patterns of layers to leave as they are. target:
     `auto` (where the model's parameters lie), `cpu`, or a row of `gqc.targets.TARGETS`. lm_head:
     quantize the output head too. dynamic_shapes: as of `torch.export.export`, where the inferred
-    ones fall short. passes: passes of your own by the stage (`imported`, `grouped`, `legal`,
-    `kernels`) at whose end they run. dump_ir: a folder for the IR after every pass and for every
-    kernel. progress: show a progress bar; None does where standard error is a terminal.
+    ones fall short. calibration: inputs of the model, any number, each as `example_inputs` are, for
+    schemes with static activation scales (`nvfp4_static`). passes: passes of your own by the stage
+    (`imported`, `grouped`, `legal`, `kernels`) at whose end they run. dump_ir: a folder for the IR
+    after every pass and for every kernel. progress: show a progress bar; None does where standard
+    error is a terminal.
 
     Raises GqcError, before any work on weights, on an unknown scheme, target or pattern, on layers
     whose K their group does not divide, and on what the target cannot do; each names all layers.
@@ -73,7 +78,9 @@ def compile(
     if not isinstance(model, nn.Module | ExportedProgram):
         raise GqcError(f"cannot compile a {type(model).__name__}: give an nn.Module")
     machine = resolve(target, model)
-    stages = extend(pipeline(scheme_list(scheme, ignore), machine.name, lm_head), passes or {})
+    schemes = scheme_list(scheme, ignore)
+    stages = extend(pipeline(schemes, machine.name, lm_head), passes or {})
+    scales = input_scales(model, schemes, calibration)
     parts = None  # a copy of the model, whose linear layers alone are compiled
     if example_inputs is not None or isinstance(model, ExportedProgram | fx.GraphModule):
         imported = import_fx(capture(model, example_inputs, dynamic_shapes))
@@ -82,6 +89,7 @@ def compile(
     else:
         parts = copy_shared(model)
         imported = capture_linears(parts)
+    imported.weights.update(scales)
     refuse_taken_names(parts, imported)
     if unloaded := [name for name, weight in imported.weights.items() if weight.is_meta]:
         raise GqcError(
@@ -98,6 +106,41 @@ def compile(
     if dump is not None:
         dump.kernels(compilation.kernels)
     return attach(export_fx(imported) if parts is None else rebuild(parts, imported), compilation)
+
+
+def input_scales(
+    model: nn.Module | ExportedProgram, schemes: Sequence[str], inputs: Iterable[Any] | None
+) -> dict[str, torch.Tensor]:
+    """Calibrated scales of the inputs of the layers whose scheme has static ones, by name.
+
+    Raises GqcError without inputs to calibrate on, and on a program, whose layers have no hooks.
+    """
+    layers = static_layers(model, schemes) if isinstance(model, nn.Module) else {}
+    if not isinstance(model, nn.Module) or isinstance(model, fx.GraphModule):
+        if inputs is not None:
+            raise GqcError("only an nn.Module can be calibrated: give the model itself")
+        return {}
+    if not layers:
+        if inputs is not None:
+            raise GqcError("calibration inputs are given, but no scheme has static scales")
+        return {}
+    if inputs is None:
+        first = next(iter(layers))
+        raise GqcError(
+            f"{count(len(layers), 'layer')} ({first} first) have static activation scales: give "
+            "calibration=, inputs of the model, or a scheme with dynamic ones"
+        )
+    return calibrate(model, inputs, layers)
+
+
+def refuse_uncalibrated(module: ModuleOp, weights: Mapping[str, torch.Tensor]) -> None:
+    """Raise GqcError if a static scale was not calibrated."""
+    scales = [w.key for w in module.walk() if isinstance(w, gq.WeightOp) and w.key not in weights]
+    if scales:
+        raise GqcError(
+            f"no calibrated {', '.join(scales)}: these layers are called as functions, or were "
+            "captured before; give them a scheme whose tensor scale is dynamic"
+        )
 
 
 def lower(
@@ -127,6 +170,8 @@ def lower(
                 raise GqcError(
                     "the model has no linear layer with a stored weight: nothing to compile"
                 )
+            if name == QuantizeActivations.name:
+                refuse_uncalibrated(module, imported.weights)
             if name == "legal":
                 report = Report(target, tuple(rows_of(module)))
                 packs = sum(isinstance(op, gq.PackOp) for op in module.walk())

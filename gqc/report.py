@@ -37,6 +37,8 @@ class Row:
     sqnr: float | None = None
     """Signal over quantization noise of the weight in dB; None where nothing was quantized."""
     kernels: tuple[str, ...] = ()
+    activation: str = ""
+    """Format that the layer's input is quantized to as the model runs; empty where it is left."""
 
     @property
     def key(self) -> CastKey:
@@ -88,12 +90,17 @@ class Report:
             table.add_column(title, justify="right")
         table.add_column("decision")
         table.add_column("kernels")
+        quantizes = any(row.activation for row in self.rows)
+        if quantizes:
+            table.add_column("activations", overflow="fold")
         notes = list(dict.fromkeys(row.reason for row in self.rows))
         kernels = list(dict.fromkeys(row.kernels for row in self.rows if row.kernels))
         for group in group_rows(self.rows):
             first = group[0]
             kernel = f"k{kernels.index(first.kernels) + 1}" if first.kernels else ""
-            line = (*cells(group, notes.index(first.reason) + 1), kernel)
+            line = [*cells(group, notes.index(first.reason) + 1), kernel]
+            if quantizes:
+                line.append(first.activation)
             table.add_row(*map(Text, line))  # as Text, a name in brackets is no markup
         yield table
         quantized = [row for row in self.rows if row.decision != "kept"]

@@ -67,7 +67,21 @@ def matmul_row(op: gq.MatmulTOp) -> Row:
     packs = (use.operation for use in cast.result.uses)
     held = sum(bytes_of(part) for p in packs if isinstance(p, gq.PackOp) for part in p.parts)
     fate = (shape, decision, reason, type_.bits_per_element(shape), held)
-    return Row(layer_name(op), *cast_key(cast), *fate)
+    return Row(layer_name(op), *cast_key(cast), *fate, activation=activation_of(op))
+
+
+def activation_of(op: gq.MatmulTOp) -> str:
+    """Format that the input of a matmul is quantized to, and its tensor scale; empty without."""
+    cast = cast_of(op.x)
+    if cast is None:
+        return ""
+    type_ = gq.block_scaled(cast.result)
+    assert type_ is not None
+    text = f"1x{type_.block.data[-1].data} : {type_.scale} : {type_.element}"
+    if cast.tensor_scale is None:
+        return text
+    kind = "static" if weight_of(cast.tensor_scale) is not None else "dynamic"
+    return f"{text}, global = f32 ({kind})"
 
 
 def dense_row(layer: str, weight: gq.WeightOp, value: SSAValue, decision: str, reason: str) -> Row:
@@ -83,7 +97,7 @@ def bytes_of(value: SSAValue) -> int:
 
 
 def cast_of(value: SSAValue) -> gq.QcastOp | None:
-    """The cast that a value comes from through packing and back."""
+    """The cast that a value comes from, through packing and back; None without one."""
     op = value.owner
     while isinstance(op, gq.DcastOp | gq.UnpackOp | gq.PackOp):
         op = op.operands[0].owner

@@ -190,8 +190,8 @@ def parse_scheme(text: str) -> Scheme:
             raise ValueError(f"static is True or absent, not {static}")
         if (x := choices.pop("activation", None)) is not None:
             choices["activation"] = parse_scheme(x.replace(",", " "))
-        flags = {"tensor_scale": whole is not None, "static": static is not None}
-        return Scheme(element, size, **choices, **flags)
+        choices |= {"tensor_scale": whole is not None, "static": static is not None}
+        return Scheme(element, size, **choices)
     except (TypeError, ValueError) as error:
         raise GqcError(f"scheme {text!r} cannot be read: {error}") from error
 

@@ -34,12 +34,13 @@ Formats = Mapping[str, tuple[str, ...]]
 """Elements that kernels decode, each with the formats of the scales (and of the floating-point zero
 points) that they read beside it."""
 
-INTEGERS: Formats = {e.name: ("f16", "bf16", "f32") for e in ELEMENTS.values() if e.is_integer}
-MICROSCALING: Formats = {
+DECODES: Formats = {
+    **{e.name: ("f16", "bf16", "f32") for e in ELEMENTS.values() if e.is_integer},
     **dict.fromkeys(("f6E2M3FN", "f6E3M2FN", "f8E4M3FN", "f8E5M2"), ("f8E8M0FNU",)),
     "f4E2M1FN": ("f8E8M0FNU", "f8E4M3FN"),
-    "si8": (*INTEGERS["si8"], "f8E8M0FNU"),
+    "si8": ("f16", "bf16", "f32", "f8E8M0FNU"),
 }
+"""What the kernels of every target decode."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,6 @@ class Target:
     name: str
     backend: str
     units: Mapping[str, str]
-    decodes: Formats
     layout: str
     lanes: int
     scale: str
@@ -59,13 +59,12 @@ class Target:
 
 def gpu(name: str, matrix_unit: str, *tilings: Tiling) -> Target:
     units = {"f16": matrix_unit, "bf16": matrix_unit}
-    return Target(name, "triton", units, INTEGERS, "k_words", 1, "before", tilings)
+    return Target(name, "triton", units, "k_words", 1, "before", tilings)
 
 
 def cpu(name: str, f32: str, bf16: str, *tilings: Tiling) -> Target:
     units = {"f32": f32, "bf16": bf16, "f16": f32}
-    decodes = {**INTEGERS, **MICROSCALING}
-    return Target(name, "cpu", units, decodes, "lane_words", 64, "after", tilings)
+    return Target(name, "cpu", units, "lane_words", 64, "after", tilings)
 
 
 def nvidia(stages: int, middle: Tiling) -> tuple[Tiling, ...]:

@@ -1,4 +1,4 @@
-"""Assign layouts: pack each quantized weight as the target's kernels read it."""
+"""Assign layouts: pack each quantized operand as the target's kernels read it."""
 
 from __future__ import annotations
 
@@ -6,44 +6,25 @@ from dataclasses import dataclass
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
-from xdsl.pattern_rewriter import (
-    PatternRewriter,
-    PatternRewriteWalker,
-    RewritePattern,
-    op_type_rewrite_pattern,
-)
-from xdsl.rewriter import InsertPoint
+from xdsl.rewriter import InsertPoint, Rewriter
 
 from gqc.dialects import gq
-from gqc.passes.helpers import weight_of
-from gqc.targets import resolve
+from gqc.passes.helpers import matmuls, native_row, weight_of
+from gqc.targets import Target, resolve
 
-
-@dataclass
-class PackQuantized(RewritePattern):
-    """`gq.qcast` is followed by `gq.pack` (to be folded) and `gq.unpack` (to be fused)."""
-
-    layout: gq.LayoutAttr
-
-    @op_type_rewrite_pattern
-    def match_and_rewrite(self, op: gq.QcastOp, rewriter: PatternRewriter) -> None:
-        if weight_of(op.source) is None:
-            return  # an activation, decoded where it is quantized
-        pack = gq.PackOp(op.result, self.layout)
-        unpack = gq.UnpackOp(pack.parts, self.layout, op.result.type)
-        for new in (pack, unpack):
-            new.location = op.location
-        for part in pack.parts:
-            part.name_hint = "packed"
-        unpack.weight.name_hint = op.result.name_hint
-        op.result.replace_uses_with_if(unpack.weight, lambda use: use.operation is not pack)
-        rewriter.insert([pack, unpack], InsertPoint.after(op))
+Packed = dict[tuple[SSAValue, gq.LayoutAttr], SSAValue]
+"""The value that each cast gives once it has been through a layout."""
 
 
 @dataclass(frozen=True)
 class AssignLayouts(ModulePass):
-    """legal → legal, each quantized weight packed in the target's layout."""
+    """legal → legal: `gq.pack` (to be folded, or a quantizer's) and `gq.unpack` at each cast.
+
+    Both operands of a native matmul get the layout of its matrix unit; of an emulated one, the
+    weight gets the target's, and activations, decoded where they are quantized, none.
+    """
 
     name = "assign-layouts"
 
@@ -51,5 +32,35 @@ class AssignLayouts(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         target = resolve(self.target)
-        layout = gq.LayoutAttr(target.layout, target.lanes)
-        PatternRewriteWalker(PackQuantized(layout), apply_recursively=False).rewrite_module(op)
+        packed: Packed = {}
+        for matmul in matmuls(op):
+            if gq.block_scaled(matmul.weight) is not None:
+                layout = native_layout(matmul, target)
+                for i, operand in enumerate((matmul.x, matmul.weight)):
+                    matmul.operands[i] = through(operand, layout, packed)
+            elif isinstance(cast := matmul.weight.owner, gq.DcastOp):
+                layout = gq.LayoutAttr(target.layout, target.lanes)
+                cast.operands[0] = through(cast.source, layout, packed)
+
+
+def native_layout(matmul: gq.MatmulTOp, target: Target) -> gq.LayoutAttr:
+    """The layout of both operands of a native matmul."""
+    row = native_row(matmul, target)
+    return gq.LayoutAttr(row.layout, scales=row.scales)
+
+
+def through(value: SSAValue, layout: gq.LayoutAttr, packed: Packed) -> SSAValue:
+    """A quantized value, packed and unpacked where it was quantized; once for a layout."""
+    cast = value.owner
+    assert isinstance(cast, gq.QcastOp)
+    if (value, layout) not in packed:
+        pack = gq.PackOp(value, layout)
+        unpack = gq.UnpackOp(pack.parts, layout, value.type)
+        for new in (pack, unpack):
+            new.location = cast.location
+        for part in pack.parts:
+            part.name_hint = "packed" if weight_of(value) is not None else "x"
+        unpack.weight.name_hint = value.name_hint
+        Rewriter.insert_op([pack, unpack], InsertPoint.after(cast))
+        packed[value, layout] = unpack.weight
+    return packed[value, layout]

@@ -11,6 +11,8 @@ from xdsl.pattern_rewriter import PatternRewriter
 
 from gqc.dialects import gq
 from gqc.frontend.locations import module_path
+from gqc.native import NATIVE, Native
+from gqc.targets import Target
 
 
 def replace(rewriter: PatternRewriter, op: Operation, new: list[Operation]) -> None:
@@ -28,6 +30,13 @@ def weight_of(value: SSAValue) -> gq.WeightOp | None:
     while isinstance(op, gq.TransposeOp | gq.QcastOp | gq.DcastOp | gq.PackOp | gq.UnpackOp):
         op = op.operands[0].owner
     return op if isinstance(op, gq.WeightOp) else None
+
+
+def native_row(matmul: gq.MatmulTOp, target: Target) -> Native:
+    """The row of the table by which a target multiplies the operands of a native matmul."""
+    x, weight = gq.block_scaled(matmul.x), gq.block_scaled(matmul.weight)
+    assert x is not None and weight is not None
+    return NATIVE[target.name, str(x.element), str(weight.element), str(weight.scale)]
 
 
 def layer_name(op: Operation) -> str:

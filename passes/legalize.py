@@ -12,9 +12,8 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from gqc.dialects import gq
 from gqc.errors import GqcError
-from gqc.formats.elements import SCALES
+from gqc.legality import Legality, legality
 from gqc.passes.helpers import count, layer_name, matmuls, weight_of
-from gqc.schemes import GROUPS
 from gqc.targets import Target, resolve
 
 
@@ -32,31 +31,29 @@ class Legalize(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         target = resolve(self.target)
         quantized = [m for m in matmuls(op) if gq.block_scaled(m.weight) is not None]
-        problems = [f"  {layer_name(m)}: {p}" for m in quantized if (p := problem(m, target))]
-        if problems:
+        decisions = {m: decide(m, target) for m in quantized}
+        refused = {m: d for m, d in decisions.items() if d.kind == "refused"}
+        if refused:
+            problems = (f"  {layer_name(m)}: {d.reason}" for m, d in refused.items())
             lines = list(dict.fromkeys(problems))  # a layer may be called twice
             what = f"target {target.name} cannot do {count(len(lines), 'layer')}:"
             raise GqcError("\n".join([what, *lines]))
         decoded: Decoded = {}
-        for matmul in quantized:
-            dequantize(matmul, target, decoded)
+        for matmul, decision in decisions.items():
+            attribute = gq.DecisionAttr(decision.kind, decision.reason)
+            if decision.kind == "native":
+                matmul.decision = attribute
+            else:
+                dequantize(matmul, attribute, decoded)
 
 
-def problem(matmul: gq.MatmulTOp, target: Target) -> str | None:
-    """Why the target cannot do a matmul, with the remedy; None if it can."""
-    type_, activation = gq.block_scaled(matmul.weight), str(activation_type(matmul))
-    assert type_ is not None
-    if (unread := undecoded(type_, target)) is not None:
-        return unread
-    if activation not in target.units:
-        return (
-            f"its activations are {activation}, the target multiplies "
-            f"{' and '.join(target.units)}: convert the model, for example model.bfloat16()"
-        )
-    rows, columns = type_.block_of(gq.tensor_shape(matmul.weight))
-    if rows != 1 or columns not in (*GROUPS, gq.tensor_shape(matmul.weight)[1]):
-        return f"no kernel scales blocks of {rows}x{columns}: choose a group of {GROUPS} or row"
-    return None
+def decide(matmul: gq.MatmulTOp, target: Target) -> Legality:
+    """What the target makes of a matmul on a quantized weight."""
+    weight = gq.block_scaled(matmul.weight)
+    assert weight is not None
+    shape = gq.tensor_shape(matmul.weight)
+    x, activation = gq.block_scaled(matmul.x), str(activation_type(matmul))
+    return legality(target, activation, x, weight, shape)
 
 
 def activation_type(matmul: gq.MatmulTOp) -> Attribute:
@@ -65,34 +62,17 @@ def activation_type(matmul: gq.MatmulTOp) -> Attribute:
     return gq.element_type(cast.source if isinstance(cast, gq.QcastOp) else matmul.x)
 
 
-def undecoded(type_: gq.BlockScaledType, target: Target) -> str | None:
-    """What of a format the target's kernels do not read, with the remedy; None if they read it."""
-    element = str(type_.element)
-    if element not in target.decodes:
-        cpu = " target cpu, or" if element in resolve("cpu").decodes else ""
-        what = f"no kernel of {target.name} decodes {element}"
-        return f"{what}: choose{cpu} an integer scheme, for example int4_g32"
-    known = target.decodes[element]
-    unread = [f for f in map(str, (type_.scale, type_.zero)) if f in SCALES and f not in known]
-    if unread:
-        names = ", ".join(known)
-        return f"no kernel reads scales of {unread[0]} with {element}: choose one of {names}"
-    return None
-
-
 Decoded = dict[tuple[SSAValue, Attribute], gq.DcastOp]
 """The cast of each activation to each float type."""
 
 
-def dequantize(matmul: gq.MatmulTOp, target: Target, decoded: Decoded) -> None:
-    """Have a matmul read floats: both operands dequantized before it, with the reason.
+def dequantize(matmul: gq.MatmulTOp, decision: gq.DecisionAttr, decoded: Decoded) -> None:
+    """Have a matmul read floats: both operands dequantized before it, with the decision.
 
     They get the type of the activations as the model has them; tensor scales stay apart.
     """
-    activation, weight = activation_type(matmul), gq.block_scaled(matmul.weight)
-    x, inputs, alphas = gq.block_scaled(matmul.x), matmul.x, []
-    assert weight is not None
-    if x is not None:
+    activation, inputs, alphas = activation_type(matmul), matmul.x, []
+    if gq.block_scaled(inputs) is not None:
         if (inputs, activation) not in decoded:
             assert isinstance(inputs.owner, Operation)
             decoded[inputs, activation] = dcast(inputs, activation, InsertPoint.after(inputs.owner))
@@ -100,12 +80,6 @@ def dequantize(matmul: gq.MatmulTOp, target: Target, decoded: Decoded) -> None:
     cast = dcast(matmul.weight, activation, InsertPoint.before(matmul))
     cast.location = matmul.location
     values, scales = results(cast)
-    what = f"{x.element} by {weight.element}" if x is not None else str(weight.element)
-    reason = (
-        f"{target.name} multiplies no {what}: decoded in registers, "
-        f"then {target.units[str(activation)]} in {activation}"
-    )
-    decision = gq.DecisionAttr("emulated", reason)
     types = (matmul.bias, matmul.result.type, decision)
     new = gq.MatmulTOp(inputs, values, *types, alphas=[*alphas, *scales])
     new.location = matmul.location
@@ -127,5 +101,4 @@ def dcast(value: SSAValue, element: Attribute, place: InsertPoint) -> gq.DcastOp
 
 def results(cast: gq.DcastOp) -> tuple[SSAValue, list[SSAValue]]:
     """The values of a cast, and the tensor scale if it has one."""
-    values, *tensor_scale = cast.results
-    return values, tensor_scale
+    return cast.result, [] if cast.tensor_scale is None else [cast.tensor_scale]

@@ -12,7 +12,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from gqc.dialects import gq, tile
 from gqc.passes.helpers import weight_of
-from gqc.passes.quantize_kernel import Decoded, build_quantize
+from gqc.passes.quantize_kernel import Decoded, Packed, build_quantize
 from gqc.targets import ANY
 
 
@@ -68,15 +68,22 @@ class Lowering:
         type_, x_type = gq.block_scaled(cast.result), cast.source.type
         assert type_ is not None and isinstance(x_type, TensorType)
         rule = cast.scale_rule.data
-        form = Decoded(gq.element_type(user.results[0]))
+        form = form_of(user)
         name = (
             f"quantize_{x_type.element_type}_{type_.element}_g{type_.block.data[-1].data}_"
             f"{type_.scale}_{rule}{'_tensor_scale' if type_.has_tensor_scale else ''}_"
-            f"{x_type.get_shape()[-1]}_decoded_{form.element}_any"
+            f"{x_type.get_shape()[-1]}_{form}_any"
         )
         if name not in self.kernels:
             self.kernels[name] = build_quantize(name, self.target, x_type, type_, rule, form)
         return name
+
+
+def form_of(user: gq.DcastOp | gq.PackOp) -> Decoded | Packed:
+    """What a kernel writes in the place of an operation."""
+    if isinstance(user, gq.DcastOp):
+        return Decoded(gq.element_type(user.result))
+    return Packed(user.layout.scales.data)
 
 
 def erase(op: Operation) -> None:

@@ -11,7 +11,7 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from gqc.dialects import gq
-from gqc.passes.helpers import layer_name, matmuls
+from gqc.passes.helpers import layer_name, matmuls, weight_of
 from gqc.schemes import Patterns, Scheme, parse_scheme
 
 Casts = dict[tuple[SSAValue, Scheme, str | None], SSAValue]
@@ -39,7 +39,7 @@ class QuantizeActivations(ModulePass):
             if gq.block_scaled(matmul.weight) is None:
                 continue
             activation = parse_scheme(scheme).activation
-            if activation is not None:
+            if activation is not None and weight_of(matmul.x) is None:  # no stored tensor
                 quantize(matmul, activation, casts)
 
 

@@ -1,7 +1,8 @@
 """Build the tile kernels that quantize activations.
 
 A kernel reads x [M, K], quantizes blocks along K, and writes what a matmul reads: values decoded
-again (`Decoded`), for a matmul that multiplies floats.
+again (`Decoded`), for one that multiplies floats, or scales and codes (`Packed`), for one whose
+matrix unit takes them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from xdsl.builder import ImplicitBuilder
 from xdsl.dialects import arith, scf
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
+    Float8E4M3FNType,
     IndexType,
     IntegerAttr,
     MemRefType,
@@ -19,11 +21,13 @@ from xdsl.dialects.builtin import (
     TensorType,
     VectorType,
     f32,
+    i8,
     i64,
 )
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from gqc.dialects import gq, tile
+from gqc.formats.byte_layouts import SCALE_PLACES
 from gqc.targets import resolve
 
 
@@ -36,6 +40,23 @@ class Decoded:
     """
 
     element: Attribute
+
+    def __str__(self) -> str:
+        return f"decoded_{self.element}"
+
+
+@dataclass(frozen=True)
+class Packed:
+    """scale, then codes, as `formats.byte_layouts` has them: a matrix unit's own form.
+
+    scales: a row of `SCALE_PLACES`. Where they are swizzled, every place is written: rows and
+    blocks beyond the end have the scale of zeros.
+    """
+
+    scales: str
+
+    def __str__(self) -> str:
+        return f"packed_{self.scales}"
 
 
 @dataclass(frozen=True)
@@ -51,13 +72,24 @@ class QuantizeTiling:
 TILINGS = {"cpu": QuantizeTiling(1, 0, 128), "triton": QuantizeTiling(32, 128, 128, 4)}
 """By backend. A CPU's threads share rows; on a GPU a thread takes 32 elements."""
 
+SWIZZLED = QuantizeTiling(128, 128, 128, 16)
+"""Where scales are swizzled, a program fills whole panels of theirs: 128 rows by 4 blocks."""
+
+E4M3 = Float8E4M3FNType()
+
 
 def build_quantize(
-    name: str, target: str, x_type: TensorType, type_: gq.BlockScaledType, rule: str, form: Decoded
+    name: str,
+    target: str,
+    x_type: TensorType,
+    type_: gq.BlockScaledType,
+    rule: str,
+    form: Decoded | Packed,
 ) -> tile.KernelOp:
     """The kernel that quantizes x of `x_type` [M, K] to `type_`, blocks of 1×B, by a scale rule.
 
-    Arguments of the kernel: x, `x_tensor_scale` f32 [1] if the type has one, y [M, K].
+    Arguments of the kernel: x, `x_tensor_scale` f32 [1] if the type has one, then y [M, K] or
+    scale and codes, as the form says.
     """
     return QuantizeKernel(name, target, x_type, type_, rule, form).build()
 
@@ -71,14 +103,16 @@ class QuantizeKernel:
     x_type: TensorType
     type: gq.BlockScaledType
     rule: str
-    form: Decoded
+    form: Decoded | Packed
     args: dict[str, SSAValue] = field(default_factory=dict)
     constants: dict[int, SSAValue] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape = self.x_type.get_shape()
         self.k, self.block = shape[-1], self.type.block_of(shape)[-1]
-        tiling = TILINGS[resolve(self.target).backend]
+        self.packed = isinstance(self.form, Packed)
+        self.swizzled = isinstance(self.form, Packed) and self.form.scales == "swizzle_32_4_4"
+        tiling = SWIZZLED if self.swizzled else TILINGS[resolve(self.target).backend]
         self.rows, self.warps = tiling.rows, tiling.warps
         self.step = max(tiling.step, self.block)
         self.columns = max(tiling.columns, self.block) if tiling.columns else self.k
@@ -88,7 +122,16 @@ class QuantizeKernel:
         types = {"x": MemRefType(self.x_type.get_element_type(), (DYNAMIC_INDEX, self.k))}
         if self.type.has_tensor_scale:
             types["x_tensor_scale"] = MemRefType(f32, (1,))
-        return {**types, "y": MemRefType(self.form.element, (DYNAMIC_INDEX, self.k))}
+        if isinstance(self.form, Decoded):
+            return {**types, "y": MemRefType(self.form.element, (DYNAMIC_INDEX, self.k))}
+        place = SCALE_PLACES[self.form.scales].shape(DYNAMIC_INDEX, self.k // self.block)
+        types["scale"] = MemRefType(self.type.scale, place)
+        return {**types, "codes": MemRefType(i8, (DYNAMIC_INDEX, self.bytes_of(self.k)))}
+
+    def bytes_of(self, columns: int) -> int:
+        """Bytes that so many codes of a row take."""
+        bits = self.type.format.bits
+        return columns * (8 if bits == 6 else bits) // 8
 
     def build(self) -> tile.KernelOp:
         arguments = self.arguments()
@@ -98,12 +141,18 @@ class QuantizeKernel:
             self.args[name] = arg
         with ImplicitBuilder(self.entry):
             self.body()
+        what = "scale, codes" if self.packed else "y"
+        summary = (
+            f"{what} = x in blocks of {self.block}, {self.type.element} under {self.type.scale}"
+        )
+        columns = self.bytes_of(self.columns) if self.packed else self.columns
         attributes: dict[str, Attribute] = {
-            "summary": StringAttr(f"y = x quantized to {self.type} by {self.rule}, decoded"),
+            "summary": StringAttr(summary),
             "target": StringAttr(self.target),
             "num_warps": IntegerAttr(self.warps, i64),
+            "matrix": StringAttr("none"),
         }
-        return tile.KernelOp(self.name, (self.rows, self.columns), Region(self.entry), attributes)
+        return tile.KernelOp(self.name, (self.rows, columns), Region(self.entry), attributes)
 
     def constant(self, value: int) -> SSAValue:
         """An index constant, once, at the kernel's top."""
@@ -116,7 +165,8 @@ class QuantizeKernel:
         return self.constants[value]
 
     def body(self) -> None:
-        self.m = self.offset(0, self.rows, "m")
+        self.pid_m = named(tile.ProgramIdOp(0), "pid_m")
+        self.m = self.times(self.pid_m, self.rows, "m")
         if "x_tensor_scale" in self.args:
             load = tile.LoadOp(
                 self.args["x_tensor_scale"], [self.constant(0)], VectorType(f32, (1,))
@@ -124,8 +174,9 @@ class QuantizeKernel:
             self.tensor_scale = named(load, "tensor_scale")
         else:
             self.tensor_scale = None
-        if self.step >= self.columns and self.columns < self.k:
-            self.quantize(self.offset(1, self.columns, "k"))
+        if self.columns < self.k or self.packed:
+            self.pid_k = named(tile.ProgramIdOp(1), "pid_k")
+            self.quantize(self.times(self.pid_k, self.columns, "k"))
             return
         loop = Block(arg_types=[IndexType()])
         loop.args[0].name_hint = "k"
@@ -134,10 +185,8 @@ class QuantizeKernel:
             scf.YieldOp()
         scf.ForOp(self.constant(0), self.constant(self.k), self.constant(self.step), [], loop)
 
-    def offset(self, axis: int, size: int, name: str) -> SSAValue:
-        """Where this program's tile begins along an axis."""
-        program = named(tile.ProgramIdOp(axis), f"pid_{name}")
-        return named(arith.MuliOp(program, self.constant(size)), name)
+    def times(self, value: SSAValue, factor: int, name: str) -> SSAValue:
+        return named(arith.MuliOp(value, self.constant(factor)), name)
 
     def quantize(self, k: SSAValue) -> None:
         """Quantize and write `step` columns from k on."""
@@ -146,9 +195,36 @@ class QuantizeKernel:
             x, self.tensor_scale, self.rule, self.type.element, self.type.scale, self.block
         )
         op.codes.name_hint, op.scale.name_hint = "codes", "scale"
+        if self.packed:
+            self.store_scale(op.scale)
+            self.store_codes(op.codes)
+        else:
+            self.store_values(op, k)
+
+    def store_values(self, op: tile.QcastOp, k: SSAValue) -> None:
+        assert isinstance(self.form, Decoded)
         q, s = cast(op.codes, f32, "q"), cast(op.scale, f32, "s")
         y = named(arith.MulfOp(q, tile.RepeatOp(s, 1, self.block).result), "y_tile")
         tile.StoreOp(cast(y, self.form.element, "y_tile"), self.args["y"], [self.m, k])
+
+    def store_scale(self, scale: SSAValue) -> None:
+        count = self.columns // self.block
+        if not self.swizzled:
+            group = self.times(self.pid_k, count, "g")
+            tile.StoreOp(scale, self.args["scale"], [self.m, group])
+            return
+        quarters = tile.ReshapeOp(scale, (4, 32, count // 4, 4)).result
+        atoms = tile.PermuteOp(quarters, (2, 1, 0, 3)).result
+        panel = named(tile.ReshapeOp(atoms, (count // 4, 2, 256)), "panel")
+        column, zero = self.times(self.pid_k, count // 4, "g"), self.constant(0)
+        tile.StoreOp(panel, self.args["scale"], [self.pid_m, column, zero, zero])
+
+    def store_codes(self, codes: SSAValue) -> None:
+        if self.type.format.bits == 6:
+            codes = named(tile.WidenOp(codes, E4M3), "codes")
+        packed = named(tile.BitcastOp(codes, i8), "packed")
+        column = self.times(self.pid_k, self.bytes_of(self.columns), "byte")
+        tile.StoreOp(packed, self.args["codes"], [self.m, column])
 
     def load(self, name: str, k: SSAValue) -> SSAValue:
         element = tile.element_of(self.args[name])

@@ -17,7 +17,6 @@ from xdsl.dialects.builtin import (
     IntegerAttr,
     MemRefType,
     StringAttr,
-    TensorType,
     VectorType,
     f32,
     i8,
@@ -32,7 +31,7 @@ from gqc.dialects.tile_scaled import widening_factor
 from gqc.formats.byte_layouts import ATOM_COLUMNS, ATOM_ROWS, stored_element
 from gqc.formats.elements import ELEMENTS
 from gqc.native import NATIVE, Native
-from gqc.passes.lower_to_tile import TENSOR_SCALES, named, named_value, spread
+from gqc.passes.matmul_kernel import TENSOR_SCALES, named, named_value, spread
 
 TMA_BYTES = 16
 """What the pitch of an array must be a multiple of, to be loaded by descriptor."""
@@ -94,9 +93,16 @@ class Operand:
         whole = "x_tensor_scale" if self.name == "x" else "tensor_scale"
         types = {}
         for name, part in zip((self.name, self.scale_name, whole), self.unpack.parts, strict=False):
-            assert isinstance(part.type, TensorType)
-            types[name] = MemRefType(part.type.get_element_type(), part.type.get_shape())
+            types[name] = MemRefType(
+                gq.element_type(part), self.array_shape(name, gq.tensor_shape(part))
+            )
         return types
+
+    def array_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of a part as a kernel's array: an activation has any number of rows."""
+        if name == "x":
+            return DYNAMIC_INDEX, shape[-1]
+        return (DYNAMIC_INDEX, *shape[1:]) if name == "x_scale" else shape
 
 
 @dataclass
@@ -264,11 +270,11 @@ class ScaledMatmulKernel:
     def factor(self) -> float:
         """What undoes the powers of two by which widening multiplied the operands."""
         pairs = ((self.x, self.row.widen_x), (self.w, self.row.widen_w))
-        return math.prod(
-            1 / widening_factor(operand.type.format, ELEMENTS[wide])
+        factors = (
+            widening_factor(operand.type.format, ELEMENTS[wide or str(operand.element)])
             for operand, wide in pairs
-            if wide is not None
         )
+        return 1 / math.prod(factors)
 
 
 def cast(value: SSAValue, element: Attribute, name: str) -> SSAValue:

@@ -10,7 +10,7 @@ from xdsl.passes import ModulePass
 
 from gqc.dialects import gq
 from gqc.formats.packing import WORD, planes_of
-from gqc.passes.helpers import matmuls
+from gqc.passes.helpers import matmuls, native_row
 from gqc.targets import Target, Tiling, resolve
 
 
@@ -36,6 +36,12 @@ def schedule(tiling: Tiling, target: Target, matmul: gq.MatmulTOp) -> gq.Schedul
     return gq.ScheduleAttr(tiling.rows, tile, scale, tiling.warps, tiling.stages)
 
 
+def native_schedule(tiling: Tiling) -> gq.ScheduleAttr:
+    """The schedule of one bucket where the matrix unit scales."""
+    tile = (tiling.bm, tiling.bn, tiling.bk)
+    return gq.ScheduleAttr(tiling.rows, tile, "unit", tiling.warps, tiling.stages)
+
+
 @dataclass(frozen=True)
 class SplitMBuckets(ModulePass):
     """legal → legal, each matmul on a packed weight with its schedules."""
@@ -47,6 +53,10 @@ class SplitMBuckets(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         target = resolve(self.target)
         for matmul in matmuls(op):
-            if matmul.decision is not None and matmul.decision.kind.data == "emulated":
+            kind = matmul.decision.kind.data if matmul.decision is not None else None
+            if kind == "emulated":
                 schedules = [schedule(t, target, matmul) for t in target.tilings]
+                matmul.schedules = ArrayAttr(schedules)
+            elif kind == "native":
+                schedules = [native_schedule(t) for t in native_row(matmul, target).tilings]
                 matmul.schedules = ArrayAttr(schedules)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from gqc.errors import GqcError
@@ -18,7 +20,8 @@ from gqc.schemes import (
     scheme_list,
 )
 
-MINMAX = {"zero_mode": "rescale", "zero": "f16", "scale_rule": "minmax"}
+AMAX: dict[str, Any] = {"quantizer": "microscaling", "scale_rule": "amax"}
+MINMAX: dict[str, Any] = {"zero_mode": "rescale", "zero": "f16", "scale_rule": "minmax"}
 
 
 @pytest.mark.parametrize(
@@ -47,7 +50,7 @@ MINMAX = {"zero_mode": "rescale", "zero": "f16", "scale_rule": "minmax"}
             "!gq.block_scaled<1x32 : f8E8M0FNU : f4E2M1FN>",
         ),
         (
-            "w6a16_mxfp6_e2m3",
+            "w6a16_mxfp6",
             Scheme("f6E2M3FN", 32, "f8E8M0FNU", quantizer="microscaling", scale_rule="floor"),
             "!gq.block_scaled<1x32 : f8E8M0FNU : f6E2M3FN>",
         ),
@@ -73,12 +76,7 @@ MINMAX = {"zero_mode": "rescale", "zero": "f16", "scale_rule": "minmax"}
         ),
         (
             "w4a16_nvfp4",
-            Scheme(
-                *("f4E2M1FN", 16, "f8E4M3FN"),
-                quantizer="microscaling",
-                scale_rule="amax",
-                tensor_scale=True,
-            ),
+            Scheme("f4E2M1FN", 16, "f8E4M3FN", **AMAX, tensor_scale=True),
             "!gq.block_scaled<1x16 : f8E4M3FN : f4E2M1FN, global = f32>",
         ),
     ],
@@ -105,7 +103,7 @@ def test_an_unknown_name_is_told_what_names_there_are(name: str) -> None:
     with pytest.raises(GqcError, match=r"write int<bits>_g<group>.*for example int4_g128") as error:
         parse_scheme(name)
     assert str(error.value).endswith(
-        "or one of w4a16_nvfp4, w4a16_mxfp4, w6a16_mxfp6_e2m3, w6a16_mxfp6_e3m2, w8a16_mxfp8, "
+        "or one of w4a16_nvfp4, w4a16_mxfp4, w6a16_mxfp6, w6a16_mxfp6_e3m2, w8a16_mxfp8, "
         "w8a16_mxfp8_e5m2, w8a16_mxint8; these last with _even, _ceil, _rceil for other roundings "
         "of the scales"
     )

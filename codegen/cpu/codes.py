@@ -6,7 +6,6 @@ repeated over the whole register ignores those bits, so most codes are never mas
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,16 +94,22 @@ class Decoded(Tile):
         return [decode(e, code, self.source.format) for code in self.source.row(e, i)]
 
     def pair(self, e: Emitter, i: Index) -> Vectors:
-        format = self.source.format
-        if format.bits > e.isa.pair_table_bits:
+        if self.source.format.bits > e.isa.pair_table_bits:
             return super().pair(e, i)
-        table = e.dense(i16, repeated([bf16_bits(v) for v in format.values], 2 * e.isa.lanes))
-        type_ = e.vector(i16, 2 * e.isa.lanes)
-        assert e.isa.permute_i16
-        return [
-            as_pairs(e, e.intrinsic(e.isa.permute_i16, [table, e.bitcast(codes, type_)], type_))
-            for codes in self.source.pair_codes(e, i)
-        ]
+        return [as_pairs(e, self.look_up(e, codes)) for codes in self.source.pair_codes(e, i)]
+
+    def look_up(self, e: Emitter, codes: SSAValue) -> SSAValue:
+        """bf16 values of 16-bit codes, from a table in one register, or in two."""
+        format, lanes = self.source.format, 2 * e.isa.lanes
+        type_ = e.vector(i16, lanes)
+        table, indices = [bf16_bits(v) for v in format.values], e.bitcast(codes, type_)
+        if len(table) <= lanes:
+            assert e.isa.permute_i16
+            whole = e.dense(i16, repeated(table, lanes))
+            return e.intrinsic(e.isa.permute_i16, [whole, indices], type_)
+        assert e.isa.permute2_i16
+        low, high = e.dense(i16, table[:lanes]), e.dense(i16, table[lanes:])
+        return e.intrinsic(e.isa.permute2_i16, [low, indices, high], type_)
 
     def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
         raise GqcError("one element of a packed tile")
@@ -129,9 +134,7 @@ def decode(e: Emitter, code: SSAValue, format: Element) -> SSAValue:
         return e.intrinsic(e.isa.permute_f32, [table, code], e.vector(f32))
     if format.is_integer:
         return decode_integer(e, code, format)
-    if format.specials != "none":
-        raise GqcError(f"codes of {format.name}, which has infinities or NaNs, on a CPU")
-    return decode_float(e, code, format)
+    return e.decode_float(code, format)
 
 
 def decode_integer(e: Emitter, code: SSAValue, format: Element) -> SSAValue:
@@ -141,14 +144,3 @@ def decode_integer(e: Emitter, code: SSAValue, format: Element) -> SSAValue:
     else:
         clean = e.and_(code, (1 << format.bits) - 1)
     return e.emit(llvm.SIToFPOp(clean, e.vector(f32)))
-
-
-def decode_float(e: Emitter, code: SSAValue, format: Element) -> SSAValue:
-    """Exponent and mantissa moved to their places in f32, times the difference of the biases; the
-    multiplication is exact and makes subnormals normal (so it needs a CPU that does not flush them
-    to zero: torch's default)."""
-    magnitude = e.and_(code, (1 << format.bits - 1) - 1)
-    small = e.bitcast(e.shift(magnitude, format.mantissa - 23), e.vector(f32))
-    value = e.fmul(small, e.full(math.ldexp(1.0, 127 - format.bias)))
-    sign = e.and_(e.shift(code, format.bits - WORD), 0x80000000)
-    return e.bitcast(e.or_(e.bitcast(value, e.vector(i32)), sign), e.vector(f32))

@@ -17,6 +17,7 @@ from xdsl.dialects import llvm
 from xdsl.dialects.builtin import (
     DenseArrayBase,
     DenseIntOrFPElementsAttr,
+    Float8E4M3FNType,
     Float8E8M0FNUType,
     IntegerAttr,
     IntegerType,
@@ -32,12 +33,13 @@ from xdsl.dialects.utils import FastMathFlag
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from gqc.codegen.cpu.isa import Isa
+from gqc.formats.elements import ELEMENTS, Element
 
 T = TypeVar("T")
 BinaryOp = Callable[[SSAValue, SSAValue], Operation]
 
 PTR = llvm.LLVMPointerType()
-E8M0 = Float8E8M0FNUType()
+E8M0, E4M3 = Float8E8M0FNUType(), Float8E4M3FNType()
 CONTRACT = llvm.FastMathAttr([FastMathFlag.ALLOW_CONTRACT])
 
 PREDICATES = ("eq", "ne", "slt", "sle", "sgt", "sge", "ult", "ule", "ugt", "uge")
@@ -276,6 +278,10 @@ class Emitter:
             return self.bitcast(self.shift(wide, -16), self.vector(f32))
         if value.type == self.vector(E8M0):
             return self.widen_e8m0(value)
+        if value.type == self.vector(E4M3):
+            bytes_ = self.bitcast(value, self.vector(i8))
+            code = self.emit(llvm.SExtOp(bytes_, self.vector(i32)))
+            return self.decode_float(code, ELEMENTS["f8E4M3FN"])
         return self.emit(llvm.FPExtOp(value, self.vector(f32)))
 
     def widen_e8m0(self, value: SSAValue) -> SSAValue:
@@ -291,6 +297,29 @@ class Emitter:
         is_end = self.compare("eq", self.and_(next_, 0xFE), self.bits(0))
         fraction = self.and_(self.emit(llvm.SExtOp(is_end, self.vector(i32))), 0x400000)
         return self.bitcast(self.or_(self.shift(exponent, -23), fraction), self.vector(f32))
+
+    def decode_float(self, code: SSAValue, format: Element) -> SSAValue:
+        """f32 values of i32 codes of a float format; bits above its width may be anything.
+
+        The fields are moved to their places in f32, and the value is multiplied by the difference
+        of the biases: exact, and it makes subnormals normal (so it needs a CPU that does not flush
+        them to zero: torch's default). Codes beyond the greatest number get f32's last exponent,
+        under which theirs are infinities and NaNs too.
+        """
+        magnitude = (1 << format.bits - 1) - 1 << 23 - format.mantissa
+        top = self.shift(code, format.bits - 32)  # the sign's copies stay above the exponent
+        moved = self.emit(llvm.AShrOp(top, self.bits(8 - format.exponent)))
+        small = self.and_(moved, 0x80000000 | magnitude)
+        bias = self.full(math.ldexp(1.0, 127 - format.bias))
+        value = self.fmul(self.bitcast(small, self.vector(f32)), bias)
+        if format.specials == "none":
+            return value
+        greatest = format.values.index(format.maximum) << 23 - format.mantissa
+        is_special = self.compare("sgt", self.and_(small, magnitude), self.bits(greatest))
+        exponent = self.and_(self.emit(llvm.SExtOp(is_special, self.vector(i32))), 0x7F800000)
+        return self.bitcast(
+            self.or_(self.bitcast(value, self.vector(i32)), exponent), self.vector(f32)
+        )
 
     def narrow(self, value: SSAValue, element: Attribute) -> SSAValue:
         """An f32 vector in another float type, rounded to nearest even."""

@@ -26,6 +26,8 @@ class Isa:
     """Intrinsic (table, indices) that looks up f32 lanes; it ignores high bits of an index."""
     permute_i16: str | None = None
     """The same on 16-bit lanes, twice as many."""
+    permute2_i16: str | None = None
+    """Intrinsic (table, indices, table) that looks up 16-bit lanes of two registers."""
     dot_bf16: str | None = None
     """Intrinsic (acc, a, b): f32 lanes += dot of bf16 pairs."""
     fma: bool = True
@@ -39,7 +41,7 @@ class Isa:
     @property
     def pair_table_bits(self) -> int:
         """Widest code that one look-up of bf16 pairs decodes."""
-        return self.lanes.bit_length() if self.permute_i16 else 0
+        return self.lanes.bit_length() + bool(self.permute2_i16) if self.permute_i16 else 0
 
 
 _AVX2 = ("avx2", "fma", "f16c")
@@ -60,6 +62,7 @@ ISAS: dict[str, Isa] = {
             needs=(*_AVX512, "avx512bf16"),
             permute_f32="llvm.x86.avx512.permvar.sf.512",
             permute_i16="llvm.x86.avx512.permvar.hi.512",
+            permute2_i16="llvm.x86.avx512.vpermi2var.hi.512",
             dot_bf16="llvm.x86.avx512bf16.dpbf16ps.512",
         ),
         Isa(

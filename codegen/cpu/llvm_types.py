@@ -1,14 +1,14 @@
-"""What xDSL's LLVM backend lacks of what the CPU kernels use: the types of bf16 and E8M0.
+"""What xDSL's LLVM backend lacks of what the CPU kernels use: the types of bf16 and 8-bit floats.
 
 llvmlite's IR has no bfloat type and xDSL 0.74 converts none. Both tables are open, so the type is
-registered rather than worked around. LLVM has no type for E8M0: it is a byte there.
+registered rather than worked around. LLVM has no types for 8-bit floats: they are bytes there.
 """
 
 from __future__ import annotations
 
 from llvmlite import ir
 from xdsl.backend.llvm import convert_type
-from xdsl.dialects.builtin import BFloat16Type, Float8E8M0FNUType
+from xdsl.dialects.builtin import BFloat16Type, Float8E4M3FNType, Float8E8M0FNUType
 
 
 class BFloat(ir.types.Type):
@@ -28,6 +28,7 @@ class BFloat(ir.types.Type):
 
 
 def register() -> None:
-    """Make xDSL's LLVM backend convert bf16 and E8M0."""
+    """Make xDSL's LLVM backend convert bf16 and the formats of scales."""
     convert_type._TYPE_CONVERTERS[BFloat16Type] = lambda _: BFloat()
-    convert_type._TYPE_CONVERTERS[Float8E8M0FNUType] = lambda _: ir.IntType(8)
+    for byte in (Float8E4M3FNType, Float8E8M0FNUType):
+        convert_type._TYPE_CONVERTERS[byte] = lambda _: ir.IntType(8)

@@ -24,6 +24,7 @@ from gqc.formats.microscaling import (
     FRACTION_BITS,
     INF_IS_GREATEST,
     MX_ROUNDING,
+    whole_quanta,
 )
 
 SIGN = 0x80000000
@@ -147,12 +148,9 @@ def round_to(e: Emitter, value: SSAValue, element: Element) -> SSAValue:
     bits = e.bitcast(value, e.vector(i32))
     magnitude = e.and_(bits, MAGNITUDE)
     kept = extreme(e, "umin", magnitude, e.bits(bits_of(element.maximum)))
-    whole = e.bits(bits_of(2.0**FRACTION_BITS))
-    if not element.is_integer:  # subnormals have the quantum of the least normals
-        exponent = e.and_(kept, INFINITY)
-        exponent = extreme(e, "umax", exponent, e.bits(bits_of(2.0 ** (1 - element.bias))))
-        up = FRACTION_BITS - element.mantissa << FRACTION_BITS
-        whole = e.emit(llvm.AddOp(exponent, e.bits(up)))
+    least, up = whole_quanta(element)
+    power = extreme(e, "umax", e.and_(kept, INFINITY), e.bits(least))
+    whole = e.emit(llvm.AddOp(power, e.bits(up)))
     whole = e.bitcast(whole, e.vector(f32))
     rounded = e.fsub(e.fadd(e.bitcast(kept, e.vector(f32)), whole), whole)
     sign = e.and_(bits, SIGN)

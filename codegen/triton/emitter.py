@@ -17,6 +17,7 @@ from xdsl.dialects import arith, scf
 from xdsl.dialects.builtin import IntegerAttr, StringAttr, VectorType
 from xdsl.ir import Block, Operation, SSAValue
 
+from gqc.codegen.triton import quantize
 from gqc.codegen.triton.expressions import (
     EXPRESSIONS,
     by_descriptor,
@@ -72,8 +73,9 @@ class Range:
 class Emitter:
     """Prints one kernel.
 
-    `texts` holds the expression or the name of every value printed so far; `blocks` the tiles of
-    the arrays that are read through tensor descriptors.
+    `texts` holds the expression or the name of every value printed so far; `values` are tiles of
+    codes and scales that are printed as what they stand for, in float32; `blocks` the tiles of the
+    arrays that are read through tensor descriptors.
     """
 
     def __init__(self, kernel: tile.KernelOp) -> None:
@@ -86,6 +88,7 @@ class Emitter:
         loads = [op for op in kernel.walk() if isinstance(op, tile.LoadOp) and by_descriptor(op)]
         self.blocks = {op.source: shape_of(op.result) for op in loads}
         self.used: set[str] = set()
+        self.values: set[SSAValue] = set()
 
     # ---- the file
 
@@ -107,6 +110,8 @@ class Emitter:
     def head(self) -> None:
         target = self.kernel.attributes.get("target")
         where = f" for {target.data}" if isinstance(target, StringAttr) else ""
+        matrix = self.kernel.attributes.get("matrix")
+        where += f" (matrix: {matrix.data})" if isinstance(matrix, StringAttr) else ""
         self.writer.line(f'"""Triton kernel {self.name}{where}, printed by gqc."""')
         self.writer.line()
         self.writer.line("import triton")
@@ -160,9 +165,10 @@ class Emitter:
         with self.writer.block(f"def launch({', '.join(names)}):"):
             self.writer.line(f'"""Fill {names[-1]}; tensors are contiguous and on one device."""')
             self.writer.line(f"{ROWS} = {names[-1]}.shape[0]")
-            passed = [ROWS, "**OPTIONS"]
-            passed = [f"*describe({', '.join(names)})", *passed] if self.blocks else names + passed
-            self.writer.list(f"return {self.name}[grid({ROWS})](", passed, ")")
+            passed = [f"*describe({', '.join(names)})"] if self.blocks else names
+            self.writer.list(
+                f"return {self.name}[grid({ROWS})](", [*passed, ROWS, "**OPTIONS"], ")"
+            )
 
     def describe(self, names: list[str]) -> None:
         """A function from the arrays to what the kernel takes for them."""
@@ -197,6 +203,8 @@ class Emitter:
                 pointers, mask = self.access(op.target, op.offsets, op.value)
                 value = f"{pointers}, {self.texts[op.value]}"
                 self.writer.statement("", f"tl.store({value}{mask})")
+            case tile.QcastOp():
+                quantize.qcast(self, op)
             case _:
                 self.bind(op)
         for result in op.results:
@@ -213,8 +221,12 @@ class Emitter:
             self.inside.add(op)
             self.texts[result] = f"({text})"
         else:
-            self.texts[result] = self.writer.fresh(self.stem(result))
-            self.writer.assign(self.texts[result], text)
+            self.writer.assign(self.fresh_result(result), text)
+
+    def fresh_result(self, result: SSAValue) -> str:
+        """A name of its own for a value, from now on its text."""
+        self.texts[result] = self.writer.fresh(self.stem(result))
+        return self.texts[result]
 
     def stem(self, value: SSAValue) -> str:
         """A name for a value: its hint, or else that of the first named value it is made of."""

@@ -12,7 +12,7 @@ from xdsl.ir import BlockArgument, Operation, SSAValue
 from gqc.dialects import tile
 from gqc.dialects.tile import element_of, shape_of
 from gqc.errors import GqcError
-from gqc.formats.elements import ELEMENTS
+from gqc.formats.elements import ELEMENTS, SCALES, Element
 from gqc.formats.packing import planes_of
 
 if TYPE_CHECKING:
@@ -25,9 +25,15 @@ DTYPES = {
     "i32": ("int32", "i32"),
     "i8": ("uint8", "u8"),
     "f8E8M0FNU": ("uint8", "u8"),
-    "f8E4M3FN": ("float8e4nv", "fp8e4nv"),
+    "f8E4M3FN": ("uint8", "u8"),
 }
-"""IR element type: its name in `tl.…`, and in the signature of a kernel."""
+"""IR element type: its name in `tl.…`, and in the signature of a kernel.
+
+Scales of 8 bits are bytes, decoded by arithmetic: Triton has no E8M0, and E4M3 on few GPUs.
+"""
+
+
+HALF_BIAS = SCALES["f16"].bias
 
 DOT_FORMATS = {"f4E2M1FN": "e2m1", "f8E4M3FN": "e4m3", "f8E5M2": "e5m2"}
 """Elements of codes that `tl.dot_scaled` takes, and what it calls them. A tile of codes is one of
@@ -91,12 +97,15 @@ def by_descriptor(op: Operation) -> bool:
 
 
 def unpack(printer: Emitter, op: tile.UnpackOp) -> str:
-    """Codes as int16: planes unpacked one by one, put together, and the sign extended."""
+    """Codes as int16: planes unpacked one by one, put together, and the sign of integers extended.
+
+    Codes of floats are bit patterns.
+    """
     element = ELEMENTS[str(element_of(op.result))]
-    if not element.is_integer or len(shape_of(op.result)) != 2:
+    if len(shape_of(op.result)) != 2:
         raise GqcError(
-            f"kernel {printer.name}: the Triton backend unpacks integer codes of rank 2, "
-            f"not {element.name} of rank {len(shape_of(op.result))}"
+            f"kernel {printer.name}: the Triton backend unpacks codes of rank 2, "
+            f"not of rank {len(shape_of(op.result))}"
         )
     along_rows, parts, low = op.axis.value.data == 0, [], 0
     unpack, split = printer.helper("unpack_pairs"), printer.helper("split_pairs")
@@ -108,14 +117,43 @@ def unpack(printer: Emitter, op: tile.UnpackOp) -> str:
     codes = f"{split}({' | '.join(parts)})"
     if along_rows:
         codes = f"tl.trans({codes})"
-    if element.signed:
+    if element.is_signed_integer:
         sign = 1 << element.bits - 1
         codes = f"(({codes}) ^ {sign}) - {sign}"
     return codes
 
 
 def cast(printer: Emitter, op: tile.CastOp) -> str:
-    return f"{printer.texts[op.source]}.to(tl.{dtype(op.result)})"
+    source, kind = printer.texts[op.source], str(element_of(op.source))
+    if op.source in printer.values and dtype(op.result) == "float32":
+        return source
+    if kind in DECODERS:
+        source = DECODERS[kind](printer, source)
+    return f"{source}.to(tl.{dtype(op.result)})"
+
+
+def decode_e8m0(printer: Emitter, codes: str) -> str:
+    return f"{printer.helper('decode_e8m0')}({codes})"
+
+
+def float_decoder(element: Element) -> Callable[[Emitter, str], str]:
+    """Bit patterns to float16, which holds every value: see `decode_float`."""
+
+    def decode(printer: Emitter, codes: str) -> str:
+        places = f"{element.bits}, {element.mantissa}, {2.0 ** (HALF_BIAS - element.bias)}"
+        decoded = f"{printer.helper('decode_float')}({codes}, {places})"
+        if element.specials != "nan":
+            return decoded
+        return f"{printer.helper('keep_nan')}({decoded}, {codes}, {2 ** (element.bits - 1) - 1})"
+
+    return decode
+
+
+DECODERS: dict[str, Callable[[Emitter, str], str]] = {
+    "f8E8M0FNU": decode_e8m0,
+    **{e.name: float_decoder(e) for e in ELEMENTS.values() if not e.is_integer},
+}
+"""Formats of codes that are bit patterns, and what prints their values."""
 
 
 def repeat(printer: Emitter, op: tile.RepeatOp) -> str:
@@ -187,7 +225,10 @@ def dot_scaled(printer: Emitter, op: tile.DotScaledOp) -> str:
         name = str(element_of(codes))
         if name not in DOT_FORMATS:
             raise GqcError(f"kernel {printer.name}: Triton multiplies no {name} under scales")
-        return f'{printer.texts[codes]}, {printer.texts[scale]}, "{DOT_FORMATS[name]}"'
+        scales = printer.texts[scale]
+        if str(element_of(scale)) == "f8E4M3FN":  # by the type, bytes are E8M0
+            scales = f"{scales}.to(tl.float8e4nv, bitcast=True)"
+        return f'{printer.texts[codes]}, {scales}, "{DOT_FORMATS[name]}"'
 
     lhs, rhs = operand(op.lhs, op.lhs_scale), operand(op.rhs, op.rhs_scale)
     return f"tl.dot_scaled({lhs}, {rhs}, {printer.texts[op.acc]})"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gqc.codegen.triton import quantize
+
 UNPACK_PAIRS = '''
 @triton.jit
 def unpack_pairs(words, BITS: tl.constexpr):
@@ -32,6 +34,36 @@ def repeat(tile, TIMES: tl.constexpr):
     return tl.reshape(wide, (tile.shape[0], tile.shape[1] * TIMES))
 '''
 
+DECODE_FLOAT = '''
+@triton.jit
+def decode_float(codes, BITS: tl.constexpr, MANTISSA: tl.constexpr, RATIO: tl.constexpr):
+    """Values, float16, of floating-point codes of BITS bits, with MANTISSA bits of mantissa.
+
+    The fields move to their places in float16; RATIO, 2 to the difference of the exponents' biases,
+    makes up for the bias, of subnormals too. All of it is exact.
+    """
+    SIGN: tl.constexpr = 1 << (BITS - 1)
+    wide = codes.to(tl.int16)
+    bits = (wide & SIGN) << (16 - BITS) | (wide & (SIGN - 1)) << (10 - MANTISSA)
+    return bits.to(tl.float16, bitcast=True) * RATIO
+'''
+
+KEEP_NAN = '''
+@triton.jit
+def keep_nan(values, codes, NAN: tl.constexpr):
+    """The values, but NaN for codes of magnitude NAN."""
+    return tl.where((codes & NAN) == NAN, float("nan"), values)
+'''
+
+DECODE_E8M0 = '''
+@triton.jit
+def decode_e8m0(codes):
+    """Powers of two, float32, of their biased exponents: 0 is 2 ** -127 (subnormal), 255 is NaN."""
+    exponent = codes.to(tl.int32)
+    ends = tl.where(((exponent + 1) & 0xFE) == 0, 1 << 22, 0)
+    return (exponent << 23 | ends).to(tl.float32, bitcast=True)
+'''
+
 WIDEN_E2M1 = '''
 @triton.jit
 def widen_e2m1(bytes):
@@ -45,5 +77,9 @@ HELPERS = {
     "unpack_pairs": UNPACK_PAIRS,
     "split_pairs": SPLIT_PAIRS,
     "repeat": REPEAT,
+    "decode_float": DECODE_FLOAT,
+    "keep_nan": KEEP_NAN,
+    "decode_e8m0": DECODE_E8M0,
+    **quantize.HELPERS,
     "widen_e2m1": WIDEN_E2M1,
 }

@@ -1,8 +1,9 @@
 """bfloat16 and E4M3 scales in Triton's interpreter.
 
 The interpreter (Triton 3.6 to 3.9) keeps bfloat16 tiles as uint16 bit patterns: its `dot`
-multiplies the patterns as integers, and its cast to bfloat16 drops bits where GPUs round to nearest
-even. Its `dot_scaled` (3.9) reads scales of E4M3 as if they were E8M0.
+multiplies the patterns as integers, its cast to bfloat16 drops bits where GPUs round to nearest
+even, and its cast from bfloat16 gets subnormals wrong. Its `dot_scaled` (3.9) reads scales of E4M3
+as if they were E8M0.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ def correct_bfloat16() -> None:
     def exact_cast(self: Any, src: Any, dst_type: Any) -> Any:
         if (src.dtype.scalar, dst_type.scalar) == (tl.float32, tl.bfloat16):
             return interpreter.TensorHandle(narrow(src.data), tl.bfloat16)
+        if (src.dtype.scalar, dst_type.scalar) == (tl.bfloat16, tl.float32):
+            return interpreter.TensorHandle(widen(src.data), tl.float32)
         return cast(self, src, dst_type)
 
     def exact_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:

@@ -16,6 +16,9 @@ from gqc.errors import GqcError
 if TYPE_CHECKING:
     import torch
 
+AS_BYTES = ("torch.int8", "torch.float8_e8m0fnu", "torch.float8_e4m3fn")
+"""dtypes that kernels read as bytes."""
+
 ALIGNMENT = 16
 """Bytes that kernels compiled for aligned arrays count on."""
 
@@ -56,10 +59,7 @@ class Launcher:
     def __call__(self, *tensors: torch.Tensor) -> None:
         import torch
 
-        tensors = tuple(
-            t.view(torch.uint8) if t.dtype in (torch.int8, torch.float8_e8m0fnu) else t
-            for t in tensors
-        )
+        tensors = tuple(t.view(torch.uint8) if str(t.dtype) in AS_BYTES else t for t in tensors)
         device = tensors[0].device
         if device.type == "cpu":
             if not interpreting():

@@ -1,4 +1,4 @@
-"""Compile printed kernels for any GPU on a machine without one, and judge what came out.
+"""Compile printed kernels for any GPU on a machine without one.
 
 Triton's wheel holds the assembler and disassembler; no driver is needed. Compilation runs in a
 process of its own: of this Python, or of another environment's with another Triton.
@@ -18,40 +18,14 @@ from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 
+from gqc.codegen.triton.disassembly import Instruction, instructions, main_loop
 from gqc.codegen.triton.emitter import emit
+from gqc.codegen.triton.machines import MACHINES, NO_MATRIX
+from gqc.codegen.triton.source import Source, read_source
 from gqc.dialects.tile import KernelOp
 from gqc.errors import GqcError
 
 WORKER = Path(__file__).with_name("worker.py")
-TENSOR_MEMORY_COLUMNS = 512
-STUB = 100
-"""A disassembly of no more instructions is no kernel: the assembler gave up silently."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What Triton calls a target, the matrix instruction expected there, and its shared memory."""
-
-    triton: tuple[str, int | str, int]
-    matrix_instruction: str
-    shared_limit: int
-
-
-MACHINES = {
-    "sm_80": Machine(("cuda", 80, 32), "HMMA", 163 * 1024),
-    "sm_86": Machine(("cuda", 86, 32), "HMMA", 99 * 1024),
-    "sm_89": Machine(("cuda", 89, 32), "HMMA", 99 * 1024),
-    "sm_90": Machine(("cuda", 90, 32), "HGMMA", 227 * 1024),
-    "sm_100": Machine(("cuda", 100, 32), "UTCHMMA", 227 * 1024),
-    "sm_103": Machine(("cuda", 103, 32), "UTCHMMA", 227 * 1024),
-    "sm_120": Machine(("cuda", 120, 32), "HMMA", 99 * 1024),
-    "gfx942": Machine(("hip", "gfx942", 64), "v_mfma", 64 * 1024),
-    "gfx950": Machine(("hip", "gfx950", 64), "v_mfma", 160 * 1024),
-}
-"""Shared memory: CUDA programming guide, table of compute capabilities; CDNA 3 and 4 ISA."""
-
-SASS_INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", re.M)
-MATRIX_INSTRUCTION = re.compile(r"(?:HMMA|IMMA|QMMA|OMMA|\w*GMMA|UTC\w*MMA|v_mfma)")
 
 
 @dataclass(frozen=True)
@@ -73,6 +47,7 @@ class Resources:
 class KernelArtifacts(Resources):
     """What one kernel became on one target, as texts. warnings: of the assembler."""
 
+    source: Source
     target: str
     triton: str
     ttir: str
@@ -93,11 +68,19 @@ class KernelArtifacts(Resources):
         return Resources(**{field.name: getattr(self, field.name) for field in fields(Resources)})
 
     @property
+    def code(self) -> tuple[Instruction, ...]:
+        """The disassembly's instructions, in order."""
+        return instructions(self.assembly, self.sass is None)[0]
+
+    @property
+    def main_loop(self) -> tuple[Instruction, ...]:
+        """The loop that multiplies, or of a kernel that does not, its longest; () without one."""
+        return main_loop(self.assembly, self.sass is None, self.source.matrix != NO_MATRIX)
+
+    @property
     def instructions(self) -> list[str]:
-        """Opcodes of the disassembly, in order; AMD: of the assembly."""
-        if self.sass is not None:
-            return SASS_INSTRUCTION.findall(self.sass)
-        return re.findall(r"^\s+([a-z]+_\w+)", self.amdgcn or "", re.M)
+        """Opcodes of the disassembly, in order."""
+        return [instruction.opcode for instruction in self.code]
 
 
 def compile_offline(
@@ -117,9 +100,10 @@ def compile_many(
     unknown = sorted({target for _, target in jobs} - set(MACHINES))
     if unknown:
         raise GqcError(f"no GPU {', '.join(unknown)}: choose one of {', '.join(MACHINES)}")
+    sources = [k if isinstance(k, str) else emit(k) for k, _ in jobs]
     request = [
-        {"source": k if isinstance(k, str) else emit(k), "target": MACHINES[target].triton}
-        for k, target in jobs
+        {"source": source, "target": MACHINES[target].triton}
+        for source, (_, target) in zip(sources, jobs, strict=True)
     ]
     results = run_worker(request, python)
     failures = [
@@ -129,7 +113,10 @@ def compile_many(
     ]
     if failures:
         raise GqcError("Triton compiled no kernel for\n" + "\n".join(failures))
-    return [artifacts(t, result) for (_, t), result in zip(jobs, results, strict=True)]
+    return [
+        artifacts(read_source(source), target, result)
+        for source, (_, target), result in zip(sources, jobs, results, strict=True)
+    ]
 
 
 def run_worker(request: list[dict], python: str) -> list[dict]:
@@ -142,12 +129,12 @@ def run_worker(request: list[dict], python: str) -> list[dict]:
             "TRITON_DUMP_PTXAS_LOG": "1",
             "TRITON_NVDISASM_PATH": disassembler(),
         }
-        done = subprocess.run(
-            [python, str(WORKER), str(asked), str(answered)],
-            env={**os.environ, **settings, "TRITON_INTERPRET": "0"},
-            capture_output=True,
-            text=True,
-        )
+        command = [python, str(WORKER), str(asked), str(answered)]
+        environment = {**os.environ, **settings, "TRITON_INTERPRET": "0"}
+        try:
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        except OSError as error:
+            raise GqcError(f"{python} does not run: {error}") from error
         if done.returncode or not answered.exists():
             raise GqcError(f"{python} {WORKER} failed ({done.returncode}):\n{done.stderr[-2000:]}")
         return json.loads(answered.read_text())
@@ -161,18 +148,18 @@ def disassembler() -> str:
     return str(Path(spec.origin).parent / "backends" / "nvidia" / "bin" / "nvdisasm")
 
 
-def artifacts(target: str, result: dict) -> KernelArtifacts:
+def artifacts(source: Source, target: str, result: dict) -> KernelArtifacts:
     """Registers, spills and instructions, read from the texts of one result of the worker."""
-    code = result.get("sass") or result["amdgcn"]
     if "sass" in result:
+        code = instructions(result["sass"], False)[0]
         registers = number(r"Used (\d+) registers", result["log"])
         spills = sum(map(int, re.findall(r"(\d+) bytes spill", result["log"])))
-        opcodes = SASS_INSTRUCTION.findall(code)
     else:
-        registers = number(r"\.vgpr_count:\s+(\d+)", code)
-        spills = number(r"\.vgpr_spill_count:\s+(\d+)", code)
-        opcodes = re.findall(r"^\s+(v_mfma\w*)", code, re.M)
+        code = instructions(result["amdgcn"], True)[0]
+        registers = number(r"\.vgpr_count:\s+(\d+)", result["amdgcn"])
+        spills = number(r"\.vgpr_spill_count:\s+(\d+)", result["amdgcn"])
     return KernelArtifacts(
+        source=source,
         target=target,
         triton=result["triton"],
         ttir=result["ttir"],
@@ -184,7 +171,7 @@ def artifacts(target: str, result: dict) -> KernelArtifacts:
         spills=spills,
         shared=result["shared"],
         tensor_memory=result["tensor_memory"],
-        matrix_instructions=dict(Counter(o for o in opcodes if MATRIX_INSTRUCTION.match(o))),
+        matrix_instructions=dict(Counter(i.opcode for i in code if i.is_matrix)),
         warnings=re.findall(r"^.*(?:warning|\bC75\d\d\b).*$", result["log"], re.M),
     )
 
@@ -194,23 +181,3 @@ def number(pattern: str, text: str) -> int:
     if match is None:
         raise GqcError(f"the compiler's output has no {pattern!r}: {text[-500:]}")
     return int(match[1])
-
-
-def check(built: KernelArtifacts) -> list[str]:
-    """The gates that a compiled kernel misses, each with the numbers; empty for a good one."""
-    machine, problems = MACHINES[built.target], []
-    if not any(name.startswith(machine.matrix_instruction) for name in built.matrix_instructions):
-        found = ", ".join(built.matrix_instructions) or "none"
-        problems.append(f"no {machine.matrix_instruction}: found {found}")
-    if built.spills:
-        problems.append(f"{built.spills} spilled to memory, {built.registers} registers in use")
-    if built.shared > machine.shared_limit:
-        problems.append(f"{built.shared} bytes of shared memory, of {machine.shared_limit}")
-    if built.tensor_memory > TENSOR_MEMORY_COLUMNS:
-        problems.append(
-            f"{built.tensor_memory} columns of tensor memory, of {TENSOR_MEMORY_COLUMNS}"
-        )
-    if len(built.instructions) <= STUB:
-        problems.append(f"a stub of {len(built.instructions)} instructions")
-    problems += [f"the assembler warns: {warning}" for warning in built.warnings]
-    return problems

@@ -1,10 +1,10 @@
 """Layouts of block-scaled floats as matrix units read them: codes in bytes, and scales beside them.
 
-The codes of a tensor [..., K], weight or activation, are bytes [R, K·b/8] in row-major order, R the
-product of the leading dimensions: 4-bit codes two a byte, the even one in the low half; 8-bit codes
-one a byte; 6-bit codes one a byte too, as the E4M3 codes of the same values, since E4M3 has them
-all and no product of 6-bit codes is faster than one of 8-bit codes. The scales [R, G] lie by a row
-of `SCALE_PLACES`.
+The codes of a tensor [..., K], weight or activation, are bytes [..., K·b/8] in row-major order:
+4-bit codes two a byte, the even one in the low half; 8-bit codes one a byte; 6-bit codes one a byte
+too, their bit fields moved to the places of E4M3's (`tile.widen`, which multiplies values by a
+power of two), since no product of 6-bit codes is faster than one of 8-bit codes. The scales [R, G],
+R the product of the leading dimensions, lie by a row of `SCALE_PLACES`.
 """
 
 from __future__ import annotations
@@ -89,6 +89,16 @@ SCALE_PLACES: dict[str, ScalePlace] = {
 }
 
 
+def sized(shape: Shape, rows: int) -> Shape:
+    """A shape whose leading dimension may be dynamic, for an activation of this many rows.
+
+    The dimension counts rows, but of swizzled scales [tiles, ceil(G/4), 2, 256] tiles of them.
+    """
+    if shape[0] != DYNAMIC_INDEX:
+        return shape
+    return -(-rows // (ATOM_ROWS if len(shape) == 4 else 1)), *shape[1:]
+
+
 @dataclass(frozen=True)
 class ByteLayout:
     """The layout `bytes` with one place of scales; the methods are those of `layouts.Layout`."""
@@ -105,16 +115,16 @@ class ByteLayout:
         rows = DYNAMIC_INDEX if DYNAMIC_INDEX in leading else math.prod(leading)
         bits = ELEMENTS[stored_element(type_.format.name)].bits
         blocks = k // type_.block_of(shape)[-1]
-        shapes = [(rows, k * bits // 8), self.scales.shape(rows, blocks), (1,)]
+        shapes = [(*leading, k * bits // 8), self.scales.shape(rows, blocks), (1,)]
         return shapes[: len(self.parts(type_))]
 
     def pack(self, tensor: BlockScaled, lanes: int) -> list[torch.Tensor]:
         """Parts of a tensor [..., K], in order."""
         import torch
 
-        codes = as_stored(tensor.codes.flatten(0, -2), tensor.type)
+        codes = as_stored(tensor.codes, tensor.type)
         if tensor.type.format.bits == 4:
-            codes = codes[:, 0::2] | codes[:, 1::2] << 4
+            codes = codes[..., 0::2] | codes[..., 1::2] << 4
         scale = self.scales.place(tensor.scale.flatten(0, -2))
         whole = [] if tensor.tensor_scale is None else [tensor.tensor_scale.reshape(1)]
         return [part.contiguous() for part in (codes.view(torch.int8), scale, *whole)]
@@ -122,7 +132,7 @@ class ByteLayout:
     def unpack(
         self, parts: Sequence[torch.Tensor], type_: BlockScaledType, shape: Sequence[int]
     ) -> BlockScaled:
-        """The tensor of a shape that `parts` hold; a dynamic dimension is what the codes say."""
+        """The tensor that `parts` hold, of a shape whose dynamic dimensions are what codes say."""
         import torch
 
         from gqc.formats.block_scaled import BlockScaled
@@ -133,41 +143,32 @@ class ByteLayout:
             codes = torch.stack([codes & 15, codes >> 4], -1).flatten(-2)
         codes = from_stored(codes, type_)
         blocks = shape[-1] // type_.block_of(shape)[-1]
-        scale = self.scales.take(scale, len(codes), blocks)
-        codes = codes.reshape(tuple(shape))
+        scale = self.scales.take(scale, codes.shape[:-1].numel(), blocks)
         scale = scale.reshape(*codes.shape[:-1], blocks)
         return BlockScaled(type_, codes, scale, None, whole[0].squeeze(0) if whole else None)
 
 
 def as_stored(codes: torch.Tensor, type_: BlockScaledType) -> torch.Tensor:
-    """Codes of the element that is stored, uint8, of the same values."""
+    """Codes of the element that is stored, uint8: bit fields at their places there."""
     import torch
 
-    name = type_.format.name
-    if name not in STORED:
-        return codes.to(torch.uint8)
-    return recoding(name)[codes.long()]
+    codes = codes.to(torch.uint8)
+    if type_.format.name not in STORED:
+        return codes
+    sign, magnitude, left, shift = fields_of(type_)
+    return (codes & sign) << left | (codes & magnitude) << shift
 
 
 def from_stored(codes: torch.Tensor, type_: BlockScaledType) -> torch.Tensor:
     """`as_stored` undone."""
-    import torch
-
-    name = type_.format.name
-    if name not in STORED:
+    if type_.format.name not in STORED:
         return codes
-    table = torch.zeros(256, dtype=torch.uint8)
-    table[recoding(name).long()] = torch.arange(1 << type_.format.bits, dtype=torch.uint8)
-    return table[codes.long()]
+    sign, magnitude, left, shift = fields_of(type_)
+    return codes >> left & sign | codes >> shift & magnitude
 
 
-def recoding(name: str) -> torch.Tensor:
-    """For each code of an element, the stored element's code of the same value."""
-    import torch
-
-    values = {value: code for code, value in enumerate(ELEMENTS[STORED[name]].values)}
-    codes = [values[value] for value in ELEMENTS[name].values]
-    sign = 1 << ELEMENTS[name].bits - 1
-    codes[sign] = 0x80  # -0.0 == 0.0, but they have codes of their own
-    codes[0] = 0
-    return torch.tensor(codes, dtype=torch.uint8)
+def fields_of(type_: BlockScaledType) -> tuple[int, int, int, int]:
+    """Masks of sign and magnitude of a code, and how far to the left each is stored."""
+    element, stored = type_.format, ELEMENTS[stored_element(type_.format.name)]
+    sign = 1 << element.bits - 1
+    return sign, sign - 1, stored.bits - element.bits, stored.mantissa - element.mantissa

@@ -87,6 +87,20 @@ INF_IS_GREATEST = ("rceil",)
 """Roundings under which inf takes the greatest scale."""
 
 
+def whole_quanta(element: Element) -> tuple[int, int]:
+    """How to find 2^23 quanta of the element at a magnitude, which added round it to a quantum.
+
+    (least, up): in bits of float32, the greater of the magnitude's power of two and `least`, plus
+    `up`. Subnormals have the quantum of the least normals; integers have one quantum.
+    """
+    if element.is_integer:
+        return BIAS + FRACTION_BITS << FRACTION_BITS, 0
+    return (
+        BIAS + 1 - element.bias << FRACTION_BITS,
+        FRACTION_BITS - element.mantissa << FRACTION_BITS,
+    )
+
+
 def mx_scale(amax: torch.Tensor, element: Element, rounding: str) -> torch.Tensor:
     """Scales of MX blocks, float8_e8m0fnu in the shape of `amax`.
 

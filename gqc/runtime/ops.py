@@ -22,12 +22,13 @@ from gqc.backends import BACKENDS, Launcher
 from gqc.dialects import gq, tile
 from gqc.dialects.text import parse_ir, print_ir
 from gqc.dialects.torch_types import DTYPES
+from gqc.formats.byte_layouts import sized
 from gqc.formats.elements import ELEMENTS
 from gqc.formats.microscaling import nvfp4_tensor_scale
 from gqc.targets import TARGETS
 
 Arrays = tuple[tuple[torch.dtype, tuple[int, ...]], ...]
-"""dtypes and shapes of arrays; a free number of rows is negative."""
+"""dtypes and shapes of arrays; a free number of rows is dynamic (`byte_layouts.sized`)."""
 
 
 @dataclass
@@ -127,17 +128,6 @@ class Launch:
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "launchers": {}}
-
-
-def sized(shape: tuple[int, ...], rows: int) -> tuple[int, ...]:
-    """A shape with its free extent filled in, the number of tiles that hold these rows.
-
-    A tile is one row, but of scales [tiles, G/4, 32, 4, 4]: 32 times 4.
-    """
-    if shape[0] >= 0:
-        return shape
-    tile_rows = prod(shape[2:4]) if len(shape) == 5 else 1
-    return -(-rows // tile_rows), *shape[1:]
 
 
 LAUNCHES: dict[str, Launch] = {}

@@ -1,12 +1,18 @@
-"""gqc: the command for people. `gqc targets` shows the table of machines."""
+"""gqc: the command for people. `gqc targets` shows the table of machines, `gqc inspect` kernels."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from gqc.tools.inspect import Inspection
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -40,6 +46,60 @@ def targets() -> None:
         units = ", ".join(f"{type_} {unit}" for type_, unit in target.units.items())
         table.add_row(name, target.backend, units, target.layout)
     Console().print(table)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A kernel (.py or .mlir), or a dump's folder.")],
+    target: Annotated[str | None, typer.Option(help="GPU; by default the kernel's own.")] = None,
+    triton_python: Annotated[
+        str, typer.Option(help="A Python with another Triton to compile with.")
+    ] = sys.executable,
+    rows: Annotated[
+        int | None, typer.Option(help="Rows M to predict for; by default one tile.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compile kernels without their GPU and judge them: exit status 1 if one misses a gate."""
+    from gqc.errors import GqcError
+    from gqc.tools.inspect import inspect
+
+    try:
+        found = inspect(path, target, triton_python, rows)
+    except GqcError as error:
+        typer.echo(f"gqc: {error}", err=True)
+        raise typer.Exit(2) from error
+    if as_json:
+        typer.echo(json.dumps([inspection.as_json() for inspection in found], indent=2))
+    else:
+        for inspection in found:
+            show(inspection)
+    raise typer.Exit(any(inspection.failed for inspection in found))
+
+
+def show(inspection: Inspection) -> None:
+    """Print one kernel's figures, and a line a gate."""
+    built, time = inspection.built, inspection.estimate
+    print_line = Console(highlight=False, soft_wrap=True, markup=False).print
+    counts = ", ".join(f"{n}× {name}" for name, n in built.matrix_instructions.items())
+    print_line(f"{built.source.name} for {built.target}, Triton {built.triton}")
+    print_line(f"  {counts or 'no matrix instruction'}")
+    print_line(
+        f"  {built.registers} registers, {built.spills} spilled, {built.shared} bytes of shared "
+        f"memory, {built.tensor_memory} columns of tensor memory"
+    )
+    print_line(
+        f"  {time.instructions_per_weight:.2f} instructions per weight, "
+        f"{inspection.waits_per_matrix:.2f} waits per matrix instruction"
+    )
+    print_line(
+        f"  at least {time.microseconds:.1f} µs for {time.rows} rows, bound by {time.bound}: "
+        f"{time.share:.0%} of the roofline"
+    )
+    for verdict in inspection.verdicts:
+        missed = "missed" if verdict.gate.required else "noted "
+        fault = f": {verdict.fault}" if verdict.fault else ""
+        print_line(f"  {missed if fault else 'passed'} {verdict.gate.name}{fault}")
 
 
 def main() -> None:

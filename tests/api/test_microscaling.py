@@ -1,4 +1,4 @@
-"""MXFP4 and MXFP6 weights through gqc.compile: on a CPU, and refused elsewhere."""
+"""MX and NVFP4 through gqc.compile: weights, and activations too."""
 
 from __future__ import annotations
 
@@ -8,23 +8,30 @@ import pytest
 import torch
 
 import gqc
-from gqc.errors import GqcError
-from gqc.schemes import PRESETS
+from gqc.schemes import PRESETS, ROUNDINGS
+
+OTHERS = tuple(filter(None, ROUNDINGS))
+SCHEMES = [name for name in PRESETS if "a16_" in name and not name.endswith(OTHERS)]
 
 
 @pytest.mark.parametrize(
-    ("scheme", "mode"), [*((scheme, "whole") for scheme in PRESETS), ("w4a16_mxfp4", "layers")]
+    ("scheme", "mode"),
+    [
+        *((scheme, "whole") for scheme in SCHEMES),
+        ("w4a16_mxfp4", "layers"),
+        ("w8a16_mxfp8_rceil", "whole"),
+    ],
 )
 def test_computes_the_dequantized_model(scheme, mode, compiled, inputs, check, all_linears):
     model, result = compiled("mlp", mode, scheme)
     check(result, model, all_linears(model, scheme), inputs["mlp"])
     assert [(row.decision, row.bits) for row in result.report().rows] == [
-        ("emulated", {"w4": 4.25, "w6": 6.25}[scheme[:2]])
+        ("emulated", PRESETS[scheme].type().bits_per_element((64, 64)))
     ] * 2
 
 
 @pytest.mark.parametrize(
-    ("scheme", "dtype"), zip(PRESETS, (torch.bfloat16, torch.float16, torch.bfloat16), strict=True)
+    ("scheme", "dtype"), zip(SCHEMES, 4 * (torch.bfloat16, torch.float16), strict=False)
 )
 def test_half_precision(scheme, dtype, build, inputs, check, all_linears):
     model = build("mlp").to(dtype)
@@ -32,8 +39,9 @@ def test_half_precision(scheme, dtype, build, inputs, check, all_linears):
     check(result, model, all_linears(model, scheme), inputs["mlp"], factor=1.5)
 
 
-def test_survives_copies_files_and_export(compiled, inputs, tmp_path):
-    _, result = compiled("mlp", "whole", "w4a16_mxfp4")
+@pytest.mark.parametrize("scheme", ["w4a16_mxfp4", "w4a16_nvfp4"])
+def test_survives_copies_files_and_export(compiled, inputs, tmp_path, scheme):
+    _, result = compiled("mlp", "whole", scheme)
     x = inputs["mlp"][0]["x"]
     expected = result(x)
     torch.save(result, tmp_path / "model.pt")
@@ -51,16 +59,8 @@ def test_survives_copies_files_and_export(compiled, inputs, tmp_path):
 
 
 @pytest.mark.parametrize("target", ["sm_90", "gfx950"])
-@pytest.mark.parametrize("scheme", PRESETS)
-def test_refused_on_a_gpu(scheme, target, build):
-    element = PRESETS[scheme].element
-    with pytest.raises(GqcError) as error:
-        gqc.compile(build("mlp").bfloat16(), scheme=scheme, target=target)
-    assert str(error.value).splitlines() == [
-        f"target {target} cannot do 2 layers:",
-        *(
-            f"  {layer}: no kernel of {target} decodes {element}: "
-            "choose target cpu, or an integer scheme, for example int4_g32"
-            for layer in ("up", "down")
-        ),
-    ]
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_decoded_on_a_gpu(scheme, target, build):
+    result = gqc.compile(build("mlp").bfloat16(), scheme=scheme, target=target)
+    assert [row.decision for row in result.report().rows] == ["emulated"] * 2
+    assert all("tl.dot(" in kernel.source for kernel in result.kernels)

@@ -44,7 +44,7 @@ BITS = {
     "ui4 g32 zero=ui4 zero_mode=quantized scale_rule=minmax": 4 + (16 + 4) / 32,
     "si8 g32 scale=f32": 8 + 32 / 32,
     "w4a16_mxfp4": 4 + 8 / 32,
-    "w6a16_mxfp6_e2m3": 6 + 8 / 32,
+    "w6a16_mxfp6": 6 + 8 / 32,
     "w6a16_mxfp6_e3m2": 6 + 8 / 32,
 }
 

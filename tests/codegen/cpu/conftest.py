@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,12 @@ from gqc.passes.lower_to_tile import MatmulKernel
 from gqc.passes.split_m_buckets import schedule
 from gqc.targets import ANY, TARGETS, Tiling
 
-TORCH_TYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+TORCH_TYPES = {
+    "f32": torch.float32,
+    "bf16": torch.bfloat16,
+    "f16": torch.float16,
+    "f8E4M3FN": torch.float8_e4m3fn,
+}
 
 
 def parse_type(text: str) -> TensorType:
@@ -53,9 +59,12 @@ class Linear:
         return torch.randn(*shape, generator=self.generator)
 
     def random_weight(self) -> BlockScaled:
-        """Every code occurs, the extremes included; scales have both signs of exponent."""
+        """Every finite code occurs, the greatest too; scales have both signs of exponent."""
         format = self.element.format
-        codes = torch.randint(0, 1 << format.bits, (self.n, self.k), generator=self.generator)
+        finite = [code for code, value in enumerate(format.values) if math.isfinite(value)]
+        codes = torch.tensor(finite)[
+            torch.randint(0, len(finite), (self.n, self.k), generator=self.generator)
+        ]
         if format.is_integer and format.signed:
             codes = codes - (codes >> format.bits - 1 << format.bits)
         codes = codes.to(torch.int8 if format.is_integer and format.signed else torch.uint8)
@@ -66,7 +75,8 @@ class Linear:
             zero = torch.randint(0, 1 << format.bits, shape, generator=self.generator).byte()
         elif self.element.has_zero:
             zero = (4 * self.random(*shape)).to(TORCH_TYPES[str(self.element.zero)])
-        return BlockScaled(self.element, codes, scale, zero)
+        whole = torch.tensor(0.3) if self.element.has_tensor_scale else None
+        return BlockScaled(self.element, codes, scale, zero, whole)
 
     def random_scale(self, shape: tuple[int, ...]) -> torch.Tensor:
         if str(self.element.scale) == "f8E8M0FNU":  # 2^-7 to 2^3
@@ -115,6 +125,8 @@ class Linear:
         y = x @ w.T
         q = torch.tensor(self.element.format.values, dtype=torch.float64)[self.weight.codes.long()]
         s = self.weight.scale.double().repeat_interleave(self.k // self.weight.scale.shape[1], 1)
+        if self.weight.tensor_scale is not None:
+            s = s * self.weight.tensor_scale.double()
         size = x.abs() @ ((q * s).abs() + (w - q * s).abs()).T
         if self.bias:
             y = y + arguments[-2].double()

@@ -6,6 +6,7 @@ process of its own.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from gqc.dialects.tile import KernelOp, shape_of
 from gqc.dialects.tile_interpreter import run_kernel
 from gqc.dialects.torch_types import DTYPES
 from gqc.formats.block_scaled import BlockScaled
+from gqc.formats.elements import Element
 from gqc.formats.layouts import LAYOUTS
 
 assert interpreting(), "run through test_interpreter.py"
@@ -33,13 +35,25 @@ WRITTEN_KERNELS = [p for p in sorted(LIT.glob("*.mlir")) if "\ntile.kernel @" in
 ACTIVATIONS = {"f16": torch.float16, "bf16": torch.bfloat16}
 
 
+def finite(codes: torch.Tensor, element: Element) -> torch.Tensor:
+    """The codes, those of infinities and NaNs replaced by 1."""
+    special = [code for code, value in enumerate(element.values) if not math.isfinite(value)]
+    return torch.where(torch.isin(codes, torch.tensor(special)), 1, codes)
+
+
 def random_weight(type_: BlockScaledType, n: int, k: int) -> BlockScaled:
-    """Codes over all their range; scales and zero points of few bits, which float32 keeps exact."""
+    """Codes over all their range; scales and zero points of few bits, which float32 keeps exact.
+
+    A tensor scale is such that the weight still fits bfloat16.
+    """
     generator = torch.Generator().manual_seed(n + k)
     element, groups = type_.format, k // type_.block_of((n, k))[1]
-    low, count = int(element.minimum), 1 << element.bits
+    low, count = int(element.minimum) if element.is_integer else 0, 1 << element.bits
     codes = torch.randint(low, low + count, (n, k), generator=generator)
     scale = 1 + torch.randint(0, 1 << 10, (n, groups), generator=generator) / (1 << 10)
+    if str(type_.scale) == "f8E8M0FNU":
+        exponent = torch.randint(-6, 1, (n, groups), generator=generator) - element.emax
+        scale = 2.0**exponent
     zero = torch.randint(-32, 32, (n, groups), generator=generator) / 16
     if type_.zero_mode.data == "quantized":
         zero = torch.randint(0, count, (n, groups), generator=generator).to(torch.uint8)
@@ -47,9 +61,10 @@ def random_weight(type_: BlockScaledType, n: int, k: int) -> BlockScaled:
         zero = zero.to(DTYPES[type_.zero])
     return BlockScaled(
         type_,
-        codes.to(torch.int8 if element.signed else torch.uint8),
+        finite(codes, element).to(torch.int8 if element.is_signed_integer else torch.uint8),
         scale.to(DTYPES[type_.scale]),
         zero if type_.has_zero else None,
+        torch.tensor(0.375) if type_.has_tensor_scale else None,
     )
 
 
@@ -109,6 +124,53 @@ def test_every_format(build, bits: int, form: str, act: str) -> None:
     weight = random_weight(type_of(text), 72, 256)
     kernel = build(text, 72, 256, act=act, bias=True)[0]
     assert excess(run(kernel, weight, 5, act, bias=True), weight) <= 1
+
+
+MICROSCALING = [
+    "1x32 : f8E8M0FNU : f4E2M1FN",
+    "1x32 : f8E8M0FNU : f6E2M3FN",
+    "1x32 : f8E8M0FNU : f6E3M2FN",
+    "1x32 : f8E8M0FNU : f8E4M3FN",
+    "1x32 : f8E8M0FNU : f8E5M2",
+    "1x32 : f8E8M0FNU : si8",
+    "1x16 : f8E4M3FN : f4E2M1FN, global = f32",
+]
+
+
+@pytest.mark.parametrize("act", ["f16", "bf16"])
+@pytest.mark.parametrize("text", MICROSCALING)
+def test_microscaling_weights(build, text: str, act: str) -> None:
+    """Rows, columns and K that fill no tile; every finite code."""
+    weight = random_weight(type_of(text), 72, 160)
+    kernel = build(text, 72, 160, act=act, bias=True)[0]
+    assert excess(run(kernel, weight, 5, act, bias=True), weight) <= 1
+
+
+@pytest.mark.parametrize("text", MICROSCALING)
+def test_every_code_and_scale_is_exact(build, text: str) -> None:
+    """y[0, n] = code · scale, for every code beside every scale: subnormals, infinities and NaN."""
+    type_ = type_of(text)
+    weight = random_weight(type_, 256, 32)
+    every = torch.arange(256, dtype=torch.uint8)
+    codes = (
+        every.view(torch.int8) if type_.format.is_integer else every & (1 << type_.format.bits) - 1
+    )
+    weight.codes[:] = 0
+    weight.codes[:, 0], weight.codes[:, 1] = codes, 3
+    for scale in (every, torch.full_like(every, 0x38)):
+        weight.scale[:] = scale.view(weight.scale.dtype)[:, None]
+        kernel = build(text, 256, 32, act="bf16")[0]
+        for column in (0, 1):
+            x = torch.zeros(1, 32, dtype=torch.bfloat16)
+            x[0, column] = 1
+            y = torch.empty(1, 256, dtype=torch.bfloat16)
+            load(kernel)(x, *LAYOUTS["k_words"].pack(weight, 1), y)
+            values = weight.dequantize(torch.float64)[:, column]
+            expected = values.float().bfloat16()
+            # The dot makes NaN of an infinity in a column whose x is 0.
+            whole = weight.dequantize(torch.float64).bfloat16().isfinite().all(1)
+            torch.testing.assert_close(y[0][whole], expected[whole], rtol=0, atol=0)
+            assert not y[0][~whole].isfinite().any()
 
 
 INT4 = "1x32 : f16 : ui4, zero = f16, zero_mode = original"

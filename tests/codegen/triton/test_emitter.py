@@ -73,12 +73,6 @@ def test_array_beyond_32_bit_offsets_is_refused() -> None:
         emit(copy(n=2**31, bn=32))
 
 
-def test_floating_point_codes_are_refused() -> None:
-    unpack = "%u = tile.unpack %v axis = 1 : (vector<16x32xi32>) -> vector<16x256xf4E2M1FN>"
-    with pytest.raises(GqcError, match="unpacks integer codes of rank 2, not f4E2M1FN of rank 2"):
-        emit(copy(element="i32", extra=unpack))
-
-
 def test_long_calls_have_an_argument_a_line() -> None:
     writer = PythonWriter(set())
     with writer.block("def f():"):

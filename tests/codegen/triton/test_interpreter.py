@@ -1,4 +1,4 @@
-"""Numerics of printed kernels: interpreted_cases.py under TRITON_INTERPRET=1."""
+"""Numerics of printed kernels: the files interpreted_*.py under TRITON_INTERPRET=1."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from gqc.codegen.triton.interpreter import narrow, widen
 
 
 def test_interpreted_cases_pass() -> None:
-    cases = Path(__file__).with_name("interpreted_cases.py")
+    cases = sorted(map(str, Path(__file__).parent.glob("interpreted_*.py")))
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", str(cases)],
+        [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", *cases],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

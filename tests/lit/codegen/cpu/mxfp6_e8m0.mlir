@@ -1,7 +1,7 @@
 // RUN: gqc-opt %s -t "llvm{isa=avx2}" | filecheck %s
 
 // Six-bit floats in two planes under E8M0 scales. A code wider than the look-up is decoded by moving
-// its exponent and mantissa to their places in f32. A scale is one byte, the exponent of an f32; its
+// its fields to their places in f32, the sign with them. A scale is one byte, the exponent of an f32; its
 // ends, 0 and 255, get the bit that makes them 2^-127 and NaN.
 
 // CHECK:      define void @"matmul.program"
@@ -10,11 +10,11 @@
 // CHECK:        %[[LOW:".*"]] = and <8 x i32> %[[FOUR]], <i32 15, {{.*}}>
 // CHECK-NEXT:   %[[HIGH:".*"]] = and <8 x i32> %[[TWO]], <i32 {{-16|4294967280}}, {{.*}}>
 // CHECK-NEXT:   %[[CODE:".*"]] = or <8 x i32> %[[LOW]], %[[HIGH]]
-// CHECK:        %[[MAGNITUDE:".*"]] = and <8 x i32> %[[CODE]], <i32 31, {{.*}}>
-// CHECK-NEXT:   %[[PLACED:".*"]] = shl <8 x i32> %[[MAGNITUDE]], <i32 20, {{.*}}>
+// CHECK:        %[[TOP:".*"]] = shl <8 x i32> %[[CODE]], <i32 26, {{.*}}>
+// CHECK-NEXT:   %[[MOVED:".*"]] = ashr <8 x i32> %[[TOP]], <i32 6, {{.*}}>
+// CHECK-NEXT:   %[[PLACED:".*"]] = and <8 x i32> %[[MOVED]], <i32 {{-2114977792|2179989504}}, {{.*}}>
 // CHECK-NEXT:   %[[SMALL:".*"]] = bitcast <8 x i32> %[[PLACED]] to <8 x float>
 // CHECK-NEXT:   %[[VALUE:".*"]] = fmul contract <8 x float> %[[SMALL]]
-// CHECK-NEXT:   %[[SIGN:".*"]] = shl <8 x i32> %[[CODE]], <i32 26, {{.*}}>
 // CHECK:        call <8 x float> @"llvm.fma.v8f32"
 // CHECK:        %[[SCALES:".*"]] = getelementptr i8, ptr %".4"
 // CHECK-NEXT:   %[[BYTES:".*"]] = load <8 x i8>, ptr %[[SCALES]], align 1

@@ -1,0 +1,110 @@
+"""What a target makes of a pair of operands: native, emulated, or refused, and why.
+
+The tables are `gqc.native.NATIVE` (products that matrix units take as they are stored) and
+`gqc.targets.TARGETS` (formats that kernels decode, types that they multiply).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from gqc.formats.elements import SCALES
+from gqc.native import NATIVE, Native
+from gqc.schemes import GROUPS
+from gqc.targets import DECODES, Target
+
+if TYPE_CHECKING:
+    from gqc.dialects.gq import BlockScaledType
+
+NATIVE_BLOCKS = {"f8E8M0FNU": 32, "f8E4M3FN": 16}
+"""Elements that share a scale where a matrix unit takes it, by the scale's format."""
+
+
+@dataclass(frozen=True)
+class Legality:
+    """kind: `native`, `emulated` (decoded exactly, then multiplied as floats) or `refused`.
+
+    native: the row of the table that says how.
+    """
+
+    kind: str
+    reason: str
+    native: Native | None = None
+
+
+def legality(
+    target: Target,
+    activation: str,
+    x: BlockScaledType | None,
+    weight: BlockScaledType,
+    shape: Sequence[int],
+) -> Legality:
+    """How a target multiplies x by a quantized weight [N, K] of this shape.
+
+    activation: the float type of x before it is quantized to `x`, if it is.
+    """
+    if (row := native_row(target, x, weight)) is not None:
+        return Legality("native", f"{row.matrix} takes {pair(x, weight)} and their scales", row)
+    if (problem := undecoded(weight) or unscaled(weight, shape)) is not None:
+        return Legality("refused", problem)
+    if activation not in target.units:
+        return Legality(
+            "refused",
+            f"its activations are {activation}, the target multiplies "
+            f"{' and '.join(target.units)}: convert the model, for example model.bfloat16()",
+        )
+    unit = f"{target.units[activation]} in {activation}"
+    what = f"{target.name} multiplies no {pair(x, weight)}"
+    return Legality("emulated", f"{what}: decoded in registers, then {unit}")
+
+
+def pair(x: BlockScaledType | None, weight: BlockScaledType) -> str:
+    """The operands in words."""
+    return str(weight.element) if x is None else f"{x.element} by {weight.element}"
+
+
+def native_row(target: Target, x: BlockScaledType | None, weight: BlockScaledType) -> Native | None:
+    """The row of a product that the target's matrix unit takes as it is stored, or None."""
+    if x is None or x.scale != weight.scale or x.has_tensor_scale != weight.has_tensor_scale:
+        return None
+    block = NATIVE_BLOCKS.get(str(weight.scale))
+    if any(type_.has_zero or type_.block.data[-1].data != block for type_ in (x, weight)):
+        return None
+    row = NATIVE.get((target.name, str(x.element), str(weight.element), str(weight.scale)))
+    return row if row is not None and triton_version() >= numbers(row.since) else None
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """`3.6.0` as (3, 6)."""
+    return tuple(int(part) for part in text.split(".")[:2])
+
+
+@cache
+def triton_version() -> tuple[int, ...]:
+    """Version of the Triton that will compile the kernels; without one, any."""
+    try:
+        return numbers(version("triton"))
+    except PackageNotFoundError:
+        return (99,)
+
+
+def undecoded(type_: BlockScaledType) -> str | None:
+    """What of a format no kernel reads, with the remedy; None if they read it."""
+    element, known = str(type_.element), DECODES[str(type_.element)]
+    unread = [f for f in map(str, (type_.scale, type_.zero)) if f in SCALES and f not in known]
+    if unread:
+        names = ", ".join(known)
+        return f"no kernel reads scales of {unread[0]} with {element}: choose one of {names}"
+    return None
+
+
+def unscaled(type_: BlockScaledType, shape: Sequence[int]) -> str | None:
+    """What of a weight's blocks no kernel scales, with the remedy; None if they are scaled."""
+    rows, columns = type_.block_of(shape)
+    if rows != 1 or columns not in (*GROUPS, shape[1]):
+        return f"no kernel scales blocks of {rows}x{columns}: choose a group of {GROUPS} or row"
+    return None

@@ -1,0 +1,330 @@
+"""Build the tile kernels that multiply floats by packed weights, decoded in registers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from xdsl.builder import ImplicitBuilder
+from xdsl.dialects import arith, scf
+from xdsl.dialects.builtin import (
+    DYNAMIC_INDEX,
+    IndexType,
+    IntegerAttr,
+    MemRefType,
+    StringAttr,
+    TensorType,
+    VectorType,
+    f32,
+    i32,
+    i64,
+)
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+
+from gqc.dialects import gq, tile
+from gqc.formats.layouts import LAYOUTS, Part, parts_of
+from gqc.formats.packing import WORD
+
+TENSOR_SCALES = ("x_tensor_scale", "tensor_scale")
+"""Arguments that scale all of x, and all of the weight."""
+
+
+@dataclass(frozen=True)
+class Floats:
+    """A tile of floats on which + − · build ops: an operand of `ZeroMode.dequantize`."""
+
+    value: SSAValue
+
+    def __add__(self, other: Floats) -> Floats:
+        return Floats(arith.AddfOp(self.value, other.value).result)
+
+    def __sub__(self, other: Floats) -> Floats:
+        return Floats(arith.SubfOp(self.value, other.value).result)
+
+    def __mul__(self, other: Floats) -> Floats:
+        return Floats(arith.MulfOp(self.value, other.value).result)
+
+
+def named(op: Operation, name: str) -> SSAValue:
+    """The op's result, with a name that printed kernels keep."""
+    op.results[0].name_hint = name
+    return op.results[0]
+
+
+def spread(value: SSAValue, shape: tuple[int, ...]) -> SSAValue:
+    """Broadcast, unless the value has the shape already."""
+    return value if tile.shape_of(value) == shape else tile.BroadcastOp(value, shape).result
+
+
+@dataclass
+class MatmulKernel:
+    """Builds the kernel of one matmul for one schedule."""
+
+    name: str
+    target: str
+    matmul: gq.MatmulTOp
+    unpack: gq.UnpackOp
+    schedule: gq.ScheduleAttr
+    args: dict[str, SSAValue] = field(default_factory=dict)
+    constants: dict[int, SSAValue] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        type_ = gq.block_scaled(self.unpack.weight)
+        assert type_ is not None
+        self.type = type_
+        self.n, self.k = gq.tensor_shape(self.unpack.weight)
+        self.block = type_.block_of((self.n, self.k))[1]
+        self.bm, self.bn, self.bk = self.schedule.sizes
+        self.lanes = self.unpack.layout.lanes.data
+        layout = LAYOUTS[self.unpack.layout.kind.data]
+        self.k_axis = layout.k_axis
+        self.activation = gq.element_type(self.matmul.x)
+        self.scale_first = self.schedule.scale.data == "before"
+        self.dot_type = f32 if layout.exact_dot and self.scale_first else self.activation
+
+    # Arguments
+
+    def arguments(self) -> dict[str, MemRefType]:
+        """Names and types of the kernel's arrays, in order."""
+        names = map(argument_name, parts_of(self.type))
+        arrays = dict(zip(names, (p.type for p in self.unpack.parts), strict=True))
+        if self.matmul.bias is not None:
+            arrays["bias"] = self.matmul.bias.type
+        types = {"x": MemRefType(self.activation, (DYNAMIC_INDEX, self.k))}
+        if x_scales(self.matmul):
+            types["x_tensor_scale"] = MemRefType(f32, (1,))
+        for name, type_ in arrays.items():
+            assert isinstance(type_, TensorType)
+            types[name] = MemRefType(type_.get_element_type(), type_.get_shape())
+        y = gq.element_type(self.matmul.result)
+        return {**types, "y": MemRefType(y, (DYNAMIC_INDEX, self.n))}
+
+    def build(self) -> tile.KernelOp:
+        arguments = self.arguments()
+        self.entry = Block(arg_types=list(arguments.values()))
+        for name, arg in zip(arguments, self.entry.args, strict=True):
+            arg.name_hint = name
+            self.args[name] = arg
+        with ImplicitBuilder(self.entry):
+            self.body()
+        bias = " + bias" if "bias" in self.args else ""
+        factor = "".join(f" * {name}" for name in TENSOR_SCALES if name in self.args)
+        summary = f"y = x @ W.T{factor}{bias}, with W = {self.type.mode.text}"
+        attributes: dict[str, Attribute] = {
+            "summary": StringAttr(summary),
+            "target": StringAttr(self.target),
+            "num_warps": IntegerAttr(self.schedule.warps.data, i64),
+            "num_stages": IntegerAttr(self.schedule.stages.data, i64),
+        }
+        return tile.KernelOp(self.name, (self.bm, self.bn), Region(self.entry), attributes)
+
+    def constant(self, value: int) -> SSAValue:
+        """An index constant, once, at the kernel's top."""
+        if value not in self.constants:
+            op = arith.ConstantOp(IntegerAttr(value, IndexType()))
+            op.detach()
+            first = self.entry.first_op
+            self.entry.add_op(op) if first is None else self.entry.insert_op_before(op, first)
+            self.constants[value] = named(op, f"c{value}")
+        return self.constants[value]
+
+    # Body
+
+    def body(self) -> None:
+        self.m = self.offset(0, self.bm, "m")
+        self.column = self.offset(1, self.bn, "n")
+        if not self.k_axis:  # a panel of rows, and the lane of it where this tile begins
+            lanes = self.constant(self.lanes)
+            self.panel = named(arith.DivUIOp(self.column, lanes), "panel")
+            self.lane = named(arith.RemUIOp(self.column, lanes), "lane")
+        shape = (self.bn, self.bm) if self.k_axis else (self.bm, self.bn)
+        start = named(tile.FullOp(0.0, VectorType(f32, shape)), "acc")
+        if self.block == self.k:  # one scale a row: loaded once
+            self.scale, self.zero = (
+                self.load_scale(self.constant(0)),
+                self.load_zero(self.constant(0)),
+            )
+        loop = Block(arg_types=[IndexType(), start.type])
+        k, acc = loop.args
+        k.name_hint, acc.name_hint = "k", "acc"
+        with ImplicitBuilder(loop):
+            scf.YieldOp(self.step(k, acc))
+        total = scf.ForOp(
+            self.constant(0), self.constant(self.k), self.constant(self.bk), [start], loop
+        )
+        self.epilogue(named(total, "acc"))
+
+    def offset(self, axis: int, size: int, name: str) -> SSAValue:
+        """Where this program's tile begins along an axis of the output."""
+        program = named(tile.ProgramIdOp(axis), f"pid_{name}")
+        return named(arith.MuliOp(program, self.constant(size)), name)
+
+    def step(self, k: SSAValue, acc: SSAValue) -> SSAValue:
+        """The accumulator after BK more of K."""
+        x = named(
+            tile.LoadOp(
+                self.args["x"], [self.m, k], VectorType(self.activation, (self.bm, self.bk))
+            ),
+            "x_tile",
+        )
+        codes = self.load_codes(k)
+        if self.block != self.k:
+            g = named(arith.DivUIOp(k, self.constant(self.block)), "g")
+            self.scale, self.zero = self.load_scale(g), self.load_zero(g)
+        if self.scale_first:
+            weight = self.cast(self.dequantize(codes), self.dot_type, "w_tile")
+            return self.dot(acc, self.cast(x, self.dot_type, "x_tile"), weight)
+        weight = self.cast(codes, self.dot_type, "w_tile")
+        start = tile.FullOp(0.0, acc.type).result  # pyright: ignore[reportArgumentType]
+        return self.scale_sum(acc, named_value(self.dot(start, x, weight), "part"), x)
+
+    def dot(self, acc: SSAValue, x: SSAValue, weight: SSAValue) -> SSAValue:
+        if self.k_axis:
+            return named(tile.DotOp(acc, weight, tile.TransposeOp(x).result), "acc")
+        return named(tile.DotOp(acc, x, weight), "acc")
+
+    def cast(self, value: SSAValue, element: Attribute, name: str) -> SSAValue:
+        if tile.element_of(value) == element:
+            return value
+        return named(tile.CastOp(value, element), name)
+
+    # Scales and zero points
+
+    def dequantize(self, codes: SSAValue) -> SSAValue:
+        """The weight tile in f32, from codes, scales and zero points, by zero mode."""
+        q, s = Floats(self.cast(codes, f32, "q")), Floats(self.repeat(self.scale))
+        z = Floats(self.repeat(self.zero)) if self.zero is not None else None
+        return named_value(self.type.mode.dequantize(q, s, z).value, "w_tile")
+
+    def scale_sum(self, acc: SSAValue, part: SSAValue, x: SSAValue) -> SSAValue:
+        """acc + s·part + c·Σx, where c is z (rescale) or −s·z: the block's scale after its dot."""
+        shape = tile.shape_of(acc)
+        acc = arith.AddfOp(acc, arith.MulfOp(part, spread(self.scale, shape))).result
+        if self.zero is None:
+            return acc
+        total = tile.SumOp(x, 1).result
+        if self.k_axis:
+            total = tile.TransposeOp(total).result
+        total = spread(named_value(total, "x_sum"), shape)
+        if not self.type.mode.shifts_codes:
+            return arith.AddfOp(acc, arith.MulfOp(total, spread(self.zero, shape))).result
+        offset = named(arith.MulfOp(self.scale, self.zero), "offset")
+        return arith.SubfOp(acc, arith.MulfOp(total, spread(offset, shape))).result
+
+    def repeat(self, value: SSAValue) -> SSAValue:
+        """A scale or zero point for each block of the step, spread over the weight tile."""
+        times = self.bk // tile.shape_of(value)[self.k_axis]
+        return tile.RepeatOp(value, self.k_axis, times).result if times > 1 else value
+
+    # Loads
+
+    def load_codes(self, k: SSAValue) -> SSAValue:
+        planes = []
+        for name, width in self.planes("codes"):
+            word = named(arith.DivUIOp(k, self.constant(WORD // width)), "word")
+            words = self.bk * width // WORD
+            shape = (self.bn, words) if self.k_axis else (words, self.bn)
+            load = tile.LoadOp(self.args[name], self.place(word), VectorType(i32, shape))
+            planes.append(named(load, f"{name}_words"))
+        shape = (self.bn, self.bk) if self.k_axis else (self.bk, self.bn)
+        return named(
+            tile.UnpackOp(planes, self.k_axis, VectorType(self.type.element, shape)), "codes"
+        )
+
+    def planes(self, kind: str) -> list[tuple[str, int]]:
+        """Argument and width of each plane of words of a kind of part."""
+        return [
+            (argument_name(p), p.plane) for p in parts_of(self.type) if p.kind == kind and p.plane
+        ]
+
+    def place(self, column: SSAValue) -> list[SSAValue]:
+        """Offsets of this program's weight words that begin at a column (of words)."""
+        return [self.column, column] if self.k_axis else self.lane_place(column, 1)
+
+    def lane_place(self, column: SSAValue, codes_per_word: int) -> list[SSAValue]:
+        """The same where rows are lanes; words of zero points hold several lanes each."""
+        lane = self.lane
+        if codes_per_word > 1:
+            lane = named(arith.DivUIOp(lane, self.constant(codes_per_word)), "lane_word")
+        return [self.panel, column, lane]
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the format in one step, at least one."""
+        return max(1, self.bk // self.block) if self.block != self.k else 1
+
+    def load_scale(self, g: SSAValue) -> SSAValue:
+        return self.load_blocks("scale", g, self.type.scale)
+
+    def load_zero(self, g: SSAValue) -> SSAValue | None:
+        if not self.type.has_zero:
+            return None
+        if not self.type.mode.integer:
+            return self.load_blocks("zero", g, self.type.zero)
+        planes = []
+        for name, width in self.planes("zero"):
+            shape = (self.blocks, self.bn * width // WORD)
+            load = tile.LoadOp(
+                self.args[name], self.block_place(g, WORD // width), VectorType(i32, shape)
+            )
+            planes.append(named(load, f"{name}_words"))
+        codes = tile.UnpackOp(planes, 1, VectorType(self.type.zero, (self.blocks, self.bn)))
+        return self.orient(self.cast(codes.result, f32, "z"), "z")
+
+    def block_place(self, g: SSAValue, codes_per_word: int) -> list[SSAValue]:
+        """Offsets of this program's scales (or words of zero points) of block g."""
+        if not self.k_axis:
+            return self.lane_place(g, codes_per_word)
+        if codes_per_word == 1:
+            return [g, self.column]
+        return [g, named(arith.DivUIOp(self.column, self.constant(codes_per_word)), "n_word")]
+
+    def load_blocks(self, name: str, g: SSAValue, element: Attribute) -> SSAValue:
+        load = tile.LoadOp(
+            self.args[name], self.block_place(g, 1), VectorType(element, (self.blocks, self.bn))
+        )
+        return self.orient(self.cast(named(load, name[0]), f32, name[0]), name[0])
+
+    def orient(self, value: SSAValue, name: str) -> SSAValue:
+        """[blocks, BN] with K along the weight tile's axis of K."""
+        return named(tile.TransposeOp(value), name) if self.k_axis else value
+
+    def epilogue(self, acc: SSAValue) -> None:
+        """The tensor scale, bias, the output's type, and the store."""
+        if self.k_axis:
+            acc = named(tile.TransposeOp(acc), "acc")
+        for name in TENSOR_SCALES:
+            if name in self.args:
+                load = tile.LoadOp(self.args[name], [self.constant(0)], VectorType(f32, (1,)))
+                scale = spread(named(load, name), (self.bm, self.bn))
+                acc = named(arith.MulfOp(acc, scale), "acc")
+        if "bias" in self.args:
+            element = tile.element_of(self.args["bias"])
+            bias = named(
+                tile.LoadOp(self.args["bias"], [self.column], VectorType(element, (self.bn,))), "b"
+            )
+            bias = tile.BroadcastOp(self.cast(bias, f32, "b"), (self.bm, self.bn))
+            acc = named(arith.AddfOp(acc, bias), "acc")
+        result = self.cast(acc, tile.element_of(self.args["y"]), "y_tile")
+        tile.StoreOp(result, self.args["y"], [self.m, self.column])
+
+
+def argument_name(part: Part) -> str:
+    """Name of a part as a kernel's argument."""
+    return ("w" if part.kind == "codes" else part.kind) + part.suffix
+
+
+def named_value(value: SSAValue, name: str) -> SSAValue:
+    value.name_hint = name
+    return value
+
+
+def x_scales(matmul: gq.MatmulTOp) -> list[SSAValue]:
+    """The tensor scale of x, if it has one apart; a weight's is among its parts."""
+    return [scale for scale in matmul.alphas if weight_cast(scale) is None]
+
+
+def weight_cast(value: SSAValue) -> gq.UnpackOp | None:
+    """The packed weight that a value is the cast of, or None."""
+    cast = value.owner
+    source = cast.source.owner if isinstance(cast, gq.DcastOp) else None
+    return source if isinstance(source, gq.UnpackOp) else None

@@ -1,0 +1,47 @@
+"""Printed quantizing kernels in Triton's interpreter, to the bit; run by test_interpreter.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gqc.codegen.triton import load
+from gqc.codegen.triton.interpreter import interpreting
+from gqc.formats.microscaling import MX_ROUNDING
+
+assert interpreting(), "run through test_interpreter.py"
+
+ELEMENTS = ("f4E2M1FN", "f6E2M3FN", "f6E3M2FN", "f8E4M3FN", "f8E5M2", "si8")
+NVFP4 = "1x16 : f8E4M3FN : f4E2M1FN"
+FORMATS = [
+    *((f"1x32 : f8E8M0FNU : {element}", rule) for element in ELEMENTS for rule in MX_ROUNDING),
+    (f"{NVFP4}, global = f32", "amax"),
+    (NVFP4, "amax"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+@pytest.mark.parametrize(("format", "rule"), FORMATS)
+def test_every_format_and_rule(activation, equal_bits, format, rule) -> None:
+    turn = FORMATS.index((format, rule))
+    x = activation(
+        format,
+        rule,
+        k=(96, 288)[turn % 2],
+        rows=(19, 33)[turn % 2],
+        element=("bf16", "f32")[turn % 2],
+    )
+    *inputs, y = x.arguments()
+    load(x.kernel("sm_90"))(*inputs, y)
+    assert equal_bits(y, x.decoded())
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+def test_the_scale_of_a_tensor_may_be_any(activation, equal_bits) -> None:
+    x = activation(f"{NVFP4}, global = f32", "amax")
+    run = load(x.kernel("sm_90"))
+    for scale in (0.0, 2.0**-149, 1e-30, 1e30, 3e38, float("inf"), float("nan")):
+        x.tensor_scale = [torch.tensor([scale])]
+        *inputs, y = x.arguments()
+        run(*inputs, y)
+        assert equal_bits(y, x.decoded()), scale

@@ -1,0 +1,101 @@
+"""Quantized activations: kernels that make them, and what these must give, to the bit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from xdsl.dialects.builtin import TensorType
+from xdsl.parser import Parser
+
+from gqc.dialects.gq import BlockScaledType
+from gqc.dialects.text import context
+from gqc.dialects.tile import KernelOp
+from gqc.dialects.torch_types import ELEMENT_TYPES
+from gqc.formats.block_scaled import BlockScaled
+from gqc.passes.quantize_kernel import Decoded, Packed, build_quantize
+from gqc.quantizers import microscaling
+
+TORCH_TYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+
+
+@dataclass
+class Activation:
+    """x [M, K] of hard cases, quantized to a block-scaled type by a rule."""
+
+    format: str
+    rule: str
+    k: int = 96
+    rows: int = 19
+    element: str = "bf16"
+
+    def __post_init__(self) -> None:
+        type_ = Parser(context(), f"!gq.block_scaled<{self.format}>").parse_type()
+        assert isinstance(type_, BlockScaledType)
+        self.type, self.dtype = type_, TORCH_TYPES[self.element]
+        self.generator = torch.Generator().manual_seed(self.k)
+        self.x = self.inputs().to(self.dtype)
+        self.tensor_scale = [torch.tensor([0.37])] if type_.has_tensor_scale else []
+
+    def inputs(self) -> torch.Tensor:
+        """Normal numbers, then rows of ties, of numbers at every scale, of zeros, and specials."""
+        x = torch.randn(self.rows, self.k, generator=self.generator)
+        values = torch.tensor([v for v in self.type.format.values if math.isfinite(v)]).unique()
+        exact = torch.cat([values, (values[1:] + values[:-1]) / 2, 1.5 * values.max()[None]])
+        pick = torch.randint(len(exact), (3, self.k), generator=self.generator)
+        scales = torch.tensor([[2.0**-14], [1.0], [-(2.0**3)]])
+        tricky = [
+            *(exact[pick] * scales),
+            x[0] * torch.exp2(torch.arange(self.k) % 250 - 140.0),
+            x[0] * 2.0**-126,
+            x[0] * 2.0**125,
+            torch.zeros(self.k),
+            -torch.zeros(self.k),
+            torch.where(torch.arange(self.k) == 1, math.inf, x[1]),
+            torch.where(torch.arange(self.k) == 2, -math.inf, x[1]),
+            torch.where(torch.arange(self.k) == 3, math.nan, x[1]),
+        ]
+        kept = tricky[: self.rows - 1]
+        return torch.cat([x[: self.rows - len(kept)], torch.stack(kept)]) if kept else x
+
+    def kernel(self, target: str, form: Packed | None = None) -> KernelOp:
+        """The kernel that decodes, or of another form."""
+        element = ELEMENT_TYPES[self.dtype]
+        x_type = TensorType(element, [-1, self.k])
+        kernel = build_quantize("q", target, x_type, self.type, self.rule, form or Decoded(element))
+        kernel.verify()
+        return kernel
+
+    def arguments(self) -> list[torch.Tensor]:
+        """x, its scale if there is one, and y filled with NaN."""
+        return [self.x, *self.tensor_scale, torch.full_like(self.x, math.nan)]
+
+    def quantized(self) -> BlockScaled:
+        given = self.tensor_scale[0].squeeze() if self.tensor_scale else None
+        return microscaling(self.x, self.type, self.rule, given)
+
+    def decoded(self) -> torch.Tensor:
+        """What a kernel must leave in y."""
+        quantized = self.quantized()
+        quantized.tensor_scale = None
+        return quantized.dequantize().to(self.dtype)
+
+
+def same_bits(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Whether two tensors are equal to the bit, signs of zeros included, NaN whatever its bits."""
+    nan = theirs.isnan()
+    zero = torch.zeros((), dtype=theirs.dtype)
+    bits = [torch.where(nan, zero, t).contiguous().view(torch.uint8) for t in (ours, theirs)]
+    return torch.equal(ours.isnan(), nan) and torch.equal(*bits)
+
+
+@pytest.fixture(scope="session")
+def activation() -> type[Activation]:
+    return Activation
+
+
+@pytest.fixture(scope="session")
+def equal_bits():
+    return same_bits
