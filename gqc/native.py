@@ -21,10 +21,10 @@ FP8, FP6, FP4 = (E4M3, "f8E5M2"), ("f6E2M3FN", "f6E3M2FN"), "f4E2M1FN"
 class Native:
     """One row.
 
-    matrix: the kind of instruction, as PTX names it. instruction: how its name begins in a
-    disassembly. widen_x, widen_w: the element to which codes are widened in registers, or None.
+    matrix: the kind of instruction, as PTX names it (AMD has one). instruction: how its name begins
+    in a disassembly. widen_x, widen_w: the element to which codes are widened in registers, or None.
     layout, scales: of `#gq.layout` for both operands (`gqc.formats.layouts`), in which six-bit
-    codes lie as the E4M3 codes of the same values. tilings: by rows. loads: how tiles are loaded,
+    codes lie in the fields of E4M3. tilings: by rows. loads: how tiles are loaded,
     `pointers` or `tma`. since: the first Triton version that is known to do it.
     """
 
@@ -83,12 +83,12 @@ def native_table() -> dict[Key, Native]:
     for x in bytes_:
         for w in bytes_:
             add("sm_120", x, w, Native("mxf8f6f4", "QMMA.SF", GEFORCE_8))
-            add("gfx950", x, w, Native("f8f6f4", "v_mfma_scale", CDNA4))
+            add("gfx950", x, w, Native("mxf8f6f4", "v_mfma_scale", CDNA4))
         add("sm_120", x, FP4, Native("mxf8f6f4", "QMMA.SF", GEFORCE_8, widen_w=E4M3))
-        add("gfx950", x, FP4, Native("f8f6f4", "v_mfma_scale", CDNA4))
+        add("gfx950", x, FP4, Native("mxf8f6f4", "v_mfma_scale", CDNA4))
     add("sm_120", FP4, FP4, Native("mxf4nvf4", "OMMA.SF", GEFORCE_4))
     add("sm_120", FP4, FP4, Native("mxf4nvf4", "OMMA.SF", GEFORCE_4), E4M3)
-    add("gfx950", FP4, FP4, Native("f8f6f4", "v_mfma_scale", CDNA4))
+    add("gfx950", FP4, FP4, Native("mxf8f6f4", "v_mfma_scale", CDNA4))
     return table
 
 

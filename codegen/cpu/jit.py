@@ -54,8 +54,11 @@ def target_machine(isa: Isa, machine: str | None = None) -> binding.TargetMachin
 
 
 def features_of(isa: Isa) -> str:
-    """The host's features, in LLVM's spelling, less those that the tier goes without."""
-    found = binding.get_host_cpu_features()
+    """The host's features, in LLVM's spelling, less those that the tier goes without.
+
+    A tier above the host's has its own, for code to look at.
+    """
+    found = {**binding.get_host_cpu_features(), **dict.fromkeys(isa.needs, True)}
     kept = {name: on and name not in isa.excludes for name, on in found.items()}
     return ",".join(f"{'+' if on else '-'}{name}" for name, on in sorted(kept.items()))
 

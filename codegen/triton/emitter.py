@@ -21,7 +21,6 @@ from gqc.codegen.triton import quantize
 from gqc.codegen.triton.expressions import (
     EXPRESSIONS,
     by_descriptor,
-    dtype,
     dtype_names,
     expanded,
     spreads,
@@ -37,6 +36,8 @@ ROWS = "M"
 RESERVED = ("triton", "tl", "range", "grid", "launch", "describe", "TensorDescriptor")
 MAX_OFFSET = 2**31 - 1
 ZERO = "(0)"
+FP8 = {"f8E4M3FN": ("float8e4nv", "fp8e4nv"), "f8E5M2": ("float8e5", "fp8e5")}
+"""Triton's names of 8-bit floats, as of `DTYPES`, where arrays are not of bytes."""
 
 CHEAP = {
     *(arith.AddiOp, arith.SubiOp, arith.MuliOp, arith.DivUIOp, arith.RemUIOp),
@@ -87,6 +88,7 @@ class Emitter:
         self.inside: set[Operation] = set()
         loads = [op for op in kernel.walk() if isinstance(op, tile.LoadOp) and by_descriptor(op)]
         self.blocks = {op.source: shape_of(op.result) for op in loads}
+        self.scaled = any(isinstance(op, tile.DotScaledOp) for op in kernel.walk())
         self.used: set[str] = set()
         self.values: set[SSAValue] = set()
 
@@ -137,7 +139,7 @@ class Emitter:
         self.writer.line()
         for name, arg in zip(names, self.kernel.body.block.args, strict=True):
             shape = ", ".join(ROWS if n < 0 else str(n) for n in shape_of(arg))
-            self.writer.line(f"{name}: {dtype(arg)} [{shape}]")
+            self.writer.line(f"{name}: {self.names_of(arg)[0]} [{shape}]")
         self.writer.line('"""')
 
     def launcher(self, names: list[str]) -> None:
@@ -182,9 +184,16 @@ class Emitter:
         self.writer.line()
         self.writer.line()
 
+    def names_of(self, array: SSAValue) -> tuple[str, str]:
+        """Names of an array's type: FP8 is known by it where a scaled dot takes what it holds.
+
+        Only then do codes go from shared memory to the matrix unit, and scales to tensor memory.
+        """
+        return FP8.get(held(array), dtype_names(array)) if self.scaled else dtype_names(array)
+
     def type_of(self, array: SSAValue) -> str:
         """An argument's type in SIGNATURE."""
-        element, block = dtype_names(array)[1], self.blocks.get(array)
+        element, block = self.names_of(array)[1], self.blocks.get(array)
         return f"tensordesc<{element}{[*block]}>" if block else f"*{element}"
 
     # ---- statements
@@ -331,6 +340,15 @@ class Emitter:
 
 
 # ---- what is printed where
+
+
+def held(array: SSAValue) -> str:
+    """The element that an array holds: of bytes, what they are taken for once loaded."""
+    for load in (use.operation for use in array.uses):
+        for cast in (use.operation for result in load.results for use in result.uses):
+            if isinstance(cast, tile.BitcastOp):
+                return str(tile.element_of(cast.result))
+    return str(tile.element_of(array))
 
 
 def aligned_extents(array: SSAValue, value: SSAValue) -> list[int | None]:

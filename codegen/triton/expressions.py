@@ -29,7 +29,8 @@ DTYPES = {
 }
 """IR element type: its name in `tl.…`, and in the signature of a kernel.
 
-Scales of 8 bits are bytes, decoded by arithmetic: Triton has no E8M0, and E4M3 on few GPUs.
+Scales of 8 bits are bytes, decoded by arithmetic: Triton has no E8M0, and E4M3 on few GPUs. (Only
+arrays that `tl.dot_scaled` reads are E4M3 to Triton, which it tells from E8M0 by the type.)
 """
 
 
@@ -83,7 +84,7 @@ def load(printer: Emitter, op: tile.LoadOp) -> str:
         place = ", ".join(printer.texts[offset] for offset in op.offsets)
         return f"{printer.texts[op.source]}.load([{place}])"
     pointers, mask = printer.access(op.source, op.offsets, op.result)
-    zero = "0.0" if dtype(op.source).startswith("float8") else "0"
+    zero = "0.0" if printer.names_of(op.source)[0].startswith("float8") else "0"
     return f"tl.load({pointers}{mask}{f', other={zero}' if mask else ''})"
 
 
@@ -225,10 +226,7 @@ def dot_scaled(printer: Emitter, op: tile.DotScaledOp) -> str:
         name = str(element_of(codes))
         if name not in DOT_FORMATS:
             raise GqcError(f"kernel {printer.name}: Triton multiplies no {name} under scales")
-        scales = printer.texts[scale]
-        if str(element_of(scale)) == "f8E4M3FN":  # by the type, bytes are E8M0
-            scales = f"{scales}.to(tl.float8e4nv, bitcast=True)"
-        return f'{printer.texts[codes]}, {scales}, "{DOT_FORMATS[name]}"'
+        return f'{printer.texts[codes]}, {printer.texts[scale]}, "{DOT_FORMATS[name]}"'
 
     lhs, rhs = operand(op.lhs, op.lhs_scale), operand(op.rhs, op.rhs_scale)
     return f"tl.dot_scaled({lhs}, {rhs}, {printer.texts[op.acc]})"

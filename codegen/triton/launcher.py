@@ -16,9 +16,6 @@ from gqc.errors import GqcError
 if TYPE_CHECKING:
     import torch
 
-AS_BYTES = ("torch.int8", "torch.float8_e8m0fnu", "torch.float8_e4m3fn")
-"""dtypes that kernels read as bytes."""
-
 ALIGNMENT = 16
 """Bytes that kernels compiled for aligned arrays count on."""
 
@@ -45,21 +42,33 @@ def import_source(source: str) -> ModuleType:
     return module
 
 
-class Launcher:
-    """Calls a module's `launch`; where that compiles, keeps the compiled kernel for later calls.
+VIEWS = {"u8": "uint8", "fp8e4nv": "float8_e4m3fn", "fp8e5": "float8_e5m2"}
+"""torch's dtypes of the types of 8 bits in a signature."""
 
-    A kept kernel is launched without Triton's dispatch on argument types. It counts on aligned
-    arrays, so others go through `launch` each time.
+
+def view_of(type_: str) -> str | None:
+    """What an array is taken for: `*u8` and `tensordesc<u8[16, 64]>` as uint8, others as it is."""
+    return next((view for name, view in VIEWS.items() if name in type_), None)
+
+
+class Launcher:
+    """Calls a module's `launch`, arrays of 8 bits as its signature has them.
+
+    Where that compiles, it keeps the compiled kernel for later calls, and launches it without
+    Triton's dispatch on argument types. A kept kernel counts on aligned arrays, so others go
+    through `launch` each time.
     """
 
     def __init__(self, module: ModuleType) -> None:
         self.module = module
+        self.views = [view_of(type_) for type_ in module.SIGNATURE.values()][:-1]
         self.compiled: dict[torch.device, Any] = {}
 
     def __call__(self, *tensors: torch.Tensor) -> None:
         import torch
 
-        tensors = tuple(t.view(torch.uint8) if str(t.dtype) in AS_BYTES else t for t in tensors)
+        pairs = zip(tensors, self.views, strict=True)
+        tensors = tuple(t.view(getattr(torch, view)) if view else t for t, view in pairs)
         device = tensors[0].device
         if device.type == "cpu":
             if not interpreting():

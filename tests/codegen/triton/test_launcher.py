@@ -27,6 +27,7 @@ class Printed(ModuleType):
 
     def __init__(self) -> None:
         super().__init__("printed")
+        self.SIGNATURE = {"x": "*fp16", "y": "*fp16", "M": "i32"}
         self.dispatched: list[tuple] = []
         self.direct: list[tuple] = []
 
@@ -82,9 +83,12 @@ class Bytes(torch.Tensor):
     device = torch.device("cuda", 0)  # pyright: ignore[reportAssignmentType]
 
 
-def test_kernels_take_bytes_as_unsigned(printed: Printed) -> None:
+def test_arrays_of_8_bits_are_as_the_signature_has_them(printed: Printed) -> None:
+    types = ("tensordesc<fp8e4nv[16, 64]>", "*u8", "*fp16", "i32")
+    printed.SIGNATURE = dict(zip(("x", "scale", "y", "M"), types, strict=True))
     codes = torch.tensor([-1], dtype=torch.int8).as_subclass(Bytes)
     scale = torch.tensor([1.0]).to(torch.float8_e8m0fnu).as_subclass(Bytes)
     Launcher(printed)(codes, scale, array(16))
     (passed,) = printed.dispatched
-    assert [(int(t[0]), t.dtype) for t in passed[:2]] == [(255, torch.uint8), (127, torch.uint8)]
+    assert [t.dtype for t in passed[:2]] == [torch.float8_e4m3fn, torch.uint8]
+    assert [int(t.view(torch.uint8)[0]) for t in passed[:2]] == [255, 127]

@@ -57,6 +57,10 @@ def test_interpreted_cases_pass() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+ALLOWED = ("128-bit loads: w by 64 bits", "128-bit loads: x by 32 bits")
+"""Of FP4 codes that sm_120 widens, and of the 16 rows of FP4 codes of gfx950."""
+
+
 def gated(python: str, start: int) -> list[str]:
     """Problems of every eleventh row of the table, each with one of its tilings in turn."""
     jobs, rows = [], []
@@ -69,7 +73,7 @@ def gated(python: str, start: int) -> list[str]:
         names = built.matrix_instructions
         if not names or not all(name.startswith(row.instruction) for name in names):
             problems.append(f"{target}: {names}, not {row.instruction}")
-        problems += [f"{target}: {p}" for p in check(built) if not p.startswith("no ")]
+        problems += [f"{target}: {p}" for p in check(built) if not p.startswith(ALLOWED)]
         if row.scales == "swizzle_32_4_4" and (built.ptx or "").count("tcgen05.cp") < 2:
             problems.append(f"{target}: scales do not arrive by tcgen05.cp")
     return problems
