@@ -109,5 +109,5 @@ class GqFunctions(InterpreterFunctions):
             for array in kernel.body.block.args[-count:]
         ]
         run_kernel(interpreter, kernel, (*inputs, *outputs))
-        last = outputs[-1].reshape(*outer, -1)
+        last = outputs[-1].reshape(*outer, outputs[-1].shape[-1])
         return (*outputs[:-1], last)

@@ -22,10 +22,10 @@ class Native:
     """One row.
 
     matrix: the kind of instruction, as PTX names it (AMD has one). instruction: how its name begins
-    in a disassembly. widen_x, widen_w: the element to which codes are widened in registers, or None.
-    layout, scales: of `#gq.layout` for both operands (`gqc.formats.layouts`), in which six-bit
-    codes lie in the fields of E4M3. tilings: by rows. loads: how tiles are loaded,
-    `pointers` or `tma`. since: the first Triton version that is known to do it.
+    in a disassembly. widen_x, widen_w: the element that codes are widened to in registers, or None.
+    layout, scales: of `#gq.layout` for both operands (`gqc.formats.byte_layouts`). tilings: by
+    rows. loads: how tiles are loaded, `pointers` or `tma`. since: the first Triton version that is
+    known to do it.
     """
 
     matrix: str

@@ -76,9 +76,9 @@ def test_swizzled_scales_are_those_of_torchao(rows: int, blocks: int) -> None:
 
 def test_rows_of_an_activation_are_dynamic() -> None:
     text = """
-    func.func @f(%c : tensor<?x64xi8>, %s : tensor<?x1x2x256xf8E8M0FNU>) {
+    func.func @f(%c : tensor<2x?x64xi8>, %s : tensor<?x1x2x256xf8E8M0FNU>) {
       %x = gq.unpack %c, %s layout <bytes, scales = swizzle_32_4_4>
-        : tensor<?x64xi8>, tensor<?x1x2x256xf8E8M0FNU>
+        : tensor<2x?x64xi8>, tensor<?x1x2x256xf8E8M0FNU>
         -> tensor<2x?x128x!gq.block_scaled<1x1x32 : f8E8M0FNU : f4E2M1FN>>
       func.return
     }
