@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from gqc.formats.elements import SCALES
 from gqc.native import NATIVE, Native
-from gqc.schemes import GROUPS
+from gqc.schemes import GROUPS, MX_ELEMENTS, Scheme
 from gqc.targets import DECODES, Target
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def legality(
     activation: the float type of x before it is quantized to `x`, if it is.
     """
     if (row := native_row(target, x, weight)) is not None:
-        return Legality("native", f"{row.matrix} takes {pair(x, weight)} and their scales", row)
+        return Legality("native", f"{row.matrix} takes {pair(x, weight)} as they are", row)
     if (problem := undecoded(weight) or unscaled(weight, shape)) is not None:
         return Legality("refused", problem)
     if activation not in target.units:
@@ -64,7 +64,29 @@ def legality(
 
 def pair(x: BlockScaledType | None, weight: BlockScaledType) -> str:
     """The operands in words."""
-    return str(weight.element) if x is None else f"{x.element} by {weight.element}"
+    if x is None:
+        return str(weight.element)
+    scales = " and ".join(dict.fromkeys((str(x.scale), str(weight.scale))))
+    return f"{x.element} by {weight.element} under {scales}"
+
+
+MATRIX = (
+    "int4_g128",
+    "w4a16_mxfp4",
+    "w4a16_nvfp4",
+    "w8a16_mxfp8",
+    *MX_ELEMENTS,
+    "nvfp4",
+    "mxfp8_mxfp4",
+    "mxfp8_mxfp6",
+)
+"""Schemes by which `gqc targets` shows what targets make of formats."""
+
+
+def of_scheme(scheme: Scheme, target: Target) -> Legality:
+    """How a target multiplies bf16 activations by a weight, both as a scheme has them."""
+    x = None if scheme.activation is None else scheme.activation.type()
+    return legality(target, "bf16", x, scheme.type(), (4096, 4096))
 
 
 def native_row(target: Target, x: BlockScaledType | None, weight: BlockScaledType) -> Native | None:

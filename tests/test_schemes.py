@@ -12,6 +12,7 @@ from gqc.quantizers import MICROSCALING_RULES
 from gqc.schemes import (
     GROUPS,
     MX_ELEMENTS,
+    PRESETS,
     ROUNDINGS,
     Patterns,
     Scheme,
@@ -97,16 +98,41 @@ def test_every_width_and_group_is_a_preset() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["int5_g32", "int4_g48", "int4", "int4_g", "int4_g32_asym", "uint4_g32", "", "nf4", "mxfp4"],
+    ["int5_g32", "int4_g48", "int4", "int4_g", "int4_g32_asym", "uint4_g32", "", "nf4", "mxfp5"],
 )
 def test_an_unknown_name_is_told_what_names_there_are(name: str) -> None:
     with pytest.raises(GqcError, match=r"write int<bits>_g<group>.*for example int4_g128") as error:
         parse_scheme(name)
-    assert str(error.value).endswith(
-        "or one of w4a16_nvfp4, w4a16_mxfp4, w6a16_mxfp6, w6a16_mxfp6_e3m2, w8a16_mxfp8, "
-        "w8a16_mxfp8_e5m2, w8a16_mxint8; these last with _even, _ceil, _rceil for other roundings "
-        "of the scales"
-    )
+    for told in ("nvfp4_static, mxfp8, mxfp8_e5m2, mxfp6,", "mxfp8_mxfp4", "_even, _ceil, _rceil"):
+        assert told in str(error.value)
+
+
+def test_every_preset_is_read_back_from_its_text() -> None:
+    for scheme in PRESETS.values():
+        assert parse_scheme(str(scheme)) == scheme
+
+
+def test_presets_of_activations() -> None:
+    pair, both, alone = (preset(n) for n in ("mxfp8_mxfp4_ceil", "nvfp4", "w4a16_nvfp4"))
+    assert pair.activation is not None and both.activation is not None
+    assert (pair.element, pair.activation.element) == ("f4E2M1FN", "f8E4M3FN")
+    assert (pair.scale_rule, pair.activation.scale_rule) == ("ceil", "ceil")
+    assert both.activation == alone and alone.activation is None and not alone.static
+    static = preset("nvfp4_static").activation
+    assert static is not None and static.static
+    assert str(alone.type(3)) == "!gq.block_scaled<1x1x16 : f8E4M3FN : f4E2M1FN, global = f32>"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"static": True}, "only a tensor scale can be static"),
+        ({"activation": Scheme("si8", 32)}, "activations are quantized by microscaling"),
+    ],
+)
+def test_activations_that_make_no_sense(options: dict, message: str) -> None:
+    with pytest.raises(GqcError, match=message):
+        Scheme("si4", 32, **options)
 
 
 def test_every_rounding_of_every_mx_format_is_a_preset() -> None:

@@ -35,17 +35,57 @@ def gqc(
 
 
 @app.command()
-def targets() -> None:
-    """List the targets that kernels can be compiled for."""
+def targets(
+    scheme: Annotated[
+        str | None, typer.Argument(help="Say why, for one scheme: nvfp4, int4_g128, …")
+    ] = None,
+) -> None:
+    """List the targets, and how each multiplies each format: native, emulated or refused."""
+    from gqc.errors import GqcError
+
+    try:
+        for each in target_tables() if scheme is None else [reasons(scheme)]:
+            Console().print(each)
+    except GqcError as error:
+        typer.echo(f"gqc: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def target_tables() -> list[Table | str]:
+    """The table of machines, and that of formats by target."""
+    from gqc.legality import MATRIX, of_scheme
+    from gqc.schemes import preset
     from gqc.targets import TARGETS, resolve
 
     host = resolve("cpu").name
-    table = Table("target", "kernels in", "activations and their instruction", "weight layout")
+    machines = Table("target", "kernels in", "activations and their instruction", "weight layout")
     for target in TARGETS.values():
         name = f"{target.name} (this machine)" if target.name == host else target.name
         units = ", ".join(f"{type_} {unit}" for type_, unit in target.units.items())
-        table.add_row(name, target.backend, units, target.layout)
-    Console().print(table)
+        machines.add_row(name, target.backend, units, target.layout)
+    shown = [t for t in TARGETS.values() if t.backend != "cpu" or t.name == host]
+    formats = Table("scheme", *(t.name.replace(host, "cpu") for t in shown))
+    for name in MATRIX:
+        formats.add_row(name, *(of_scheme(preset(name), t).kind for t in shown))
+    return [
+        machines,
+        "native: the matrix instruction takes codes and scales as they are stored",
+        "emulated: decoded exactly, then multiplied as floats (gqc targets SCHEME says why)",
+        formats,
+    ]
+
+
+def reasons(scheme: str) -> Table:
+    """What each target makes of one scheme, and why. Raises GqcError if there is no such scheme."""
+    from gqc.legality import of_scheme
+    from gqc.schemes import parse_scheme
+    from gqc.targets import TARGETS
+
+    table = Table("target", scheme, "why")
+    for target in TARGETS.values():
+        found = of_scheme(parse_scheme(scheme), target)
+        table.add_row(target.name, found.kind, found.reason)
+    return table
 
 
 @app.command()

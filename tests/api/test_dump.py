@@ -19,15 +19,17 @@ from gqc.dialects.tile import KernelOp
 PASSES = (
     "recognize-linears",
     "quantize-weights",
+    "quantize-activations",
     "legalize",
     "assign-layouts",
     "split-m-buckets",
+    "lower-quantizers",
     "lower-to-tile",
     "fold-weights",
 )
 STAGES = {
     "imported": None,
-    "grouped": "quantize-weights",
+    "grouped": "quantize-activations",
     "legal": "split-m-buckets",
     "kernels": "fold-weights",
 }

@@ -1,0 +1,69 @@
+"""Every cell of the matrix of formats and targets: native, emulated or refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from gqc.legality import MATRIX, of_scheme
+from gqc.native import NATIVE
+from gqc.schemes import MX_ELEMENTS, PRESETS, Scheme, preset
+from gqc.targets import TARGETS
+
+BLACKWELL = ("sm_100", "sm_103", "sm_120")
+SCALED_UNITS = (*BLACKWELL, "gfx950")
+"""Targets whose matrix units take MX scales."""
+
+FLOATS = [name for name in MX_ELEMENTS if name != "mxint8"]
+WHERE = {
+    **dict.fromkeys(FLOATS, SCALED_UNITS),
+    **{f"{x}_{w}": SCALED_UNITS for x in FLOATS for w in FLOATS if x not in (w, "mxfp4")},
+    "nvfp4": BLACKWELL,
+    "nvfp4_static": BLACKWELL,
+}
+"""Targets on which a scheme is native; it is emulated on all others."""
+
+SCHEMES = [
+    *dict.fromkeys([*MATRIX, *WHERE, *(n for n in PRESETS if n[-4:] not in ("even", "ceil"))])
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_cell(scheme: str, target: str) -> None:
+    found = of_scheme(preset(scheme), TARGETS[target])
+    native = target in WHERE.get(scheme, ())
+    assert found.kind == ("native" if native else "emulated")
+    assert (found.native is not None) == native
+    instruction = found.native.matrix if found.native else TARGETS[target].units["bf16"]
+    assert instruction in found.reason
+
+
+def test_the_table_holds_no_row_that_no_scheme_reaches() -> None:
+    pairs = {(s.activation.element, s.element, s.scale) for s in PRESETS.values() if s.activation}
+    assert {key[1:] for key in NATIVE} <= pairs
+
+
+@pytest.mark.parametrize(
+    ("scheme", "reason"),
+    [
+        (Scheme("f4E2M1FN", 32), "no kernel reads scales of f16 with f4E2M1FN: choose one of"),
+        (Scheme("si4", 32, scale="f8E8M0FNU"), "no kernel reads scales of f8E8M0FNU with si4"),
+    ],
+)
+@pytest.mark.parametrize("target", ["sm_90", "gfx950", "cpu_avx2"])
+def test_refusals(scheme: Scheme, reason: str, target: str) -> None:
+    found = of_scheme(scheme, TARGETS[target])
+    assert found.kind == "refused" and found.reason.startswith(reason)
+
+
+def test_blocks_that_no_unit_takes_are_decoded() -> None:
+    mxfp4 = preset("mxfp4")
+    wide = Scheme("f4E2M1FN", 64, "f8E8M0FNU", quantizer="microscaling", scale_rule="floor")
+    both = Scheme(**{**vars(wide), "activation": wide})
+    assert of_scheme(mxfp4, TARGETS["sm_100"]).kind == "native"
+    assert of_scheme(both, TARGETS["sm_100"]).kind == "emulated"
+
+
+def test_an_older_triton_than_a_row_wants(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gqc.legality.triton_version", lambda: (3, 5))
+    assert of_scheme(preset("nvfp4"), TARGETS["sm_100"]).kind == "emulated"
