@@ -1,8 +1,9 @@
-"""bfloat16 in Triton's interpreter.
+"""bfloat16 and E4M3 scales in Triton's interpreter.
 
 The interpreter (Triton 3.6 to 3.9) keeps bfloat16 tiles as uint16 bit patterns: its `dot`
 multiplies the patterns as integers, its cast to bfloat16 drops bits where GPUs round to nearest
-even, and its cast from bfloat16 gets subnormals wrong.
+even, and its cast from bfloat16 gets subnormals wrong. Its `dot_scaled` (3.9) reads scales of E4M3
+as if they were E8M0.
 """
 
 from __future__ import annotations
@@ -62,3 +63,28 @@ def correct_bfloat16() -> None:
         return dot(self, a, b, *rest)
 
     builder.cast_impl, builder.create_dot, builder.exact_bfloat16 = exact_cast, exact_dot, True
+
+
+def correct_scales() -> None:
+    """Have the interpreter's `dot_scaled` decode E4M3 scales as what they are; once for a process.
+
+    Versions before 3.8 have no such function: their interpreter has no `dot_scaled`.
+    """
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    from gqc.formats.elements import SCALES
+
+    decode = getattr(interpreter, "_dot_scaled_scale_to_f32", None)
+    if decode is None or getattr(interpreter, "exact_scales", False):
+        return
+    table = np.array(SCALES["f8E4M3FN"].values, dtype=np.float32)
+
+    def exact(scale: Any, compute_type: Any) -> np.ndarray:
+        if scale.dtype.scalar == tl.float8e4nv:
+            return table[scale.data.view(np.uint8)]
+        return decode(scale, compute_type)
+
+    patched: Any = interpreter
+    patched._dot_scaled_scale_to_f32, patched.exact_scales = exact, True

@@ -81,7 +81,8 @@ def build_scaled(
 
 def random_operand(element: str, scale: str, rows: int, k: int) -> BlockScaled:
     """Random finite codes, and scales of a few powers of two (E8M0) or any values (E4M3)."""
-    type_ = parse_type(f"tensor<{rows}x{k}x{type_text(element, scale)}>").get_element_type()
+    type_ = gq.block_scaled(parse_type(f"tensor<{rows}x{k}x{type_text(element, scale)}>"))
+    assert type_ is not None
     generator = torch.Generator().manual_seed(rows + k)
     values = torch.tensor(type_.format.values)
     codes = values.isfinite().nonzero()[:, 0]

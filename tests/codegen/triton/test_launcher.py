@@ -18,7 +18,8 @@ from gqc.errors import GqcError
 def array(rows: int, address: int = 0) -> Any:
     """As much of a CUDA tensor as a launcher looks at."""
     device = torch.device("cuda", 0)
-    return SimpleNamespace(device=device, shape=(rows, 64), data_ptr=lambda: address)
+    size, dtype = (rows, 64), torch.float16
+    return SimpleNamespace(device=device, shape=size, dtype=dtype, data_ptr=lambda: address)
 
 
 class Printed(ModuleType):
@@ -73,3 +74,17 @@ def test_source_without_a_file_can_be_inspected() -> None:
     module = import_source(source)
     assert module.double(4) == 8
     assert inspect.getsource(module.double) == source
+
+
+class Bytes(torch.Tensor):
+    """A tensor on the CPU that says it is on a GPU."""
+
+    device = torch.device("cuda", 0)  # pyright: ignore[reportAssignmentType]
+
+
+def test_kernels_take_bytes_as_unsigned(printed: Printed) -> None:
+    codes = torch.tensor([-1], dtype=torch.int8).as_subclass(Bytes)
+    scale = torch.tensor([1.0]).to(torch.float8_e8m0fnu).as_subclass(Bytes)
+    Launcher(printed)(codes, scale, array(16))
+    (passed,) = printed.dispatched
+    assert [(int(t[0]), t.dtype) for t in passed[:2]] == [(255, torch.uint8), (127, torch.uint8)]
