@@ -31,6 +31,7 @@ from gqc.codegen.triton.writer import PythonWriter, pretty
 from gqc.dialects import tile
 from gqc.dialects.tile import shape_of
 from gqc.errors import GqcError
+from gqc.formats.elements import Element
 
 OPTIONS = ("num_warps", "num_stages")
 ROWS = "M"
@@ -81,6 +82,8 @@ class Emitter:
     def __init__(self, kernel: tile.KernelOp) -> None:
         self.kernel = kernel
         self.name = kernel.sym_name.data
+        target = kernel.attributes.get("target")
+        self.target = target.data if isinstance(target, StringAttr) else ""
         self.writer = PythonWriter({*RESERVED, ROWS, *HELPERS})
         self.texts: dict[SSAValue, str] = {}
         self.ranges: dict[Range, str] = {}
@@ -88,7 +91,7 @@ class Emitter:
         loads = [op for op in kernel.walk() if isinstance(op, tile.LoadOp) and by_descriptor(op)]
         self.blocks = {op.source: shape_of(op.result) for op in loads}
         self.used: set[str] = set()
-        self.values: set[SSAValue] = set()
+        self.values: dict[SSAValue, Element] = {}
 
     # ---- the file
 
@@ -108,8 +111,7 @@ class Emitter:
         return self.writer.text()
 
     def head(self) -> None:
-        target = self.kernel.attributes.get("target")
-        where = f" for {target.data}" if isinstance(target, StringAttr) else ""
+        where = f" for {self.target}" if self.target else ""
         matrix = self.kernel.attributes.get("matrix")
         where += f" (matrix: {matrix.data})" if isinstance(matrix, StringAttr) else ""
         self.writer.line(f'"""Triton kernel {self.name}{where}, printed by gqc."""')
@@ -201,7 +203,7 @@ class Emitter:
                 self.loop(op)
             case tile.StoreOp():
                 pointers, mask = self.access(op.target, op.offsets, op.value)
-                value = f"{pointers}, {self.texts[op.value]}"
+                value = f"{pointers}, {quantize.stored(self, op.value)}"
                 self.writer.statement("", f"tl.store({value}{mask})")
             case tile.QcastOp():
                 quantize.qcast(self, op)
