@@ -280,7 +280,7 @@ def stored(printer: Emitter, value: SSAValue) -> str:
     if element == E8M0:
         return f"{printer.helper('encode_e8m0')}({text})"
     if element.is_integer:
-        raise GqcError(f"kernel {printer.name}: the Triton backend makes no bytes of {element.name}")
+        raise GqcError(f"kernel {printer.name}: Triton makes no bytes of {element.name}")
     helper, targets = CONVERSIONS.get(element.name, ("", ()))
     if printer.target in targets:
         return f"{printer.helper(helper)}({text})"
