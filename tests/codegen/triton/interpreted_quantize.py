@@ -29,12 +29,14 @@ PACKED = [
 
 
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
-@pytest.mark.parametrize("target", ["sm_80", "sm_100"])
-@pytest.mark.parametrize("scales", SCALE_PLACES)
+@pytest.mark.parametrize(
+    ("scales", "target"), [*zip(SCALE_PLACES, ("sm_80", "sm_100"), strict=True)]
+)
 @pytest.mark.parametrize(("format", "rule"), [*PACKED, *FORMATS[-2:]])
 def test_packed(activation, format, rule, scales, target) -> None:
     """Codes by arithmetic (sm_80) and by assembly; every place of swizzled scales is written."""
-    rows, k = ((33, 96), (130, 288))[(ELEMENTS.index(format.split()[4]) + (scales == "linear")) % 2]
+    turn = FORMATS.index((format, rule)) + (scales == "linear")
+    rows, k = ((33, 96), (130, 288))[turn % 2]
     x = activation(format, rule, k=k, rows=rows)
     expected = x.packed(scales)
     found = [torch.full_like(part.view(torch.int8), 77).view(part.dtype) for part in expected]
