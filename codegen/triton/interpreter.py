@@ -119,7 +119,7 @@ def convert(assembly: str, tiles: list[np.ndarray]) -> np.ndarray:
 
 
 def define_assembly() -> None:
-    """Have the interpreter run the assembly of printed kernels; once for a process."""
+    """Have the interpreter run the assembly of printed kernels."""
     import triton.language as tl
     from triton.runtime import interpreter
 
