@@ -13,7 +13,6 @@ from xdsl.builder import ImplicitBuilder
 from xdsl.dialects import arith, scf
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
-    Float8E4M3FNType,
     IndexType,
     IntegerAttr,
     MemRefType,
@@ -27,7 +26,9 @@ from xdsl.dialects.builtin import (
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from gqc.dialects import gq, tile
-from gqc.formats.byte_layouts import SCALE_PLACES
+from gqc.formats.byte_layouts import ATOM_COLUMNS, stored_element
+from gqc.formats.elements import ELEMENTS
+from gqc.passes.scaled_matmul_kernel import element_named
 from gqc.targets import resolve
 
 
@@ -47,16 +48,21 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Packed:
-    """scale, then codes, as `formats.byte_layouts` has them: a matrix unit's own form.
+    """scale, then codes as bytes i8 [M, K · bits / 8], the even ones of 4 bits low.
 
-    scales: a row of `SCALE_PLACES`. Where they are swizzled, every place is written: rows and
-    blocks beyond the end have the scale of zeros.
+    These are the parts of the layout `bytes` (`gqc.formats.byte_layouts`), scales at the place that
+    it calls `scales`: linear, or swizzle_32_4_4, where every byte is written: rows and blocks
+    beyond the end have the scale of zeros.
     """
 
     scales: str
 
     def __str__(self) -> str:
         return f"packed_{self.scales}"
+
+    @property
+    def swizzled(self) -> bool:
+        return self.scales == "swizzle_32_4_4"
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,6 @@ TILINGS = {"cpu": QuantizeTiling(1, 0, 128), "triton": QuantizeTiling(32, 128, 1
 
 SWIZZLED = QuantizeTiling(128, 128, 128, 16)
 """Where scales are swizzled, a program fills whole panels of theirs: 128 rows by 4 blocks."""
-
-E4M3 = Float8E4M3FNType()
 
 
 def build_quantize(
@@ -111,7 +115,8 @@ class QuantizeKernel:
         shape = self.x_type.get_shape()
         self.k, self.block = shape[-1], self.type.block_of(shape)[-1]
         self.packed = isinstance(self.form, Packed)
-        self.swizzled = isinstance(self.form, Packed) and self.form.scales == "swizzle_32_4_4"
+        self.stored = ELEMENTS[stored_element(self.type.format.name)]
+        self.swizzled = isinstance(self.form, Packed) and self.form.swizzled
         tiling = SWIZZLED if self.swizzled else TILINGS[resolve(self.target).backend]
         self.rows, self.warps = tiling.rows, tiling.warps
         self.step = max(tiling.step, self.block)
@@ -124,14 +129,14 @@ class QuantizeKernel:
             types["x_tensor_scale"] = MemRefType(f32, (1,))
         if isinstance(self.form, Decoded):
             return {**types, "y": MemRefType(self.form.element, (DYNAMIC_INDEX, self.k))}
-        place = SCALE_PLACES[self.form.scales].shape(DYNAMIC_INDEX, self.k // self.block)
-        types["scale"] = MemRefType(self.type.scale, place)
-        return {**types, "codes": MemRefType(i8, (DYNAMIC_INDEX, self.bytes_of(self.k)))}
+        layout = gq.LayoutAttr("bytes", scales=self.form.scales)
+        shape = TensorType(self.type, (DYNAMIC_INDEX, self.k))
+        codes, scale, *_ = map(array_type, layout.part_types(shape))
+        return {**types, "scale": scale, "codes": codes}
 
     def bytes_of(self, columns: int) -> int:
         """Bytes that so many codes of a row take."""
-        bits = self.type.format.bits
-        return columns * (8 if bits == 6 else bits) // 8
+        return columns * self.stored.bits // 8
 
     def build(self) -> tile.KernelOp:
         arguments = self.arguments()
@@ -186,7 +191,7 @@ class QuantizeKernel:
         scf.ForOp(self.constant(0), self.constant(self.k), self.constant(self.step), [], loop)
 
     def times(self, value: SSAValue, factor: int, name: str) -> SSAValue:
-        return named(arith.MuliOp(value, self.constant(factor)), name)
+        return value if factor == 1 else named(arith.MuliOp(value, self.constant(factor)), name)
 
     def quantize(self, k: SSAValue) -> None:
         """Quantize and write `step` columns from k on."""
@@ -213,15 +218,16 @@ class QuantizeKernel:
             group = self.times(self.pid_k, count, "g")
             tile.StoreOp(scale, self.args["scale"], [self.m, group])
             return
-        quarters = tile.ReshapeOp(scale, (4, 32, count // 4, 4)).result
+        wide = count // ATOM_COLUMNS
+        quarters = tile.ReshapeOp(scale, (4, 32, wide, ATOM_COLUMNS)).result
         atoms = tile.PermuteOp(quarters, (2, 1, 0, 3)).result
-        panel = named(tile.ReshapeOp(atoms, (count // 4, 2, 256)), "panel")
-        column, zero = self.times(self.pid_k, count // 4, "g"), self.constant(0)
-        tile.StoreOp(panel, self.args["scale"], [self.pid_m, column, zero, zero])
+        atoms = named(tile.ReshapeOp(atoms, (wide, 2, 256)), "atoms")
+        column, zero = self.times(self.pid_k, wide, "k_atom"), self.constant(0)
+        tile.StoreOp(atoms, self.args["scale"], [self.pid_m, column, zero, zero])
 
     def store_codes(self, codes: SSAValue) -> None:
-        if self.type.format.bits == 6:
-            codes = named(tile.WidenOp(codes, E4M3), "codes")
+        if self.stored is not self.type.format:
+            codes = named(tile.CastOp(codes, element_named(self.stored.name)), "codes")
         packed = named(tile.BitcastOp(codes, i8), "packed")
         column = self.times(self.pid_k, self.bytes_of(self.columns), "byte")
         tile.StoreOp(packed, self.args["codes"], [self.m, column])
@@ -230,6 +236,10 @@ class QuantizeKernel:
         element = tile.element_of(self.args[name])
         type_ = VectorType(element, (self.rows, self.step))
         return named(tile.LoadOp(self.args[name], [self.m, k], type_), f"{name}_tile")
+
+
+def array_type(part: TensorType) -> MemRefType:
+    return MemRefType(part.get_element_type(), part.get_shape())
 
 
 def cast(value: SSAValue, element: Attribute, name: str) -> SSAValue:

@@ -270,11 +270,11 @@ class ScaledMatmulKernel:
     def factor(self) -> float:
         """What undoes the powers of two by which widening multiplied the operands."""
         pairs = ((self.x, self.row.widen_x), (self.w, self.row.widen_w))
-        factors = (
-            widening_factor(operand.type.format, ELEMENTS[wide or str(operand.element)])
+        return math.prod(
+            1 / widening_factor(operand.type.format, ELEMENTS[wide])
             for operand, wide in pairs
+            if wide is not None
         )
-        return 1 / math.prod(factors)
 
 
 def cast(value: SSAValue, element: Attribute, name: str) -> SSAValue:

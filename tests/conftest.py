@@ -10,11 +10,12 @@ import torch
 from xdsl.dialects.builtin import TensorType
 from xdsl.parser import Parser
 
-from gqc.dialects.gq import BlockScaledType
+from gqc.dialects.gq import BlockScaledType, LayoutAttr
 from gqc.dialects.text import context
 from gqc.dialects.tile import KernelOp
 from gqc.dialects.torch_types import ELEMENT_TYPES
 from gqc.formats.block_scaled import BlockScaled
+from gqc.formats.byte_layouts import ATOM_COLUMNS, ATOM_ROWS
 from gqc.passes.quantize_kernel import Decoded, Packed, build_quantize
 from gqc.quantizers import microscaling
 
@@ -72,9 +73,18 @@ class Activation:
         """x, its scale if there is one, and y filled with NaN."""
         return [self.x, *self.tensor_scale, torch.full_like(self.x, math.nan)]
 
-    def quantized(self) -> BlockScaled:
+    def quantized(self, x: torch.Tensor | None = None) -> BlockScaled:
         given = self.tensor_scale[0].squeeze() if self.tensor_scale else None
-        return microscaling(self.x, self.type, self.rule, given)
+        return microscaling(self.x if x is None else x, self.type, self.rule, given)
+
+    def packed(self, scales: str) -> list[torch.Tensor]:
+        """What a kernel must leave in scale and codes; swizzled scales go on over zeros."""
+        row, (_, block) = LayoutAttr("bytes", scales=scales).row, self.type.block_of(self.x.shape)
+        codes, scale, *_ = row.pack(self.quantized(), 1)
+        if scales != "linear":
+            beyond = (0, -self.k % (ATOM_COLUMNS * block), 0, -self.rows % ATOM_ROWS)
+            scale = row.pack(self.quantized(torch.nn.functional.pad(self.x, beyond)), 1)[1]
+        return [scale, codes]
 
     def decoded(self) -> torch.Tensor:
         """What a kernel must leave in y."""

@@ -30,6 +30,7 @@ from gqc.codegen.triton.writer import PythonWriter, pretty
 from gqc.dialects import tile
 from gqc.dialects.tile import shape_of
 from gqc.errors import GqcError
+from gqc.formats.elements import Element
 
 OPTIONS = ("num_warps", "num_stages")
 ROWS = "M"
@@ -82,6 +83,8 @@ class Emitter:
     def __init__(self, kernel: tile.KernelOp) -> None:
         self.kernel = kernel
         self.name = kernel.sym_name.data
+        target = kernel.attributes.get("target")
+        self.target = target.data if isinstance(target, StringAttr) else ""
         self.writer = PythonWriter({*RESERVED, ROWS, *HELPERS})
         self.texts: dict[SSAValue, str] = {}
         self.ranges: dict[Range, str] = {}
@@ -90,7 +93,7 @@ class Emitter:
         self.blocks = {op.source: shape_of(op.result) for op in loads}
         self.scaled = any(isinstance(op, tile.DotScaledOp) for op in kernel.walk())
         self.used: set[str] = set()
-        self.values: set[SSAValue] = set()
+        self.values: dict[SSAValue, Element] = {}
 
     # ---- the file
 
@@ -110,8 +113,7 @@ class Emitter:
         return self.writer.text()
 
     def head(self) -> None:
-        target = self.kernel.attributes.get("target")
-        where = f" for {target.data}" if isinstance(target, StringAttr) else ""
+        where = f" for {self.target}" if self.target else ""
         matrix = self.kernel.attributes.get("matrix")
         where += f" (matrix: {matrix.data})" if isinstance(matrix, StringAttr) else ""
         self.writer.line(f'"""Triton kernel {self.name}{where}, printed by gqc."""')
@@ -210,7 +212,7 @@ class Emitter:
                 self.loop(op)
             case tile.StoreOp():
                 pointers, mask = self.access(op.target, op.offsets, op.value)
-                value = f"{pointers}, {self.texts[op.value]}"
+                value = f"{pointers}, {quantize.stored(self, op.value)}"
                 self.writer.statement("", f"tl.store({value}{mask})")
             case tile.QcastOp():
                 quantize.qcast(self, op)

@@ -9,6 +9,7 @@ from xdsl.dialects import arith
 from xdsl.dialects.builtin import FloatAttr, IntegerAttr, StringAttr
 from xdsl.ir import BlockArgument, Operation, SSAValue
 
+from gqc.codegen.triton import quantize
 from gqc.dialects import tile
 from gqc.dialects.tile import element_of, shape_of
 from gqc.errors import GqcError
@@ -126,8 +127,8 @@ def unpack(printer: Emitter, op: tile.UnpackOp) -> str:
 
 def cast(printer: Emitter, op: tile.CastOp) -> str:
     source, kind = printer.texts[op.source], str(element_of(op.source))
-    if op.source in printer.values and dtype(op.result) == "float32":
-        return source
+    if op.source in printer.values:
+        return quantize.cast(printer, op)
     if kind in DECODERS:
         source = DECODERS[kind](printer, source)
     return f"{source}.to(tl.{dtype(op.result)})"
@@ -200,7 +201,7 @@ def dot(printer: Emitter, op: tile.DotOp) -> str:
 
 def bitcast(printer: Emitter, op: tile.BitcastOp) -> str:
     """Bytes stay bytes."""
-    return printer.texts[op.source]
+    return quantize.stored(printer, op.source)
 
 
 def widen(printer: Emitter, op: tile.WidenOp) -> str:
@@ -214,7 +215,7 @@ def widen(printer: Emitter, op: tile.WidenOp) -> str:
 
 
 def reshape(printer: Emitter, op: tile.ReshapeOp) -> str:
-    return f"tl.reshape({printer.texts[op.source]}, {dims(shape_of(op.result))})"
+    return f"tl.reshape({quantize.stored(printer, op.source)}, {dims(shape_of(op.result))})"
 
 
 def permute(printer: Emitter, op: tile.PermuteOp) -> str:

@@ -1,14 +1,15 @@
-"""bfloat16 and E4M3 scales in Triton's interpreter.
+"""bfloat16, E4M3 scales and inline assembly in Triton's interpreter.
 
 The interpreter (Triton 3.6 to 3.9) keeps bfloat16 tiles as uint16 bit patterns: its `dot`
 multiplies the patterns as integers, its cast to bfloat16 drops bits where GPUs round to nearest
 even, and its cast from bfloat16 gets subnormals wrong. Its `dot_scaled` (3.9) reads scales of E4M3
-as if they were E8M0.
+as if they were E8M0. Inline assembly it has none.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -88,3 +89,49 @@ def correct_scales() -> None:
 
     patched: Any = interpreter
     patched._dot_scaled_scale_to_f32, patched.exact_scales = exact, True
+
+
+CONVERSION = re.compile(r"cvt\.rn\.satfinite\.(e\dm\d)x2\.f32")
+FORMATS = {"e2m1": "f4E2M1FN", "e4m3": "f8E4M3FN", "e5m2": "f8E5M2"}
+
+
+def convert(assembly: str, tiles: list[np.ndarray]) -> np.ndarray:
+    """What the assembly of printed kernels, `cvt.rn.satfinite`, makes of tiles of float32: bytes.
+
+    Of two tiles, the codes of the second lie above those of the first. As in the PTX ISA, NaN
+    becomes the greatest value in a format that has no NaN.
+    """
+    import numpy as np
+    import torch
+
+    from gqc.formats.elements import ELEMENTS
+    from gqc.formats.microscaling import encode
+
+    (name,) = set(CONVERSION.findall(assembly))
+    element = ELEMENTS[FORMATS[name]]
+    result = np.zeros(tiles[0].shape, np.uint8)
+    for i, tile in enumerate(tiles):
+        if element.specials == "none":
+            tile = np.where(np.isnan(tile), np.float32(element.maximum), tile)
+        codes = encode(torch.from_numpy(np.ascontiguousarray(tile)), element).numpy()
+        result |= codes << (i * element.bits)
+    return result
+
+
+def define_assembly() -> None:
+    """Have the interpreter run the assembly of printed kernels."""
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    class Results:
+        def __init__(self, data: np.ndarray) -> None:
+            self.data = data
+
+        def get_result(self, index: int) -> Any:
+            return interpreter.TensorHandle(self.data, tl.uint8)
+
+    def create(self: Any, assembly: str, constraints: str, values: list[Any], *rest: Any) -> Any:
+        return Results(convert(assembly, [v.data for v in values]))
+
+    builder: Any = interpreter.InterpreterBuilder
+    builder.create_inline_asm = create

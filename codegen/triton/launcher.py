@@ -9,7 +9,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from gqc.codegen.triton.emitter import emit
-from gqc.codegen.triton.interpreter import correct_bfloat16, correct_scales, interpreting
+from gqc.codegen.triton.interpreter import (
+    correct_bfloat16,
+    correct_scales,
+    define_assembly,
+    interpreting,
+)
 from gqc.dialects.tile import KernelOp
 from gqc.errors import GqcError
 
@@ -29,6 +34,7 @@ def load(kernel: KernelOp) -> Callable[..., None]:
     if interpreting():
         correct_bfloat16()
         correct_scales()
+        define_assembly()
     return Launcher(import_source(emit(kernel)))
 
 

@@ -2,9 +2,9 @@
 
 The codes of a tensor [..., K], weight or activation, are bytes [..., K·b/8] in row-major order:
 4-bit codes two a byte, the even one in the low half; 8-bit codes one a byte; 6-bit codes one a byte
-too, their bit fields moved to the places of E4M3's (`tile.widen`, which multiplies values by a
-power of two), since no product of 6-bit codes is faster than one of 8-bit codes. The scales [R, G],
-R the product of the leading dimensions, lie by a row of `SCALE_PLACES`.
+too, as the E4M3 codes of the same values, since E4M3 has them all and no product of 6-bit codes is
+faster than one of 8-bit codes. The scales [R, G], R the product of the leading dimensions, lie by a
+row of `SCALE_PLACES`.
 """
 
 from __future__ import annotations
@@ -149,26 +149,34 @@ class ByteLayout:
 
 
 def as_stored(codes: torch.Tensor, type_: BlockScaledType) -> torch.Tensor:
-    """Codes of the element that is stored, uint8: bit fields at their places there."""
+    """Codes of the element that is stored, uint8, of the same values."""
     import torch
 
-    codes = codes.to(torch.uint8)
-    if type_.format.name not in STORED:
-        return codes
-    sign, magnitude, left, shift = fields_of(type_)
-    return (codes & sign) << left | (codes & magnitude) << shift
+    name = type_.format.name
+    if name not in STORED:
+        return codes.to(torch.uint8)
+    return recoding(name)[codes.long()]
 
 
 def from_stored(codes: torch.Tensor, type_: BlockScaledType) -> torch.Tensor:
     """`as_stored` undone."""
-    if type_.format.name not in STORED:
+    import torch
+
+    name = type_.format.name
+    if name not in STORED:
         return codes
-    sign, magnitude, left, shift = fields_of(type_)
-    return codes >> left & sign | codes >> shift & magnitude
+    table = torch.zeros(256, dtype=torch.uint8)
+    table[recoding(name).long()] = torch.arange(1 << type_.format.bits, dtype=torch.uint8)
+    return table[codes.long()]
 
 
-def fields_of(type_: BlockScaledType) -> tuple[int, int, int, int]:
-    """Masks of sign and magnitude of a code, and how far to the left each is stored."""
-    element, stored = type_.format, ELEMENTS[stored_element(type_.format.name)]
-    sign = 1 << element.bits - 1
-    return sign, sign - 1, stored.bits - element.bits, stored.mantissa - element.mantissa
+def recoding(name: str) -> torch.Tensor:
+    """For each code of an element, the stored element's code of the same value."""
+    import torch
+
+    values = {value: code for code, value in enumerate(ELEMENTS[STORED[name]].values)}
+    codes = [values[value] for value in ELEMENTS[name].values]
+    sign = 1 << ELEMENTS[name].bits - 1
+    codes[sign] = 0x80  # -0.0 == 0.0, but they have codes of their own
+    codes[0] = 0
+    return torch.tensor(codes, dtype=torch.uint8)

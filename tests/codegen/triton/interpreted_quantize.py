@@ -7,7 +7,9 @@ import torch
 
 from gqc.codegen.triton import load
 from gqc.codegen.triton.interpreter import interpreting
+from gqc.formats.byte_layouts import SCALE_PLACES
 from gqc.formats.microscaling import MX_ROUNDING
+from gqc.passes.quantize_kernel import Packed
 
 assert interpreting(), "run through test_interpreter.py"
 
@@ -18,6 +20,29 @@ FORMATS = [
     (f"{NVFP4}, global = f32", "amax"),
     (NVFP4, "amax"),
 ]
+
+
+PACKED = [
+    (f"1x32 : f8E8M0FNU : {element}", rule)
+    for element, rule in zip(ELEMENTS[:-1], (*MX_ROUNDING, "floor"), strict=True)
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("scales", "target"), [*zip(SCALE_PLACES, ("sm_80", "sm_100"), strict=True)]
+)
+@pytest.mark.parametrize(("format", "rule"), [*PACKED, *FORMATS[-2:]])
+def test_packed(activation, format, rule, scales, target) -> None:
+    """Codes by arithmetic (sm_80) and by assembly; every place of swizzled scales is written."""
+    turn = FORMATS.index((format, rule)) + (scales == "linear")
+    rows, k = ((33, 96), (130, 288))[turn % 2]
+    x = activation(format, rule, k=k, rows=rows)
+    expected = x.packed(scales)
+    found = [torch.full_like(part.view(torch.int8), 77).view(part.dtype) for part in expected]
+    load(x.kernel(target, Packed(scales)))(x.x, *x.tensor_scale, *found)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours.view(torch.int8), theirs.view(torch.int8))
 
 
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")

@@ -1,0 +1,53 @@
+"""What compilers make of quantizing kernels."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from gqc.codegen.triton import check, compile_many
+from gqc.passes.quantize_kernel import Packed
+
+TRITON36 = os.environ.get("GQC_TRITON36_PYTHON")
+MX, NVFP4 = "1x32 : f8E8M0FNU", "1x16 : f8E4M3FN : f4E2M1FN, global = f32"
+LINEAR, SWIZZLED = Packed("linear"), Packed("swizzle_32_4_4")
+
+KERNELS = [
+    ("sm_100", NVFP4, "amax", SWIZZLED, "F2FP.SATFINITE.E2M1"),
+    ("sm_120", f"{MX} : f4E2M1FN", "even", LINEAR, "F2FP.SATFINITE.E2M1"),
+    ("gfx950", f"{MX} : f8E4M3FN", "floor", LINEAR, "v_"),
+    ("sm_90", f"{MX} : f6E2M3FN", "floor", None, "F2FP.BF16"),
+]
+OLDER_KERNELS = [
+    ("sm_100", f"{MX} : f8E5M2", "rceil", SWIZZLED, "F2FP.SATFINITE.E5M2"),
+    ("sm_120", NVFP4, "amax", LINEAR, "F2FP.SATFINITE.E2M1"),
+    ("gfx950", f"{MX} : f4E2M1FN", "floor", LINEAR, "v_"),
+]
+"""Target, format, rule, form (None: decoded), and an instruction that must be there."""
+
+
+def problems(activation, python: str, kernels: list) -> list[str]:
+    jobs = [
+        (activation(format, rule, k=4096).kernel(target, form), target)
+        for target, format, rule, form, _ in kernels
+    ]
+    found = []
+    for (target, *_, instruction), built in zip(kernels, compile_many(jobs, python), strict=True):
+        found += [f"{target}: {problem}" for problem in check(built)]
+        if not any(opcode.startswith(instruction) for opcode in built.instructions):
+            found.append(f"{target}: no {instruction}")
+    return found
+
+
+def test_quantizers_pass_the_gates(activation) -> None:
+    assert problems(activation, sys.executable, KERNELS) == []
+
+
+@pytest.mark.skipif(
+    not TRITON36, reason="GQC_TRITON36_PYTHON names no Python with Triton 3.6 (make test sets it)"
+)
+def test_quantizers_pass_the_gates_with_triton_3_6(activation) -> None:
+    assert TRITON36 is not None
+    assert problems(activation, TRITON36, OLDER_KERNELS) == []
