@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 import gqc
 from gqc.schemes import preset
 from gqc.tools import models
+from gqc.tools.perplexity import perplexity, token_windows
 
 OUTPUT = Path("demo-output")
 WINDOWS, CONTEXT = 16, 1024  # of WikiText-2, for perplexity
@@ -41,18 +41,6 @@ def held_bytes(model: nn.Module) -> int:
     tensors = [*model.parameters(), *model.buffers()]
     storages = [tensor.untyped_storage() for tensor in tensors]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-
-def perplexity(model: nn.Module, windows: Tensor, title: str) -> float:
-    """exp of the mean negative log likelihood of each token given those before it in its window.
-
-    `windows` is int64 [windows, context]; the first token of a window is not predicted.
-    """
-    loss = 0.0
-    for window in track(windows, title, console=console):
-        logits = model(window[None]).logits[0, :-1]
-        loss += nn.functional.cross_entropy(logits, window[1:], reduction="sum").item()
-    return math.exp(loss / windows[:, 1:].numel())
 
 
 def answer(
@@ -92,7 +80,7 @@ class Measured:
 def measure(name: str, model: nn.Module, tokenizer: Any, windows: Tensor) -> Measured:
     answer(model, tokenizer, QUESTION, new_tokens=2)  # warm up
     text, speed = answer(model, tokenizer, QUESTION)
-    score = perplexity(model, windows, f"perplexity of {name}")
+    score = perplexity(model, track(windows, f"perplexity of {name}", console=console))
     return Measured(held_bytes(model) / 1e6, score, speed, text)
 
 
@@ -101,8 +89,7 @@ def language_model() -> None:
     console.rule("SmolLM2-135M, int4 in blocks of 32 with zero points, on this CPU")
     with console.status("loading SmolLM2-135M"):
         model, tokenizer = models.smollm2()
-    ids = tokenizer(models.wikitext2()[:120_000])["input_ids"][: WINDOWS * CONTEXT]
-    windows = torch.tensor(ids).view(WINDOWS, CONTEXT)
+    windows = token_windows(tokenizer, models.wikitext2(), WINDOWS, CONTEXT)
 
     before = measure("fp32", model, tokenizer, windows)
     start = time.perf_counter()

@@ -12,16 +12,18 @@ from gqc.errors import GqcError
 from gqc.formats.elements import ELEMENTS
 from gqc.formats.microscaling import nvfp4_tensor_scale
 from gqc.frontend.capture import inference, split_inputs
+from gqc.frontend.linears import is_conv1d
 from gqc.passes.quantize_activations import input_scale
 from gqc.schemes import KEEP, Patterns, Scheme, parse_scheme
 
 
 def static_layers(model: nn.Module, entries: Sequence[str]) -> dict[str, Scheme]:
-    """Schemes of the inputs that are quantized under a static scale, by the layer's path."""
+    """Schemes of the inputs that are quantized under a static scale, by the linear layer's path."""
     patterns, layers = Patterns(entries), {}
     for path, module in model.named_modules():
         match = patterns.match(path)
-        if match is None or match[1] == KEEP or not hasattr(module, "weight"):
+        linear = isinstance(module, nn.Linear) or is_conv1d(module)
+        if match is None or match[1] == KEEP or not linear:
             continue
         activation = parse_scheme(match[1]).activation
         if activation is not None and activation.static:
@@ -42,14 +44,17 @@ def calibrate(
     greatest: dict[str, torch.Tensor] = {}
 
     def observer(path: str):
-        def observe(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            amax = torch.where(args[0].isfinite(), args[0], 0).abs().amax().float()
-            greatest[path] = torch.maximum(greatest.get(path, amax), amax)
+        def observe(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            (x,) = (*args, *kwargs.values())
+            if x.numel():  # an expert may be called on no token
+                amax = torch.where(x.isfinite(), x, 0).abs().amax().float()
+                greatest[path] = torch.maximum(greatest.get(path, amax), amax)
 
         return observe
 
     handles = [
-        model.get_submodule(path).register_forward_pre_hook(observer(path)) for path in layers
+        model.get_submodule(path).register_forward_pre_hook(observer(path), with_kwargs=True)
+        for path in layers
     ]
     try:
         with inference(model):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import gqc
 from gqc.tools.models import smollm2, wikitext2
+from gqc.tools.perplexity import perplexity, token_windows
 
 LAYERS = 210
 
@@ -18,14 +19,8 @@ LAYERS = 210
 def language_model() -> tuple[nn.Module, nn.Module, Tensor]:
     """SmolLM2-135M, the same compiled as asymmetric int4 in blocks of 32, and tokens [1, 256]."""
     model, tokenizer = smollm2()
-    tokens = torch.tensor([tokenizer(wikitext2()[:4000])["input_ids"][:256]])
+    tokens = token_windows(tokenizer, wikitext2(), windows=1, context=256)
     return model, gqc.compile(model, scheme="int4_g32", target="cpu"), tokens
-
-
-def perplexity(model: nn.Module, tokens: Tensor) -> float:
-    with torch.inference_mode():
-        logits = model(tokens).logits[0, :-1].double()
-    return math.exp(nn.functional.cross_entropy(logits, tokens[0, 1:]).item())
 
 
 @pytest.mark.slow
