@@ -50,7 +50,7 @@ NOTE = (
     "one format from another."
 )
 
-INTEGERS = {"ui8": torch.int8, "ui4": torch.int4}
+INTEGERS = {"ui8": torch.int8, "ui4": torch.int4}  # pyright: ignore[reportAttributeAccessIssue]
 FLOATS = {
     "f8E4M3FN": torch.float8_e4m3fn,
     "f8E5M2": torch.float8_e5m2,

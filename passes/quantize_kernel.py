@@ -130,9 +130,10 @@ class QuantizeKernel:
         if isinstance(self.form, Decoded):
             return {**types, "y": MemRefType(self.form.element, (DYNAMIC_INDEX, self.k))}
         layout = gq.LayoutAttr("bytes", scales=self.form.scales)
-        shape = TensorType(self.type, (DYNAMIC_INDEX, self.k))
-        codes, scale, *_ = map(array_type, layout.part_types(shape))
-        return {**types, "scale": scale, "codes": codes}
+        codes, scale, *_ = layout.part_types(TensorType(self.type, self.x_type.get_shape()))
+        tiles = scale.get_shape()[1:]  # all but the first dimension, that of rows
+        types["scale"] = MemRefType(self.type.scale, (DYNAMIC_INDEX, *tiles))
+        return {**types, "codes": MemRefType(i8, (DYNAMIC_INDEX, codes.get_shape()[-1]))}
 
     def bytes_of(self, columns: int) -> int:
         """Bytes that so many codes of a row take."""
@@ -236,10 +237,6 @@ class QuantizeKernel:
         element = tile.element_of(self.args[name])
         type_ = VectorType(element, (self.rows, self.step))
         return named(tile.LoadOp(self.args[name], [self.m, k], type_), f"{name}_tile")
-
-
-def array_type(part: TensorType) -> MemRefType:
-    return MemRefType(part.get_element_type(), part.get_shape())
 
 
 def cast(value: SSAValue, element: Attribute, name: str) -> SSAValue:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class BlockScaled:
-    """A quantized weight [N, K] in blocks; G blocks a row.
+    """A quantized tensor, a weight [N, K] or activation [..., K], in blocks; G blocks a row.
 
     codes: [N, K], one a byte: int8 or uint8 values of integers, uint8 bit patterns of floats.
     scale: [N, G], and zero: [N, G] or None, in the type's formats (an integer zero is uint8).
@@ -39,9 +39,12 @@ class BlockScaled:
         return table[self.codes.long()]
 
     def blocked(self, values: torch.Tensor) -> torch.Tensor:
-        """A tensor [N, K] as [N/A, A, K/B, B], for blocks of A×B."""
-        rows, columns = self.type.block_of(values.shape)
-        return values.unflatten(1, (-1, columns)).unflatten(0, (-1, rows))
+        """A tensor [N, K] as [N/A, A, K/B, B], for blocks of A×B.
+
+        Leading dimensions, which blocks have no extent in, count as rows.
+        """
+        *_, rows, columns = (1, *self.type.block_of(values.shape))
+        return values.reshape(-1, rows, values.shape[-1] // columns, columns)
 
     def slices(self) -> Iterator[tuple[slice, BlockScaled]]:
         """Its rows a slice at a time, for work whose temporaries are wider than codes."""
@@ -71,4 +74,4 @@ class BlockScaled:
 
 def per_block(part: torch.Tensor) -> torch.Tensor:
     """Scales or zero points [N/A, K/B] as [N/A, 1, K/B, 1], to go with `BlockScaled.blocked`."""
-    return part[:, None, :, None]
+    return part.reshape(-1, 1, part.shape[-1], 1)

@@ -111,9 +111,9 @@ def parse_kernels(text: str) -> list[KernelOp]:
 def test_gqc_opt_goes_on_from_a_dump(dumped):
     """The rest of the passes, run by gqc-opt on a dumped file, give the dump's last file."""
     target = dumped.compiled.kernels[0].target
-    passes = ",".join(f"{name}{{target={target}}}" for name in PASSES[2:6]) + ",fold-weights"
+    passes = ",".join(f"{name}{{target={target}}}" for name in PASSES[3:8]) + ",fold-weights"
     tool = Path(sys.executable).with_name("gqc-opt")
-    source = dumped.files()[2]
+    source = dumped.files()[3]
     done = subprocess.run([tool, "-p", passes, source], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     last = re.sub(r" loc\(.*?\)", "", dumped.files()[-1].read_text())

@@ -27,7 +27,7 @@ class Printed(ModuleType):
 
     def __init__(self) -> None:
         super().__init__("printed")
-        self.SIGNATURE = {"x": "*fp16", "y": "*fp16", "M": "i32"}
+        self.SIGNATURE: dict[str, str] = {"x": "*fp16", "y": "*fp16", "M": "i32"}
         self.dispatched: list[tuple] = []
         self.direct: list[tuple] = []
 
