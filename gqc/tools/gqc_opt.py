@@ -57,6 +57,23 @@ class TritonTarget(Target):
 
 
 @dataclass(frozen=True)
+class PTXTarget(Target):
+    """Each tile kernel as PTX, compiled by Triton without a GPU: `-t ptx`."""
+
+    name = "ptx"
+
+    def emit(self, ctx: Context, module: ModuleOp, output: IO[str]) -> None:
+        kernels = tile_kernels(module, "triton")
+        from gqc.codegen import triton
+
+        jobs = [(kernel, str(kernel.attributes["target"]).strip('"')) for kernel in kernels]
+        for (_, target), built in zip(jobs, triton.compile_many(jobs), strict=True):
+            if built.ptx is None:
+                raise DiagnosticException(f"{target} has no PTX")
+            output.write(built.ptx)
+
+
+@dataclass(frozen=True)
 class LLVMTarget(Target):
     """Each tile kernel as LLVM IR: `-t llvm` for its target, `-t "llvm{isa=avx2}"` for a tier."""
 
@@ -82,7 +99,11 @@ class GqcOptMain(xDSLOptMain):
 
     def register_all_targets(self) -> None:
         super().register_all_targets()
-        self.available_targets |= {"triton": lambda: TritonTarget, "llvm": lambda: LLVMTarget}
+        self.available_targets |= {
+            "triton": lambda: TritonTarget,
+            "ptx": lambda: PTXTarget,
+            "llvm": lambda: LLVMTarget,
+        }
 
     def setup_pipeline(self) -> None:
         try:
