@@ -29,7 +29,7 @@ lit: $(VENV)/.ready
 	$(BIN)/lit -s --no-progress-bar tests/lit examples
 
 pytest: $(VENV)/.ready $(T36)/.ready
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(VENV)/.ready-dev types
 	$(BIN)/ruff check

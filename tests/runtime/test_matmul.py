@@ -247,3 +247,28 @@ for example in (x, None):
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_native_kernels_in_tritons_interpreter():
+    """Codes and scales as a matrix unit takes them, by quantizer and matmul, beside the CPU's."""
+    code = """
+import gqc, torch
+from torch import nn
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(96, 40)).bfloat16()
+x = torch.randn(2, 5, 96).bfloat16()
+for target, scheme in (("sm_100", "nvfp4"), ("sm_120", "mxfp8_mxfp4"), ("gfx950", "mxfp6")):
+    for example in (x, None):
+        gpu = gqc.compile(model, example, scheme=scheme, target=target)
+        cpu = gqc.compile(model, example, scheme=scheme, target="cpu")
+        assert [row.decision for row in gpu.report().rows] == ["native"]
+        with torch.no_grad():
+            y, expected = gpu(x), cpu(x)
+        assert y.shape == expected.shape
+        assert (y - expected).norm() < 0.005 * expected.norm(), (target, scheme)
+"""
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
