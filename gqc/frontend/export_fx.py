@@ -35,7 +35,6 @@ from gqc.dialects.text import parse_ir, print_ir
 from gqc.dialects.tile import KernelOp
 from gqc.dialects.torch_types import DTYPES
 from gqc.errors import GqcError
-from gqc.formats.layouts import LAYOUTS
 from gqc.frontend.checks import check_constants, check_tensors, expected_tensor
 from gqc.frontend.signature import Imported, Leaf, Signature
 from gqc.runtime.ops import launch_of
@@ -161,8 +160,8 @@ class GroupedQuantLinear(GroupedQuantModule):
         assert isinstance(packed, TensorType) and isinstance(layout, LayoutAttr)
         keys = [part.owner.key for part in launch.parts if isinstance(part.owner, WeightOp)]
         parts = [tensor_of(self, self._source.names[key]) for key in keys]
-        row, dtype = LAYOUTS[layout.kind.data], DTYPES[element_type(launch.outputs[0])]
-        weight = row.unpack(parts, packed.get_element_type(), packed.get_shape())
+        dtype = DTYPES[element_type(launch.outputs[0])]
+        weight = layout.row.unpack(parts, packed.get_element_type(), packed.get_shape())
         dense = weight.dequantize().to(dtype)
         return dense.t() if hasattr(self, "nf") else dense
 

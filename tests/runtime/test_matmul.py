@@ -266,6 +266,7 @@ for target, scheme in (("sm_100", "nvfp4"), ("sm_120", "mxfp8_mxfp4"), ("gfx950"
             y, expected = gpu(x), cpu(x)
         assert y.shape == expected.shape
         assert (y - expected).norm() < 0.005 * expected.norm(), (target, scheme)
+    assert torch.equal(gpu[0].weight, cpu[0].weight)
 """
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(
