@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from gqc.formats.elements import SCALES
-from gqc.native import NATIVE, Native
+from gqc.native import Native, native
 from gqc.schemes import GROUPS, MX_ELEMENTS, Scheme
 from gqc.targets import DECODES, Target
 
@@ -96,7 +96,7 @@ def native_row(target: Target, x: BlockScaledType | None, weight: BlockScaledTyp
     block = NATIVE_BLOCKS.get(str(weight.scale))
     if any(type_.has_zero or type_.block.data[-1].data != block for type_ in (x, weight)):
         return None
-    row = NATIVE.get((target.name, str(x.element), str(weight.element), str(weight.scale)))
+    row = native(target.name, x, weight)
     return row if row is not None and triton_version() >= numbers(row.since) else None
 
 

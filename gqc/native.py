@@ -10,8 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gqc.targets import ANY, Tiling
+
+if TYPE_CHECKING:
+    from gqc.dialects.gq import BlockScaledType
 
 E4M3 = "f8E4M3FN"
 FP8, FP6, FP4 = (E4M3, "f8E5M2"), ("f6E2M3FN", "f6E3M2FN"), "f4E2M1FN"
@@ -94,3 +98,8 @@ def native_table() -> dict[Key, Native]:
 
 NATIVE: Mapping[Key, Native] = native_table()
 """Every pair that a target multiplies natively."""
+
+
+def native(target: str, x: BlockScaledType, weight: BlockScaledType) -> Native | None:
+    """The row of the product of two types on a target, by name; None if there is none."""
+    return NATIVE.get((target, str(x.element), str(weight.element), str(weight.scale)))

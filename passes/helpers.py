@@ -11,7 +11,7 @@ from xdsl.pattern_rewriter import PatternRewriter
 
 from gqc.dialects import gq
 from gqc.frontend.locations import module_path
-from gqc.native import NATIVE, Native
+from gqc.native import Native, native
 from gqc.targets import Target
 
 
@@ -35,8 +35,9 @@ def weight_of(value: SSAValue) -> gq.WeightOp | None:
 def native_row(matmul: gq.MatmulTOp, target: Target) -> Native:
     """The row of the table by which a target multiplies the operands of a native matmul."""
     x, weight = gq.block_scaled(matmul.x), gq.block_scaled(matmul.weight)
-    assert x is not None and weight is not None
-    return NATIVE[target.name, str(x.element), str(weight.element), str(weight.scale)]
+    row = native(target.name, x, weight) if x is not None and weight is not None else None
+    assert row is not None
+    return row
 
 
 def layer_name(op: Operation) -> str:

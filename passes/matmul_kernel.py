@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from xdsl.builder import ImplicitBuilder
 from xdsl.dialects import arith, scf
@@ -18,11 +18,12 @@ from xdsl.dialects.builtin import (
     i32,
     i64,
 )
-from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.ir import Attribute, Block, Region, SSAValue
 
 from gqc.dialects import gq, tile
 from gqc.formats.layouts import LAYOUTS, Part, parts_of
 from gqc.formats.packing import WORD
+from gqc.passes.kernel_builder import KernelBuilder, cast, named
 
 TENSOR_SCALES = ("x_tensor_scale", "tensor_scale")
 """Arguments that scale all of x, and all of the weight."""
@@ -44,19 +45,13 @@ class Floats:
         return Floats(arith.MulfOp(self.value, other.value).result)
 
 
-def named(op: Operation, name: str) -> SSAValue:
-    """The op's result, with a name that printed kernels keep."""
-    op.results[0].name_hint = name
-    return op.results[0]
-
-
 def spread(value: SSAValue, shape: tuple[int, ...]) -> SSAValue:
     """Broadcast, unless the value has the shape already."""
     return value if tile.shape_of(value) == shape else tile.BroadcastOp(value, shape).result
 
 
 @dataclass
-class MatmulKernel:
+class MatmulKernel(KernelBuilder):
     """Builds the kernel of one matmul for one schedule."""
 
     name: str
@@ -64,8 +59,6 @@ class MatmulKernel:
     matmul: gq.MatmulTOp
     unpack: gq.UnpackOp
     schedule: gq.ScheduleAttr
-    args: dict[str, SSAValue] = field(default_factory=dict)
-    constants: dict[int, SSAValue] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         type_ = gq.block_scaled(self.unpack.weight)
@@ -99,13 +92,7 @@ class MatmulKernel:
         return {**types, "y": MemRefType(y, (DYNAMIC_INDEX, self.n))}
 
     def build(self) -> tile.KernelOp:
-        arguments = self.arguments()
-        self.entry = Block(arg_types=list(arguments.values()))
-        for name, arg in zip(arguments, self.entry.args, strict=True):
-            arg.name_hint = name
-            self.args[name] = arg
-        with ImplicitBuilder(self.entry):
-            self.body()
+        self.fill()
         bias = " + bias" if "bias" in self.args else ""
         factor = "".join(f" * {name}" for name in TENSOR_SCALES if name in self.args)
         summary = f"y = x @ W.T{factor}{bias}, with W = {self.type.mode.text}"
@@ -116,16 +103,6 @@ class MatmulKernel:
             "num_stages": IntegerAttr(self.schedule.stages.data, i64),
         }
         return tile.KernelOp(self.name, (self.bm, self.bn), Region(self.entry), attributes)
-
-    def constant(self, value: int) -> SSAValue:
-        """An index constant, once, at the kernel's top."""
-        if value not in self.constants:
-            op = arith.ConstantOp(IntegerAttr(value, IndexType()))
-            op.detach()
-            first = self.entry.first_op
-            self.entry.add_op(op) if first is None else self.entry.insert_op_before(op, first)
-            self.constants[value] = named(op, f"c{value}")
-        return self.constants[value]
 
     # Body
 
@@ -171,9 +148,9 @@ class MatmulKernel:
             g = named(arith.DivUIOp(k, self.constant(self.block)), "g")
             self.scale, self.zero = self.load_scale(g), self.load_zero(g)
         if self.scale_first:
-            weight = self.cast(self.dequantize(codes), self.dot_type, "w_tile")
-            return self.dot(acc, self.cast(x, self.dot_type, "x_tile"), weight)
-        weight = self.cast(codes, self.dot_type, "w_tile")
+            weight = cast(self.dequantize(codes), self.dot_type, "w_tile")
+            return self.dot(acc, cast(x, self.dot_type, "x_tile"), weight)
+        weight = cast(codes, self.dot_type, "w_tile")
         start = tile.FullOp(0.0, acc.type).result  # pyright: ignore[reportArgumentType]
         return self.scale_sum(acc, named_value(self.dot(start, x, weight), "part"), x)
 
@@ -182,16 +159,11 @@ class MatmulKernel:
             return named(tile.DotOp(acc, weight, tile.TransposeOp(x).result), "acc")
         return named(tile.DotOp(acc, x, weight), "acc")
 
-    def cast(self, value: SSAValue, element: Attribute, name: str) -> SSAValue:
-        if tile.element_of(value) == element:
-            return value
-        return named(tile.CastOp(value, element), name)
-
     # Scales and zero points
 
     def dequantize(self, codes: SSAValue) -> SSAValue:
         """The weight tile in f32, from codes, scales and zero points, by zero mode."""
-        q, s = Floats(self.cast(codes, f32, "q")), Floats(self.repeat(self.scale))
+        q, s = Floats(cast(codes, f32, "q")), Floats(self.repeat(self.scale))
         z = Floats(self.repeat(self.zero)) if self.zero is not None else None
         return named_value(self.type.mode.dequantize(q, s, z).value, "w_tile")
 
@@ -268,7 +240,7 @@ class MatmulKernel:
             )
             planes.append(named(load, f"{name}_words"))
         codes = tile.UnpackOp(planes, 1, VectorType(self.type.zero, (self.blocks, self.bn)))
-        return self.orient(self.cast(codes.result, f32, "z"), "z")
+        return self.orient(cast(codes.result, f32, "z"), "z")
 
     def block_place(self, g: SSAValue, codes_per_word: int) -> list[SSAValue]:
         """Offsets of this program's scales (or words of zero points) of block g."""
@@ -282,7 +254,7 @@ class MatmulKernel:
         load = tile.LoadOp(
             self.args[name], self.block_place(g, 1), VectorType(element, (self.blocks, self.bn))
         )
-        return self.orient(self.cast(named(load, name[0]), f32, name[0]), name[0])
+        return self.orient(cast(named(load, name[0]), f32, name[0]), name[0])
 
     def orient(self, value: SSAValue, name: str) -> SSAValue:
         """[blocks, BN] with K along the weight tile's axis of K."""
@@ -302,9 +274,9 @@ class MatmulKernel:
             bias = named(
                 tile.LoadOp(self.args["bias"], [self.column], VectorType(element, (self.bn,))), "b"
             )
-            bias = tile.BroadcastOp(self.cast(bias, f32, "b"), (self.bm, self.bn))
+            bias = tile.BroadcastOp(cast(bias, f32, "b"), (self.bm, self.bn))
             acc = named(arith.AddfOp(acc, bias), "acc")
-        result = self.cast(acc, tile.element_of(self.args["y"]), "y_tile")
+        result = cast(acc, tile.element_of(self.args["y"]), "y_tile")
         tile.StoreOp(result, self.args["y"], [self.m, self.column])
 
 

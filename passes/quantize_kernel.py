@@ -7,7 +7,7 @@ matrix unit takes them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from xdsl.builder import ImplicitBuilder
 from xdsl.dialects import arith, scf
@@ -23,11 +23,12 @@ from xdsl.dialects.builtin import (
     i8,
     i64,
 )
-from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.ir import Attribute, Block, Region, SSAValue
 
 from gqc.dialects import gq, tile
 from gqc.formats.byte_layouts import ATOM_COLUMNS, stored_element
 from gqc.formats.elements import ELEMENTS
+from gqc.passes.kernel_builder import KernelBuilder, cast, named
 from gqc.passes.scaled_matmul_kernel import element_named
 from gqc.targets import resolve
 
@@ -99,7 +100,7 @@ def build_quantize(
 
 
 @dataclass
-class QuantizeKernel:
+class QuantizeKernel(KernelBuilder):
     """Builds one kernel."""
 
     name: str
@@ -108,8 +109,6 @@ class QuantizeKernel:
     type: gq.BlockScaledType
     rule: str
     form: Decoded | Packed
-    args: dict[str, SSAValue] = field(default_factory=dict)
-    constants: dict[int, SSAValue] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape = self.x_type.get_shape()
@@ -140,13 +139,7 @@ class QuantizeKernel:
         return columns * self.stored.bits // 8
 
     def build(self) -> tile.KernelOp:
-        arguments = self.arguments()
-        self.entry = Block(arg_types=list(arguments.values()))
-        for name, arg in zip(arguments, self.entry.args, strict=True):
-            arg.name_hint = name
-            self.args[name] = arg
-        with ImplicitBuilder(self.entry):
-            self.body()
+        self.fill()
         what = "scale, codes" if self.packed else "y"
         summary = (
             f"{what} = x in blocks of {self.block}, {self.type.element} under {self.type.scale}"
@@ -159,16 +152,6 @@ class QuantizeKernel:
             "matrix": StringAttr("none"),
         }
         return tile.KernelOp(self.name, (self.rows, columns), Region(self.entry), attributes)
-
-    def constant(self, value: int) -> SSAValue:
-        """An index constant, once, at the kernel's top."""
-        if value not in self.constants:
-            op = arith.ConstantOp(IntegerAttr(value, IndexType()))
-            op.detach()
-            first = self.entry.first_op
-            self.entry.add_op(op) if first is None else self.entry.insert_op_before(op, first)
-            self.constants[value] = named(op, f"c{value}")
-        return self.constants[value]
 
     def body(self) -> None:
         self.pid_m = named(tile.ProgramIdOp(0), "pid_m")
@@ -237,16 +220,3 @@ class QuantizeKernel:
         element = tile.element_of(self.args[name])
         type_ = VectorType(element, (self.rows, self.step))
         return named(tile.LoadOp(self.args[name], [self.m, k], type_), f"{name}_tile")
-
-
-def cast(value: SSAValue, element: Attribute, name: str) -> SSAValue:
-    """The tile in another element type, unless it has that already."""
-    if tile.element_of(value) == element:
-        return value
-    return named(tile.CastOp(value, element), name)
-
-
-def named(op: Operation, name: str) -> SSAValue:
-    """The op's result, with a name that printed kernels keep."""
-    op.results[0].name_hint = name
-    return op.results[0]

@@ -7,7 +7,7 @@ instruction for (`gqc.native`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from xdsl.builder import ImplicitBuilder
 from xdsl.dialects import arith, scf
@@ -30,8 +30,9 @@ from gqc.dialects.text import context
 from gqc.dialects.tile_scaled import widening_factor
 from gqc.formats.byte_layouts import ATOM_COLUMNS, ATOM_ROWS, stored_element
 from gqc.formats.elements import ELEMENTS
-from gqc.native import NATIVE, Native
-from gqc.passes.matmul_kernel import TENSOR_SCALES, named, named_value, spread
+from gqc.native import Native, native
+from gqc.passes.kernel_builder import KernelBuilder, cast, named
+from gqc.passes.matmul_kernel import TENSOR_SCALES, spread
 
 TMA_BYTES = 16
 """What the pitch of an array must be a multiple of, to be loaded by descriptor."""
@@ -57,12 +58,9 @@ def build_scaled_matmul(
     x = Operand("x", x_unpack)
     w = Operand("w", w_unpack)
     row = native(target, x.type, w.type)
+    if row is None:
+        raise KeyError(f"{target} multiplies no {x.type.element} by {w.type.element} natively")
     return ScaledMatmulKernel(name, target, matmul, x, w, schedule, row).build()
-
-
-def native(target: str, x: gq.BlockScaledType, w: gq.BlockScaledType) -> Native:
-    """The row of the table for the product of two types. Raises KeyError if there is none."""
-    return NATIVE[target, str(x.element), str(w.element), str(w.scale)]
 
 
 def element_named(name: str) -> Attribute:
@@ -106,7 +104,7 @@ class Operand:
 
 
 @dataclass
-class ScaledMatmulKernel:
+class ScaledMatmulKernel(KernelBuilder):
     """Builds the kernel of one matmul for one schedule."""
 
     name: str
@@ -116,8 +114,6 @@ class ScaledMatmulKernel:
     w: Operand
     schedule: gq.ScheduleAttr
     row: Native
-    args: dict[str, SSAValue] = field(default_factory=dict)
-    constants: dict[int, SSAValue] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.bm, self.bn, self.bk = self.schedule.sizes
@@ -134,13 +130,7 @@ class ScaledMatmulKernel:
         return {**types, "y": MemRefType(y, (DYNAMIC_INDEX, self.n))}
 
     def build(self) -> tile.KernelOp:
-        arguments = self.arguments()
-        self.entry = Block(arg_types=list(arguments.values()))
-        for name, arg in zip(arguments, self.entry.args, strict=True):
-            arg.name_hint = name
-            self.args[name] = arg
-        with ImplicitBuilder(self.entry):
-            self.body()
+        self.fill()
         factor = "".join(f" * {name}" for name in TENSOR_SCALES if name in self.args)
         bias = " + bias" if "bias" in self.args else ""
         summary = (
@@ -161,16 +151,6 @@ class ScaledMatmulKernel:
     def can_describe(self) -> bool:
         """Whether the pitch of both arrays of codes is what a tensor descriptor can hold."""
         return all(o.k * o.bits // 8 % TMA_BYTES == 0 for o in (self.x, self.w))
-
-    def constant(self, value: int) -> SSAValue:
-        """An index constant, once, at the kernel's top."""
-        if value not in self.constants:
-            op = arith.ConstantOp(IntegerAttr(value, IndexType()))
-            op.detach()
-            first = self.entry.first_op
-            self.entry.add_op(op) if first is None else self.entry.insert_op_before(op, first)
-            self.constants[value] = named(op, f"c{value}")
-        return self.constants[value]
 
     # Body
 
@@ -275,9 +255,3 @@ class ScaledMatmulKernel:
             for operand, wide in pairs
             if wide is not None
         )
-
-
-def cast(value: SSAValue, element: Attribute, name: str) -> SSAValue:
-    if tile.element_of(value) == element:
-        return value
-    return named_value(tile.CastOp(value, element).result, name)
