@@ -38,6 +38,7 @@ from xdsl.traits import Pure
 
 from gqc.dialects.constraints import require
 from gqc.dialects.gq_attributes import BlockScaledType, DecisionAttr, LayoutAttr, ScheduleAttr
+from gqc.dialects.gq_fused import FusedOp, YieldOp
 from gqc.targets import ANY
 
 TENSOR_SCALE = TensorType(f32, [1])
@@ -486,6 +487,8 @@ Gq = Dialect(
         PackOp,
         UnpackOp,
         LaunchOp,
+        FusedOp,
+        YieldOp,
     ],
     [BlockScaledType, LayoutAttr, DecisionAttr, ScheduleAttr],
 )

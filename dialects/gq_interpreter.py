@@ -10,7 +10,14 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from xdsl.interpreter import Interpreter, InterpreterFunctions, impl, register_impls
+from xdsl.interpreter import (
+    Interpreter,
+    InterpreterFunctions,
+    ReturnedValues,
+    impl,
+    impl_terminator,
+    register_impls,
+)
 
 from gqc.dialects import gq, tile
 from gqc.dialects.tile_interpreter import run_kernel
@@ -82,6 +89,16 @@ class GqFunctions(InterpreterFunctions):
         y = torch.nn.functional.linear(x, weight) * prod(alphas)
         return ((y if bias is None else y + bias).to(dtype),)
 
+    @impl(gq.FusedOp)
+    def run_fused(self, interpreter: Interpreter, op: gq.FusedOp, args: Values) -> Values:
+        return interpreter.run_ssacfg_region(op.body, args, op.name)
+
+    @impl_terminator(gq.YieldOp)
+    def run_yield(
+        self, interpreter: Interpreter, op: gq.YieldOp, args: Values
+    ) -> tuple[ReturnedValues, Values]:
+        return ReturnedValues(args), ()
+
     @impl(gq.PackOp)
     def run_pack(self, interpreter: Interpreter, op: gq.PackOp, args: Values) -> Values:
         return tuple(op.layout.row.pack(args[0], op.layout.lanes.data))
@@ -100,8 +117,11 @@ class GqFunctions(InterpreterFunctions):
         name = next(k for most, k in op.buckets if rows <= most or most == ANY)
         kernel = interpreter.get_op_for_symbol(name)
         assert isinstance(kernel, tile.KernelOp)
-        inputs = [args[0].reshape(rows, args[0].shape[-1]), *args[1:]]
-        count = len(op.outputs)
+        count, arrays = len(op.outputs), kernel.body.block.args
+        inputs = [
+            arg.reshape(-1, arg.shape[-1]) if len(tile.shape_of(array)) == 2 else arg
+            for arg, array in zip(args, arrays, strict=False)
+        ]
         outputs = [
             args[0].new_empty(
                 sized(tile.shape_of(array), rows), dtype=DTYPES[tile.element_of(array)]

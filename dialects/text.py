@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 from xdsl.context import Context
-from xdsl.dialects import arith, builtin, func, scf
+from xdsl.dialects import arith, builtin, func, math, scf
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 from xdsl.parser import Parser
@@ -17,7 +17,7 @@ def context() -> Context:
     from gqc.dialects.universe import DIALECTS
 
     context = Context()
-    for dialect in (builtin.Builtin, func.Func, scf.Scf, arith.Arith):
+    for dialect in (builtin.Builtin, func.Func, scf.Scf, arith.Arith, math.Math):
         context.load_dialect(dialect)
     for load in DIALECTS.values():
         context.load_dialect(load())

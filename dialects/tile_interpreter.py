@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from xdsl.dialects import arith
+from xdsl.dialects import arith, math
 from xdsl.interpreter import Interpreter, InterpreterFunctions, impl, register_impls
 
 from gqc.dialects import tile
@@ -52,6 +52,18 @@ class TileFunctions(InterpreterFunctions):
     @impl(arith.RemUIOp)
     def run_remui(self, interpreter: Interpreter, op: arith.RemUIOp, args: Values) -> Values:
         return (args[0] % args[1],)
+
+    @impl(arith.DivfOp)
+    def run_divf(self, interpreter: Interpreter, op: arith.DivfOp, args: Values) -> Values:
+        return (args[0] / args[1],)
+
+    @impl(math.ExpOp)
+    def run_exp(self, interpreter: Interpreter, op: math.ExpOp, args: Values) -> Values:
+        return (args[0].exp(),)
+
+    @impl(math.RsqrtOp)
+    def run_rsqrt(self, interpreter: Interpreter, op: math.RsqrtOp, args: Values) -> Values:
+        return (args[0].rsqrt(),)
 
     @impl(tile.FullOp)
     def run_full(self, interpreter: Interpreter, op: tile.FullOp, args: Values) -> Values:

@@ -27,6 +27,7 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
         "legalize",
         "assign-layouts",
         "split-m-buckets",
+        "fuse-producers",
         "lower-quantizers",
         "lower-to-tile",
         "fold-weights",

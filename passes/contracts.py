@@ -19,11 +19,12 @@ from gqc.dialects import fx, gq, tile
 
 TORCH = (fx.CallOp, gq.WeightOp, gq.TransposeOp)
 CASTS = (gq.QcastOp, gq.DcastOp, gq.PackOp, gq.UnpackOp)
+FUSED = (gq.FusedOp, gq.YieldOp)
 
 ALLOWED: dict[str, tuple[type[Operation], ...]] = {
     "imported": (*TORCH, gq.MatmulTOp),
     "grouped": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, gq.QcastOp),
-    "legal": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, *CASTS),
+    "legal": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, *CASTS, *FUSED),
     "kernels": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, gq.LaunchOp),
 }
 """Operations that a function may hold at each stage, besides its own frame."""

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp, TensorType
-from xdsl.ir import Operation
+from xdsl.ir import Operation, Region
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from gqc.dialects import gq, tile
 from gqc.passes.helpers import weight_of
-from gqc.passes.quantize_kernel import Decoded, Packed, build_quantize
+from gqc.passes.quantize_kernel import Decoded, Packed, build_quantize, spelled
 from gqc.targets import ANY
 
 
@@ -21,7 +21,8 @@ class LowerQuantizers(ModulePass):
     """legal → legal: casts of activations are launches of kernels, which the module holds.
 
     `dcast(qcast(x))` launches a kernel that writes the decoded values, `pack(qcast(x))` one that
-    writes codes and scales as a matrix unit reads them. Kernels of equal name are one.
+    writes codes and scales as a matrix unit reads them. Either computes x itself where that is a
+    `gq.fused`. Equal kernels are one.
     """
 
     name = "lower-quantizers"
@@ -43,6 +44,8 @@ class Lowering:
 
     target: str
     kernels: dict[str, tile.KernelOp] = field(default_factory=dict)
+    bodies: dict[str, list[Region]] = field(default_factory=dict)
+    """Of what is fused into kernels, by their names without variant and bucket."""
 
     def lower(self, user: gq.DcastOp | gq.PackOp, cast: gq.QcastOp) -> None:
         """Replace one use of a cast by a launch, and the cast once nothing else uses it."""
@@ -50,7 +53,9 @@ class Lowering:
         if scale is not None:  # the last result of either
             results.pop().replace_all_uses_with(scale)
         results.reverse()  # a kernel writes codes last
-        inputs = [cast.source, *([] if scale is None else [scale])]
+        fused = cast.source.owner
+        sources = fused.inputs if isinstance(fused, gq.FusedOp) else [cast.source]
+        inputs = [*sources, *([] if scale is None else [scale])]
         launch = gq.LaunchOp(
             [self.kernel(user, cast)], [ANY], inputs, (), None, [r.type for r in results]
         )
@@ -62,6 +67,8 @@ class Lowering:
         erase(user)
         if not cast.result.uses:
             erase(cast)
+            if isinstance(fused, gq.FusedOp) and not fused.result.uses:
+                erase(fused)
 
     def kernel(self, user: gq.DcastOp | gq.PackOp, cast: gq.QcastOp) -> str:
         """Name of the kernel of one use, which is built the first time."""
@@ -69,14 +76,28 @@ class Lowering:
         assert type_ is not None and isinstance(x_type, TensorType)
         rule = cast.scale_rule.data
         form = form_of(user)
+        fused = cast.source.owner if isinstance(cast.source.owner, gq.FusedOp) else None
+        after = "" if fused is None else f"_{'_'.join(spelled(fused).split(', '))}"
         name = (
-            f"quantize_{x_type.element_type}_{type_.element}_g{type_.block.data[-1].data}_"
+            f"quantize{after}_{x_type.element_type}_{type_.element}_g{type_.block.data[-1].data}_"
             f"{type_.scale}_{rule}{'_tensor_scale' if type_.has_tensor_scale else ''}_"
-            f"{x_type.get_shape()[-1]}_{form}_any"
+            f"{x_type.get_shape()[-1]}_{form}"
         )
+        name = f"{self.variant(name, fused)}_any"
         if name not in self.kernels:
-            self.kernels[name] = build_quantize(name, self.target, x_type, type_, rule, form)
+            self.kernels[name] = build_quantize(name, self.target, x_type, type_, rule, form, fused)
         return name
+
+    def variant(self, name: str, fused: gq.FusedOp | None) -> str:
+        """The name, with a number if bodies that differ, in a constant say, have it too."""
+        if fused is None:
+            return name
+        bodies = self.bodies.setdefault(name, [])
+        same = (n for n, body in enumerate(bodies) if body.is_structurally_equivalent(fused.body))
+        number = next(same, len(bodies))
+        if number == len(bodies):
+            bodies.append(fused.body.clone())
+        return f"{name}_{number}" if number else name
 
 
 def form_of(user: gq.DcastOp | gq.PackOp) -> Decoded | Packed:

@@ -13,6 +13,7 @@ from gqc.errors import GqcError
 from gqc.passes.assign_layouts import AssignLayouts
 from gqc.passes.contracts import verify_stage
 from gqc.passes.fold_weights import FoldWeights
+from gqc.passes.fuse_producers import FuseProducers
 from gqc.passes.legalize import Legalize
 from gqc.passes.lower_quantizers import LowerQuantizers
 from gqc.passes.lower_to_tile import LowerToTile
@@ -52,6 +53,7 @@ def pipeline(schemes: tuple[str, ...], target: str, lm_head: bool = False) -> tu
                 Legalize(target),  # native, or an explicit gq.dcast and the reason
                 AssignLayouts(target),  # gq.pack, gq.unpack in the target's layout
                 SplitMBuckets(target),  # a tile schedule for each bucket of rows
+                FuseProducers(),  # gq.fused: RMSNorm, SiLU·mul … into the quantizer that reads it
             ),
         ),
         Stage(

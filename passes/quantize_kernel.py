@@ -1,13 +1,13 @@
 """Build the tile kernels that quantize activations.
 
-A kernel reads x [M, K], quantizes blocks along K, and writes what a matmul reads: values decoded
-again (`Decoded`), for one that multiplies floats, or scales and codes (`Packed`), for one whose
-matrix unit takes them.
+A kernel reads x [M, K], or what x is computed from (`gq.fused`), quantizes blocks along K, and
+writes what a matmul reads: values decoded again (`Decoded`), for one that multiplies floats, or
+scales and codes (`Packed`), for one whose matrix unit takes them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xdsl.builder import ImplicitBuilder
 from xdsl.dialects import arith, scf
@@ -26,9 +26,11 @@ from xdsl.dialects.builtin import (
 from xdsl.ir import Attribute, Block, Region, SSAValue
 
 from gqc.dialects import gq, tile
-from gqc.formats.byte_layouts import ATOM_COLUMNS, stored_element
+from gqc.dialects.fx import CallOp
+from gqc.formats.byte_layouts import ATOM_COLUMNS, ATOM_ROWS, stored_element
 from gqc.formats.elements import ELEMENTS
 from gqc.passes.kernel_builder import KernelBuilder, cast, named
+from gqc.passes.producer_tiles import ProducerTiles
 from gqc.passes.scaled_matmul_kernel import element_named
 from gqc.targets import resolve
 
@@ -52,8 +54,8 @@ class Packed:
     """scale, then codes as bytes i8 [M, K · bits / 8], the even ones of 4 bits low.
 
     These are the parts of the layout `bytes` (`gqc.formats.byte_layouts`), scales at the place that
-    it calls `scales`: linear, or swizzle_32_4_4, where every byte is written: rows and blocks
-    beyond the end have the scale of zeros.
+    it calls `scales`: linear, or swizzle_32_4_4, where blocks beyond the end of a row have the
+    scale of zeros. (Rows beyond the end have it too, unless the kernel makes single rows.)
     """
 
     scales: str
@@ -79,6 +81,12 @@ class QuantizeTiling:
 TILINGS = {"cpu": QuantizeTiling(1, 0, 128), "triton": QuantizeTiling(32, 128, 128, 4)}
 """By backend. A CPU's threads share rows; on a GPU a thread takes 32 elements."""
 
+FUSED = {"cpu": QuantizeTiling(1, 0, 128), "triton": QuantizeTiling(1, 0, 4096, 4)}
+"""Where the kernel computes the activation too, which may want sums of whole rows."""
+
+SUM_STEP = {"cpu": 64, "triton": 4096}
+"""Columns that a row is summed by: on a CPU what registers hold."""
+
 SWIZZLED = QuantizeTiling(128, 128, 128, 16)
 """Where scales are swizzled, a program fills whole panels of theirs: 128 rows by 4 blocks."""
 
@@ -90,13 +98,14 @@ def build_quantize(
     type_: gq.BlockScaledType,
     rule: str,
     form: Decoded | Packed,
+    fused: gq.FusedOp | None = None,
 ) -> tile.KernelOp:
     """The kernel that quantizes x of `x_type` [M, K] to `type_`, blocks of 1×B, by a scale rule.
 
-    Arguments of the kernel: x, `x_tensor_scale` f32 [1] if the type has one, then y [M, K] or
-    scale and codes, as the form says.
+    Arguments of the kernel: x, or the inputs of what computes it, `x_tensor_scale` f32 [1] if the
+    type has one, then y [M, K] or scale and codes, as the form says.
     """
-    return QuantizeKernel(name, target, x_type, type_, rule, form).build()
+    return QuantizeKernel(name, target, x_type, type_, rule, form, fused).build()
 
 
 @dataclass
@@ -109,6 +118,7 @@ class QuantizeKernel(KernelBuilder):
     type: gq.BlockScaledType
     rule: str
     form: Decoded | Packed
+    fused: gq.FusedOp | None = None
 
     def __post_init__(self) -> None:
         shape = self.x_type.get_shape()
@@ -116,14 +126,18 @@ class QuantizeKernel(KernelBuilder):
         self.packed = isinstance(self.form, Packed)
         self.stored = ELEMENTS[stored_element(self.type.format.name)]
         self.swizzled = isinstance(self.form, Packed) and self.form.swizzled
-        tiling = SWIZZLED if self.swizzled else TILINGS[resolve(self.target).backend]
+        self.backend = resolve(self.target).backend
+        tiling = SWIZZLED if self.swizzled else TILINGS[self.backend]
+        if self.fused is not None:
+            tiling = FUSED[self.backend]
+            tiling = replace(tiling, step=min(tiling.step, power_of_two(self.k)))
         self.rows, self.warps = tiling.rows, tiling.warps
-        self.step = max(tiling.step, self.block)
+        self.step = max(tiling.step, self.block * (ATOM_COLUMNS if self.swizzled else 1))
         self.columns = max(tiling.columns, self.block) if tiling.columns else self.k
 
     def arguments(self) -> dict[str, MemRefType]:
         """Names and types of the kernel's arrays, in order."""
-        types = {"x": MemRefType(self.x_type.get_element_type(), (DYNAMIC_INDEX, self.k))}
+        types = self.inputs()
         if self.type.has_tensor_scale:
             types["x_tensor_scale"] = MemRefType(f32, (1,))
         if isinstance(self.form, Decoded):
@@ -134,6 +148,18 @@ class QuantizeKernel(KernelBuilder):
         types["scale"] = MemRefType(self.type.scale, (DYNAMIC_INDEX, *tiles))
         return {**types, "codes": MemRefType(i8, (DYNAMIC_INDEX, codes.get_shape()[-1]))}
 
+    def inputs(self) -> dict[str, MemRefType]:
+        """Names and types of x, or of what it is computed from: x0, x1, … and vectors w0, w1, …"""
+        if self.fused is None:
+            return {"x": MemRefType(self.x_type.get_element_type(), (DYNAMIC_INDEX, self.k))}
+        types: dict[str, MemRefType] = {}
+        for value in self.fused.inputs:
+            vector = len(gq.tensor_shape(value)) == 1
+            name = f"{'w' if vector else 'x'}{sum(n[0] == ('w' if vector else 'x') for n in types)}"
+            shape = (self.k,) if vector else (DYNAMIC_INDEX, self.k)
+            types[name] = MemRefType(gq.element_type(value), shape)
+        return types
+
     def bytes_of(self, columns: int) -> int:
         """Bytes that so many codes of a row take."""
         return columns * self.stored.bits // 8
@@ -141,8 +167,10 @@ class QuantizeKernel(KernelBuilder):
     def build(self) -> tile.KernelOp:
         self.fill()
         what = "scale, codes" if self.packed else "y"
+        source = "x" if self.fused is None else spelled(self.fused)
         summary = (
-            f"{what} = x in blocks of {self.block}, {self.type.element} under {self.type.scale}"
+            f"{what} = {source} in blocks of {self.block}, "
+            f"{self.type.element} under {self.type.scale}"
         )
         columns = self.bytes_of(self.columns) if self.packed else self.columns
         attributes: dict[str, Attribute] = {
@@ -163,9 +191,13 @@ class QuantizeKernel(KernelBuilder):
             self.tensor_scale = named(load, "tensor_scale")
         else:
             self.tensor_scale = None
-        if self.columns < self.k or self.packed:
-            self.pid_k = named(tile.ProgramIdOp(1), "pid_k")
-            self.quantize(self.times(self.pid_k, self.columns, "k"))
+        if self.fused is not None:
+            arrays = [self.args[name] for name in self.inputs()]
+            step = min(SUM_STEP[self.backend], power_of_two(self.k))
+            self.producer = ProducerTiles(self, self.fused, arrays, self.m, self.rows, step)
+            self.producer.compute_rows(self.k)
+        elif self.columns < self.k or self.packed:
+            self.quantize(self.times(named(tile.ProgramIdOp(1), "pid_k"), self.columns, "k"))
             return
         loop = Block(arg_types=[IndexType()])
         loop.args[0].name_hint = "k"
@@ -177,16 +209,23 @@ class QuantizeKernel(KernelBuilder):
     def times(self, value: SSAValue, factor: int, name: str) -> SSAValue:
         return value if factor == 1 else named(arith.MuliOp(value, self.constant(factor)), name)
 
+    def units(self, k: SSAValue, size: int, name: str) -> SSAValue:
+        """k in units of so many elements."""
+        return k if size == 1 else named(arith.DivUIOp(k, self.constant(size)), name)
+
     def quantize(self, k: SSAValue) -> None:
         """Quantize and write `step` columns from k on."""
-        x = cast(self.load("x", k), f32, "x_tile")
+        if self.fused is None:
+            x = cast(self.load("x", k), f32, "x_tile")
+        else:
+            x = self.producer.at(k, self.step).result()
         op = tile.QcastOp(
             x, self.tensor_scale, self.rule, self.type.element, self.type.scale, self.block
         )
         op.codes.name_hint, op.scale.name_hint = "codes", "scale"
         if self.packed:
-            self.store_scale(op.scale)
-            self.store_codes(op.codes)
+            self.store_scale(op.scale, k)
+            self.store_codes(op.codes, k)
         else:
             self.store_values(op, k)
 
@@ -196,27 +235,54 @@ class QuantizeKernel(KernelBuilder):
         y = named(arith.MulfOp(q, tile.RepeatOp(s, 1, self.block).result), "y_tile")
         tile.StoreOp(cast(y, self.form.element, "y_tile"), self.args["y"], [self.m, k])
 
-    def store_scale(self, scale: SSAValue) -> None:
-        count = self.columns // self.block
+    def store_scale(self, scale: SSAValue, k: SSAValue) -> None:
         if not self.swizzled:
-            group = self.times(self.pid_k, count, "g")
-            tile.StoreOp(scale, self.args["scale"], [self.m, group])
+            at = [self.m, self.units(k, self.block, "g")]
+            tile.StoreOp(scale, self.args["scale"], at)
             return
-        wide = count // ATOM_COLUMNS
+        wide = self.step // self.block // ATOM_COLUMNS
+        column = self.units(k, self.block * ATOM_COLUMNS, "k_atom")
+        if self.rows == 1:
+            atoms = named(tile.ReshapeOp(scale, (1, wide, 1, ATOM_COLUMNS)), "atoms")
+            panel, line, byte = self.place_of_row()
+            tile.StoreOp(atoms, self.args["scale"], [panel, column, line, byte])
+            return
         quarters = tile.ReshapeOp(scale, (4, 32, wide, ATOM_COLUMNS)).result
         atoms = tile.PermuteOp(quarters, (2, 1, 0, 3)).result
         atoms = named(tile.ReshapeOp(atoms, (wide, 2, 256)), "atoms")
-        column, zero = self.times(self.pid_k, wide, "k_atom"), self.constant(0)
+        zero = self.constant(0)
         tile.StoreOp(atoms, self.args["scale"], [self.pid_m, column, zero, zero])
 
-    def store_codes(self, codes: SSAValue) -> None:
+    def place_of_row(self) -> tuple[SSAValue, SSAValue, SSAValue]:
+        """Where swizzled scales have row m: the panel of 128 rows, and in each of its atoms the
+        line of 256 bytes and the byte in it, 16·(m mod 16) + 4·(m div 32 mod 4)."""
+        c, m = self.constant, self.m
+        panel = named(arith.DivUIOp(m, c(ATOM_ROWS)), "panel")
+        quarter = arith.DivUIOp(arith.RemUIOp(m, c(ATOM_ROWS)).result, c(32)).result
+        line = named(arith.DivUIOp(arith.RemUIOp(m, c(32)).result, c(16)), "line")
+        pair = arith.MuliOp(arith.RemUIOp(m, c(16)).result, c(16)).result
+        byte = arith.AddiOp(pair, arith.MuliOp(quarter, c(ATOM_COLUMNS)).result)
+        return panel, line, named(byte, "byte")
+
+    def store_codes(self, codes: SSAValue, k: SSAValue) -> None:
         if self.stored is not self.type.format:
             codes = named(tile.CastOp(codes, element_named(self.stored.name)), "codes")
         packed = named(tile.BitcastOp(codes, i8), "packed")
-        column = self.times(self.pid_k, self.bytes_of(self.columns), "byte")
+        column = self.units(k, 8 // self.stored.bits, "k_byte")
         tile.StoreOp(packed, self.args["codes"], [self.m, column])
 
     def load(self, name: str, k: SSAValue) -> SSAValue:
         element = tile.element_of(self.args[name])
         type_ = VectorType(element, (self.rows, self.step))
         return named(tile.LoadOp(self.args[name], [self.m, k], type_), f"{name}_tile")
+
+
+def power_of_two(extent: int) -> int:
+    """The least one that is no less."""
+    return 1 << (extent - 1).bit_length()
+
+
+def spelled(fused: gq.FusedOp) -> str:
+    """The functions that a body calls, in order: `silu, mul`."""
+    calls = [op.callee.data for op in fused.body.block.ops if isinstance(op, CallOp)]
+    return ", ".join(c.split(".")[1] for c in calls if c != "aten._to_copy.default")

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import nn
 from xdsl.dialects.builtin import TensorType
 from xdsl.parser import Parser
 
+import gqc
 from gqc.dialects.gq import BlockScaledType, LayoutAttr
 from gqc.dialects.text import context
 from gqc.dialects.tile import KernelOp
@@ -99,6 +101,80 @@ def same_bits(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     zero = torch.zeros((), dtype=theirs.dtype)
     bits = [torch.where(nan, zero, t).contiguous().view(torch.uint8) for t in (ours, theirs)]
     return torch.equal(ours.isnan(), nan) and torch.equal(*bits)
+
+
+class Normed(nn.Module):
+    """RMSNorm before a linear layer: as Hugging Face writes it, as Gemma does, or torch's own."""
+
+    def __init__(self, k: int, kind: str) -> None:
+        super().__init__()
+        self.kind, self.norm, self.fc = kind, nn.RMSNorm(k, 1e-5), nn.Linear(k, 32, bias=False)
+        nn.init.normal_(self.norm.weight, 0.5, 0.3)
+
+    def before(self, x: torch.Tensor) -> torch.Tensor:
+        if self.kind == "torch":
+            return self.norm(x)
+        wide = x.float()
+        y = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-5)
+        if self.kind == "gemma":
+            return (y * (1.0 + self.norm.weight.float())).type_as(x)
+        return self.norm.weight * y.to(x.dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.before(x))
+
+
+class Gated(nn.Module):
+    """SiLU·mul before a linear layer."""
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(k, 32, bias=False)
+
+    def before(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        return nn.functional.silu(gate) * up
+
+    def forward(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.before(gate, up))
+
+
+@dataclass
+class Producer:
+    """A module whose input is computed by what can be fused, and inputs of it [M, K]."""
+
+    kind: str
+    k: int
+    rows: int = 19
+    element: str = "bf16"
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(self.k)
+        module = Gated(self.k) if self.kind == "silu" else Normed(self.k, self.kind)
+        self.module, self.before = module.to(TORCH_TYPES[self.element]).eval(), module.before
+        scales = torch.tensor([1.0, 1e-3, 100.0])[torch.arange(self.rows) % 3, None]
+        x = [torch.randn(self.rows, self.k) * scales for _ in range(1 + (self.kind == "silu"))]
+        self.inputs = tuple(each.to(TORCH_TYPES[self.element]) for each in x)
+
+    def kernel(self, target: str, scheme: str = "mxfp8") -> KernelOp:
+        """The kernel that computes and quantizes."""
+        compiled = gqc.compile(self.module, self.inputs, scheme=scheme, target=target)
+        (kernel,) = [k for k in compiled.kernels if k.name.startswith("quantize_")]
+        return kernel.op
+
+    def arguments(self) -> list[torch.Tensor]:
+        """What the kernel reads."""
+        weights = [p.detach() for name, p in self.module.named_parameters() if "norm" in name]
+        return [*self.inputs, *weights]
+
+    def produced(self) -> torch.Tensor:
+        """What is quantized, by torch."""
+        with torch.no_grad():
+            return self.before(*self.inputs)
+
+
+@pytest.fixture(scope="session")
+def producer() -> type[Producer]:
+    return Producer
 
 
 @pytest.fixture(scope="session")

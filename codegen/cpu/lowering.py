@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from xdsl.dialects import arith, llvm, scf
+from xdsl.dialects import math as math_dialect
 from xdsl.dialects.builtin import (
     ArrayAttr,
     DictionaryAttr,
@@ -27,7 +28,7 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
-from gqc.codegen.cpu import codes, quantize, tiles
+from gqc.codegen.cpu import codes, functions, quantize, tiles
 from gqc.codegen.cpu.dot import dot
 from gqc.codegen.cpu.emitter import PTR, Emitter, Index
 from gqc.codegen.cpu.isa import Isa
@@ -189,6 +190,15 @@ def elementwise(operation: Callable[[Emitter, SSAValue, SSAValue], SSAValue]) ->
     return rule
 
 
+def mapped(function: Callable[[Emitter, SSAValue], SSAValue]) -> Rule:
+    def rule(lowering: Lowering, op: Operation) -> None:
+        source = lowering.tiles[op.operands[0]]
+        tile_ = functions.Mapped(source.shape, source.element, function, source)
+        lowering.tiles[op.results[0]] = tile_
+
+    return rule
+
+
 def lower_full(lowering: Lowering, op: tile.FullOp) -> None:
     shape, element = shape_of(op.result), element_of(op.result)
     lowering.tiles[op.result] = tiles.Full(shape, element, op.value.value.data)
@@ -327,6 +337,9 @@ RULES: dict[type[Operation], Rule] = cast(
         arith.AddfOp: elementwise(Emitter.fadd),
         arith.SubfOp: elementwise(Emitter.fsub),
         arith.MulfOp: elementwise(Emitter.fmul),
+        arith.DivfOp: elementwise(functions.divide),
+        math_dialect.ExpOp: mapped(functions.exp),
+        math_dialect.RsqrtOp: mapped(functions.rsqrt),
         scf.ForOp: lower_for,
         tile.ProgramIdOp: lower_program_id,
         tile.FullOp: lower_full,

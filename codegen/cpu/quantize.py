@@ -14,6 +14,7 @@ from xdsl.dialects.builtin import f32, i32
 from xdsl.ir import SSAValue
 
 from gqc.codegen.cpu.emitter import Emitter, Index
+from gqc.codegen.cpu.functions import divide
 from gqc.codegen.cpu.tiles import Tile, Vectors
 from gqc.errors import GqcError
 from gqc.formats.elements import Element
@@ -163,10 +164,6 @@ def round_to(e: Emitter, value: SSAValue, element: Element) -> SSAValue:
 
 def is_nan(e: Emitter, magnitude: SSAValue) -> SSAValue:
     return e.compare("ugt", magnitude, e.bits(INFINITY))
-
-
-def divide(e: Emitter, a: SSAValue, b: SSAValue) -> SSAValue:
-    return e.emit(llvm.FDivOp(a, b))
 
 
 def extreme(e: Emitter, which: str, a: SSAValue, b: SSAValue) -> SSAValue:

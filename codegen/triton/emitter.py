@@ -47,7 +47,7 @@ CHEAP = {
 }
 """Ops that are printed inside their only user."""
 
-ARITHMETIC = {arith.AddfOp, arith.SubfOp, arith.MulfOp}
+ARITHMETIC = {arith.AddfOp, arith.SubfOp, arith.MulfOp, arith.DivfOp}
 """Ops that are so printed unless they have a name."""
 
 LONG = 60
@@ -405,6 +405,8 @@ def may_inline(op: Operation, length: int) -> bool:
     (use,) = result.uses
     if use.operation.parent is not op.parent:
         return False
+    if isinstance(use.operation, tile.QcastOp):
+        return False  # it is printed more than once
     if isinstance(use.operation, scf.YieldOp):
         return type(op) in CHEAP | ARITHMETIC or isinstance(op, tile.DotOp | tile.DotScaledOp)
     unnamed = type(op) in ARITHMETIC and result.name_hint is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from xdsl.dialects import arith
+from xdsl.dialects import arith, math
 from xdsl.dialects.builtin import FloatAttr, IntegerAttr, StringAttr
 from xdsl.ir import BlockArgument, Operation, SSAValue
 
@@ -240,6 +240,13 @@ def binary(symbol: str) -> Callable[[Emitter, Operation], str]:
     return expression
 
 
+def function(name: str) -> Callable[[Emitter, Operation], str]:
+    def expression(printer: Emitter, op: Operation) -> str:
+        return f"{name}({printer.texts[op.operands[0]]})"
+
+    return expression
+
+
 EXPRESSIONS: dict[type[Operation], Callable[[Emitter, Any], str]] = {
     arith.ConstantOp: constant,
     arith.AddiOp: binary("+"),
@@ -250,6 +257,9 @@ EXPRESSIONS: dict[type[Operation], Callable[[Emitter, Any], str]] = {
     arith.AddfOp: binary("+"),
     arith.SubfOp: binary("-"),
     arith.MulfOp: binary("*"),
+    arith.DivfOp: binary("/"),
+    math.ExpOp: function("tl.exp"),
+    math.RsqrtOp: function("tl.rsqrt"),
     tile.ProgramIdOp: program_id,
     tile.FullOp: full,
     tile.LoadOp: load,

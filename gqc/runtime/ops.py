@@ -36,8 +36,8 @@ class Launch:
     """The kernels of one launch by buckets of rows, as text, built when they are first called.
 
     `name` is the kernels' without their bucket. Each takes the inputs, the weights (a bias is the
-    last of them), and the outputs. Only the first input, [..., K] here given as K, has free rows,
-    or inputs and outputs that hold its scales. The last output is [..., N].
+    last of them), and the outputs. The first input [..., K], here given as K, has free rows, and so
+    have others like it, and inputs and outputs that hold scales. The last output is [..., N].
     """
 
     name: str
@@ -80,15 +80,22 @@ class Launch:
     def run(self, inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
         """Check the tensors, and launch on them. Raises TypeError and ValueError (see `check`)."""
         self.check(inputs, weights)
-        x, *scales = inputs
+        x = inputs[0]
         outputs = self.results(x)
         rows = prod(x.shape[:-1])
         if rows:
-            flat = [x.reshape(rows, x.shape[-1]), *scales, *weights]
+            flat = [*self.flattened(inputs), *weights]
             *others, y = outputs
             arrays = [t.contiguous() for t in flat]
             self.launcher(rows)(*arrays, *others, y.view(rows, y.shape[-1]))
         return outputs
+
+    def flattened(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The inputs, those of free rows, [..., K], as [rows, K]."""
+        return [
+            t.reshape(-1, t.shape[-1]) if len(shape) == 2 else t
+            for t, (_, shape) in zip(inputs, self.inputs, strict=True)
+        ]
 
     def check_x(self, x: Tensor) -> None:
         """Raise TypeError or ValueError unless the kernels can read this activation."""
@@ -105,11 +112,13 @@ class Launch:
         """Raise TypeError or ValueError unless the kernels can read these tensors."""
         x = inputs[0]
         self.check_x(x)
-        scales = tuple([(t.dtype, t.shape) for t in inputs[1:]])
+        if len(inputs) != len(self.inputs):
+            raise ValueError(f"{self.key} takes {len(self.inputs)} inputs, not {len(inputs)}")
         rows = prod(x.shape[:-1])
         expected = tuple([(dtype, sized(shape, rows)) for dtype, shape in self.inputs[1:]])
-        if scales != expected:
-            raise ValueError(f"{self.key} takes scales {expected} of x, not {scales}")
+        given = tuple([(t.dtype, t.shape) for t in self.flattened(inputs)[1:]])
+        if given != expected:
+            raise ValueError(f"{self.key} takes {expected} beside x, not {given}")
         if (dtypes := [t.dtype for t in weights]) != [dtype for dtype, _ in self.weights]:
             raise TypeError(
                 f"{self.key} was compiled for weights of {self.weights}, not {dtypes}: "
@@ -208,7 +217,7 @@ def matmul(
 
 @torch.library.impl("gqc::quantize", "default")
 def quantize(inputs: Sequence[Tensor], kernel: str) -> list[Tensor]:
-    """What a kernel makes of x[…, K] and, if it takes one, a tensor scale.
+    """What a kernel makes of x[…, K], or of what it computes x from, and a tensor scale if any.
 
     Either the values of codes times block scales, [..., K] in the dtype of x; or scales and codes,
     as a matrix unit reads them. Raises what `matmul` raises.

@@ -119,7 +119,7 @@ def test_another_input_size(shape):
 
 def test_scales_that_no_kernel_reads():
     given = arguments()
-    with pytest.raises(ValueError, match=r"takes scales \(\) of x, not \(\(torch.float32, "):
+    with pytest.raises(ValueError, match="takes 1 inputs, not 2"):
         matmul(**{**given, "scales": [torch.ones(1)]})
 
 

@@ -7,9 +7,13 @@ import torch
 
 from gqc.codegen.triton import load
 from gqc.codegen.triton.interpreter import interpreting
+from gqc.dialects.gq import LayoutAttr
 from gqc.formats.byte_layouts import SCALE_PLACES
 from gqc.formats.microscaling import MX_ROUNDING
+from gqc.native import native
 from gqc.passes.quantize_kernel import Packed
+from gqc.quantizers import microscaling
+from gqc.schemes import parse_scheme
 
 assert interpreting(), "run through test_interpreter.py"
 
@@ -70,3 +74,25 @@ def test_the_scale_of_a_tensor_may_be_any(activation, equal_bits) -> None:
         *inputs, y = x.arguments()
         run(*inputs, y)
         assert equal_bits(y, x.decoded()), scale
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+@pytest.mark.parametrize("target", ["sm_90", "sm_100", "gfx950"])
+@pytest.mark.parametrize("kind", ["hugging_face", "gemma", "torch", "silu"])
+def test_fused(producer, kind, target) -> None:
+    """What the kernel computes itself may fall on the other side between two codes, but rarely."""
+    case = producer(kind, (160, 96)[target == "sm_100"], rows=35)
+    scheme = parse_scheme("mxfp8").activation
+    assert scheme is not None
+    expected = microscaling(case.produced(), scheme.type(), scheme.scale_rule)
+    kernel = case.kernel(target)
+    parts = [expected.dequantize().bfloat16()]
+    if target != "sm_90":
+        row = native(target, expected.type, expected.type)
+        assert row is not None
+        codes, scale = LayoutAttr("bytes", scales=row.scales).row.pack(expected, 1)
+        parts = [scale, codes]
+    found = [torch.zeros_like(part.view(torch.int8)).view(part.dtype) for part in parts]
+    load(kernel)(*case.arguments(), *found)
+    for ours, theirs in zip(found, parts, strict=True):
+        assert (ours.view(torch.int8) != theirs.view(torch.int8)).float().mean() < 2e-3

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from gqc.codegen.triton import check, compile_many
+from gqc.dialects.tile import KernelOp
 from gqc.passes.quantize_kernel import Packed
 
 TRITON36 = os.environ.get("GQC_TRITON36_PYTHON")
@@ -27,27 +28,51 @@ OLDER_KERNELS = [
 ]
 """Target, format, rule, form (None: decoded), and an instruction that must be there."""
 
+FUSED = [
+    ("sm_100", "hugging_face", "mxfp8", "MUFU.RSQ"),
+    ("sm_100", "silu", "mxfp4", "MUFU.EX2"),
+    ("sm_120", "torch", "mxfp4", "MUFU.RSQ"),
+    ("sm_90", "silu", "mxfp6", "MUFU.EX2"),
+    ("gfx950", "hugging_face", "mxfp4", "v_rsq"),
+]
+OLDER_FUSED = [FUSED[0], FUSED[1], FUSED[4]]
+"""Target, what computes the activation, scheme, and an instruction that must be there."""
 
-def problems(activation, python: str, kernels: list) -> list[str]:
-    jobs = [
-        (activation(format, rule, k=4096).kernel(target, form), target)
-        for target, format, rule, form, _ in kernels
-    ]
+
+def problems(python: str, kernels: list[tuple[KernelOp, str, str]]) -> list[str]:
+    """What is wrong with kernels, given each with its target and an instruction."""
+    jobs = [(kernel, target) for kernel, target, _ in kernels]
     found = []
-    for (target, *_, instruction), built in zip(kernels, compile_many(jobs, python), strict=True):
+    for (_, target, instruction), built in zip(kernels, compile_many(jobs, python), strict=True):
         found += [f"{target}: {problem}" for problem in check(built)]
         if not any(opcode.startswith(instruction) for opcode in built.instructions):
             found.append(f"{target}: no {instruction}")
     return found
 
 
-def test_quantizers_pass_the_gates(activation) -> None:
-    assert problems(activation, sys.executable, KERNELS) == []
+def alone(activation, kernels: list) -> list[tuple[KernelOp, str, str]]:
+    return [
+        (activation(format, rule, k=4096).kernel(target, form), target, instruction)
+        for target, format, rule, form, instruction in kernels
+    ]
+
+
+def fused(producer, kernels: list) -> list[tuple[KernelOp, str, str]]:
+    return [
+        (producer(kind, 5760).kernel(target, scheme), target, instruction)
+        for target, kind, scheme, instruction in kernels
+    ]
+
+
+def test_quantizers_pass_the_gates(activation, producer) -> None:
+    kernels = [*alone(activation, KERNELS), *fused(producer, FUSED)]
+    assert problems(sys.executable, kernels) == []
 
 
 @pytest.mark.skipif(
     not TRITON36, reason="GQC_TRITON36_PYTHON names no Python with Triton 3.6 (make test sets it)"
 )
-def test_quantizers_pass_the_gates_with_triton_3_6(activation) -> None:
+def test_quantizers_pass_the_gates_with_triton_3_6(activation, producer) -> None:
     assert TRITON36 is not None
-    assert problems(activation, TRITON36, OLDER_KERNELS) == []
+    kernels = [*alone(activation, OLDER_KERNELS), *fused(producer, OLDER_FUSED)]
+    assert problems(TRITON36, kernels) == []

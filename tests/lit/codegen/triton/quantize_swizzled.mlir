@@ -8,8 +8,9 @@
 // CHECK:      def convert_e4m3(x):
 // CHECK:              cvt.rn.satfinite.e4m3x2.f32 a, $2, $1;
 // CHECK:      def quantize(x, x_tensor_scale, scale, codes, M):
-// CHECK:          scale_1 = nvfp4_scale(x_tile.to(tl.float32), tensor_scale, 16, 6.0)
-// CHECK-NEXT:     codes_1 = over_scales(x_tile.to(tl.float32), scale_1, tensor_scale)
+// CHECK:          x_tile_1 = x_tile.to(tl.float32)
+// CHECK-NEXT:     scale_1 = nvfp4_scale(x_tile_1, tensor_scale, 16, 6.0)
+// CHECK-NEXT:     codes_1 = over_scales(x_tile_1, scale_1, tensor_scale)
 // CHECK-NEXT:     scale_2 = tl.reshape(convert_e4m3(scale_1), (4, 32, 2, 4))
 // CHECK-NEXT:     scale_3 = tl.permute(scale_2, (2, 1, 0, 3))
 // CHECK-NEXT:     atoms = tl.reshape(scale_3, (2, 2, 256))

@@ -244,3 +244,25 @@
 
 // CHECK: Expected one of 'after', 'before'
 "test.op"() {a = #gq.schedule<rows = 1, tile = 1x64x32, scale = during, warps = 1, stages = 1>} : () -> ()
+
+// -----
+
+// CHECK: gq.fused C1: the body's arguments must be those of the inputs
+func.func @f(%x : tensor<?x8xf32>) {
+  %y = gq.fused %x : tensor<?x8xf32> -> tensor<?x8xf32> {
+  ^bb0(%a : tensor<?x8xf16>):
+    gq.yield %a : tensor<?x8xf16>
+  }
+  func.return
+}
+
+// -----
+
+// CHECK: gq.fused C2: the body must end in gq.yield of tensor<?x8xf32>
+func.func @f(%x : tensor<?x8xf16>) {
+  %y = gq.fused %x : tensor<?x8xf16> -> tensor<?x8xf32> {
+  ^bb0(%a : tensor<?x8xf16>):
+    gq.yield %a : tensor<?x8xf16>
+  }
+  func.return
+}

@@ -1,0 +1,146 @@
+"""Torch's functions that a kernel computes itself, on tiles, where it reads what they make.
+
+A function is elementwise, or a mean along the rows. Each is done in float32 and rounded to the
+element type of its result, as torch does, so fusing it moves no rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from xdsl.dialects import arith, math
+from xdsl.dialects.builtin import AnyFloat, FloatAttr, IntegerAttr, TensorType, VectorType, f32
+from xdsl.ir import Attribute, Block, Operation, SSAValue
+
+from gqc.dialects import gq, tile
+from gqc.dialects.fx import CallOp, OperandAttr, call
+
+Function = Callable[..., SSAValue]
+"""A tile in float32 from tiles in float32 of one shape, and numbers."""
+
+
+def full_like(value: SSAValue, number: float) -> SSAValue:
+    return tile.FullOp(number, VectorType(f32, tile.shape_of(value))).result
+
+
+def binary(op: Callable[[SSAValue, SSAValue], Operation]) -> Function:
+    """A function of two, one of which may be a number."""
+
+    def function(a: SSAValue | float, b: SSAValue | float) -> SSAValue:
+        if not isinstance(a, SSAValue):
+            assert isinstance(b, SSAValue)
+            a = full_like(b, a)
+        return op(a, b if isinstance(b, SSAValue) else full_like(a, b)).results[0]
+
+    return function
+
+
+def over_one_plus_exp(a: SSAValue, x: SSAValue) -> SSAValue:
+    """a / (1 + exp(-x))."""
+    power = math.ExpOp(arith.SubfOp(full_like(x, 0.0), x).result).result
+    return arith.DivfOp(a, arith.AddfOp(full_like(x, 1.0), power).result).result
+
+
+ELEMENTWISE: dict[str, Function] = {
+    "aten._to_copy.default": lambda x: x,
+    "aten.type_as.default": lambda x, other: x,
+    "aten.add.Tensor": binary(arith.AddfOp),
+    "aten.sub.Tensor": binary(arith.SubfOp),
+    "aten.mul.Tensor": binary(arith.MulfOp),
+    "aten.div.Tensor": binary(arith.DivfOp),
+    "aten.pow.Tensor_Scalar": lambda x, two: arith.MulfOp(x, x).result,
+    "aten.rsqrt.default": lambda x: math.RsqrtOp(x).result,
+    "aten.sigmoid.default": lambda x: over_one_plus_exp(full_like(x, 1.0), x),
+    "aten.silu.default": lambda x: over_one_plus_exp(x, x),
+}
+"""Functions of tiles, by callee."""
+
+MEAN = "aten.mean.dim"
+
+ZERO_AT_ZERO = ("aten._to_copy.default", "aten.pow.Tensor_Scalar", "aten.silu.default")
+"""Functions of one tensor that are 0 where it is."""
+
+SUMS = ("aten.add.Tensor", "aten.sub.Tensor")
+
+
+def numbers(attr: Attribute) -> list[float]:
+    """The numbers of an argument, in order."""
+    if isinstance(attr, IntegerAttr | FloatAttr):
+        return [attr.value.data]
+    return [n for item in getattr(attr, "data", ()) for n in numbers(item)]
+
+
+def can_produce(op: CallOp) -> bool:
+    """Whether a call is of a function of the table, on floats, in a form that it stands for."""
+    callee = op.callee.data
+    options = set(op.kwargs.data) - ({"dtype"} if callee == "aten._to_copy.default" else set())
+    if options or len(op.results) != 1 or not all(map(holds_floats, (*op.operands, *op.results))):
+        return False
+    if callee == MEAN:
+        rank = len(gq.tensor_shape(op.operands[0]))
+        axis, keep = numbers(op.args) if len(op.args.data) == 3 else (None, 0)
+        return axis in (-1, rank - 1) and bool(keep)
+    if callee == "aten.pow.Tensor_Scalar":
+        return numbers(op.args) == [2]
+    flat = all(isinstance(a, OperandAttr | IntegerAttr | FloatAttr) for a in op.args.data)
+    return callee in ELEMENTWISE and flat
+
+
+def holds_floats(value: SSAValue) -> bool:
+    return isinstance(value.type, TensorType) and isinstance(value.type.element_type, AnyFloat)
+
+
+def vanishes(value: SSAValue, computed: Collection[Operation | Block]) -> bool:
+    """Whether a value is certainly 0 past the end of a row, where what is loaded is 0.
+
+    Only such values can be summed over a row by tiles that reach beyond it. `computed` are the
+    operations that the kernel does.
+    """
+    op = value.owner
+    if not isinstance(op, CallOp) or op not in computed:
+        return True
+    factors = [vanishes(operand, computed) for operand in op.operands]
+    if op.callee.data == "aten.mul.Tensor":
+        return any(factors)
+    if op.callee.data in SUMS:
+        return all(factors) and len(factors) == 2  # neither is a number
+    return op.callee.data in ZERO_AT_ZERO and all(factors)
+
+
+# One call of torch's that is several functions of the table
+
+RMS_NORM = "aten.rms_norm.default"
+
+
+def expand_rms_norm(op: CallOp) -> list[CallOp]:
+    """x / sqrt(mean(x²) + eps) (· weight) of torch's own norm over rows: all in float32, rounded
+    once. The last operation is the result; empty where the norm is over more than rows.
+    """
+    import torch
+
+    from gqc.dialects.torch_types import DTYPES
+
+    x, *weight = op.operands
+    result, (_, *more) = op.results[0].type, numbers(op.args.data[1])
+    *_, last = op.args.data
+    eps = last.value.data if isinstance(last, FloatAttr) else torch.finfo(torch.float32).eps
+    if more or not all(map(holds_floats, op.operands)):
+        return []
+    assert isinstance(result, TensorType)
+    wide = TensorType(f32, result.get_shape())
+    ops: list[CallOp] = []
+
+    def then(callee: str, *args: Any, type_: Attribute = wide, **kwargs: Any) -> SSAValue:
+        ops.append(call(callee, args, kwargs, [type_]))
+        return ops[-1].results[0]
+
+    x = then("aten._to_copy.default", x, dtype=torch.float32)
+    row = TensorType(f32, (*result.get_shape()[:-1], 1))
+    mean = then(MEAN, then("aten.pow.Tensor_Scalar", x, 2), [-1], True, type_=row)
+    root = then("aten.rsqrt.default", then("aten.add.Tensor", mean, eps, type_=row), type_=row)
+    y = then("aten.mul.Tensor", x, root)
+    if weight:
+        y = then("aten.mul.Tensor", y, weight[0])
+    then("aten._to_copy.default", y, type_=result, dtype=DTYPES[result.element_type])
+    return ops
