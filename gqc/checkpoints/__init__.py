@@ -1,0 +1,1 @@
+"""Checkpoints: quantized models on disk, read without quantizing anything again."""

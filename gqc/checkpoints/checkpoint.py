@@ -1,0 +1,128 @@
+"""Open a checkpoint of any known format, and read its parameters one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gqc.checkpoints.files import PICKLES, Tensors, read_json, safetensors_of
+from gqc.checkpoints.reader import Reader
+from gqc.errors import GqcError
+
+if TYPE_CHECKING:
+    import torch
+
+    from gqc.checkpoints.weights import Weight
+    from gqc.schemes import Scheme
+
+CONFIG, MODELOPT_CONFIG = "config.json", "hf_quant_config.json"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What tells formats apart: the quantization config, empty without one, and the tensors."""
+
+    quantization: dict[str, Any]
+    tensors: Tensors
+
+    @property
+    def method(self) -> Any:
+        return self.quantization.get("quant_method")
+
+
+@dataclass(frozen=True)
+class Format:
+    """One row: whether a checkpoint of safetensors is of this format, and what reads it."""
+
+    detect: Callable[[Evidence], bool]
+    reader: type[Reader]
+
+
+def method(*names: str) -> Callable[[Evidence], bool]:
+    """Whether `quant_method` of the quantization config is one of some names."""
+    return lambda evidence: evidence.method in names
+
+
+FORMATS: dict[str, Format] = {
+    "dense": Format(lambda evidence: not evidence.quantization, Reader),
+}
+"""Formats in safetensors, the first that is detected counts."""
+
+
+class Checkpoint:
+    """A model on disk. Tensors are mapped, and read when they are asked for.
+
+    format: a name of `FORMATS`. config: the model's `config.json`, empty if there is none.
+    """
+
+    def __init__(self, path: Path, format: str, config: dict[str, Any], reader: Reader):
+        self.path, self.format, self.config, self.reader = path, format, config, reader
+
+    def names(self) -> list[str]:
+        """Names of the parameters, as the dense model has them (`….down_proj.weight`)."""
+        return self.reader.names()
+
+    def read(self, name: str) -> Weight:
+        """A parameter: a block-scaled weight [N, K] exactly as stored, or a dense tensor.
+
+        A weight in blocks of columns that lie apart is `Permuted`, one for scaled inputs
+        `Prescaled`, one of experts that the model has the other way round `Transposed`;
+        `weights.dense` is the dense parameter of each. Raises GqcError, with the file, the tensor
+        and what was expected, on unknown names, on shapes and formats that contradict the config or
+        each other, and on inf and NaN.
+        """
+        return self.reader.read(name)
+
+    def activation(self, name: str) -> Scheme | None:
+        """How the input of the layer with this weight is quantized, None where it is not."""
+        return self.reader.activation(name)
+
+    def input_scale(self, name: str) -> torch.Tensor | None:
+        """The calibrated tensor scale of that input, a float32 scalar, where its scheme is static.
+
+        It is a factor, as `BlockScaled.tensor_scale` is: amax / 2688 in NVFP4.
+        """
+        return self.reader.input_scale(name)
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a folder with a config and safetensors, or one file of safetensors.
+
+    Reads headers only. Nothing in the files is executed, and pickles are not opened. Raises
+    GqcError on what is damaged, incomplete or unknown.
+    """
+    path = Path(path)
+    if path.suffix in PICKLES:
+        raise GqcError(
+            f"{path} is a pickle, which runs code when opened: convert it to safetensors"
+        )
+    if path.is_dir():
+        paths, places = safetensors_of(path)
+    elif path.is_file():
+        paths, places = [path], {}
+    else:
+        raise GqcError(f"{path}: no such file or folder")
+    folder = path if path.is_dir() else path.parent
+    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    evidence = Evidence(quantization_of(folder, config), Tensors(paths, places))
+    for name, format in FORMATS.items():
+        if format.detect(evidence):
+            reader = format.reader(evidence.tensors, evidence.quantization, config)
+            return Checkpoint(path, name, config, reader)
+    raise GqcError(
+        f"{path}: quant_method is {evidence.method!r}, expected one of {', '.join(FORMATS)}"
+    )
+
+
+def quantization_of(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The quantization config, from config.json or from ModelOpt's own file; empty without one."""
+    quantization = config.get("quantization_config") or {}
+    if not quantization and (folder / MODELOPT_CONFIG).is_file():
+        quantization = read_json(folder / MODELOPT_CONFIG).get("quantization")
+        if isinstance(quantization, dict):
+            quantization = {**quantization, "quant_method": "modelopt"}
+    if not isinstance(quantization, dict):
+        raise GqcError(f"{folder}: the quantization config is {quantization!r}, not an object")
+    return quantization

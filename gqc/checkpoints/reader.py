@@ -1,0 +1,124 @@
+"""What readers of safetensors share: layers whose weights are stored in parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gqc.checkpoints.files import FLOATS, Spec, Tensors
+from gqc.errors import GqcError
+
+if TYPE_CHECKING:
+    import torch
+
+    from gqc.checkpoints.weights import Weight
+    from gqc.schemes import Scheme
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer of a checkpoint; its parts are the tensors `<name>.<part>`."""
+
+    tensors: Tensors
+    name: str
+
+    def key(self, part: str) -> str:
+        return f"{self.name}.{part}" if self.name else part
+
+    def has(self, part: str) -> bool:
+        return self.key(part) in self.tensors.specs
+
+    def error(self, part: str, text: str) -> GqcError:
+        return self.tensors.error(self.key(part), text)
+
+    def spec(self, part: str, rank: int | None = None) -> Spec:
+        """Raises GqcError if a part is absent, empty, or of another rank."""
+        if not self.has(part):
+            raise self.error(part, f"is missing, though {self.name} is quantized")
+        spec = self.tensors.specs[self.key(part)]
+        if rank is not None and len(spec.shape) != rank:
+            raise self.error(part, f"is {spec}, expected {rank} dimensions")
+        if 0 in spec.shape:
+            raise self.error(part, f"is {spec}: it is empty")
+        return spec
+
+    def read(self, part: str, dtypes: Sequence[str], *shapes: Sequence[int]) -> torch.Tensor:
+        """A part of one of these formats, in one of these shapes. Raises GqcError on another."""
+        spec = self.spec(part)
+        if spec.dtype not in dtypes or spec.shape not in [tuple(shape) for shape in shapes]:
+            wanted = " or ".join(str(list(shape)) for shape in shapes)
+            raise self.error(part, f"is {spec}, expected {' or '.join(dtypes)} {wanted}")
+        return self.tensors.read(self.key(part))
+
+    def number(self, part: str) -> torch.Tensor:
+        """A float32 scalar, positive. Raises GqcError on anything else."""
+        value = self.read(part, ("F32", "BF16", "F16"), (), (1,)).float().reshape(())
+        if not value > 0:
+            raise self.error(part, f"is {value.item()}, expected a positive number")
+        return value
+
+    def built(self, part: str, build: Callable[[], Any]) -> Any:
+        """What `build` returns, its GqcError being one about a part of this layer."""
+        try:
+            return build()
+        except GqcError as error:
+            raise self.error(part, f"cannot be: {error}") from error
+
+
+class Reader:
+    """Parameters of a checkpoint by their names in the dense model.
+
+    Subclasses name the parts of a quantized weight in `PARTS`, among them those that a layer may do
+    without, and make a weight of them in `weight`. `HIDDEN` are the last parts of names of tensors
+    that are no parameters of the dense model. `Reader` itself reads a checkpoint of dense tensors.
+    """
+
+    PARTS: ClassVar[frozenset[str]] = frozenset()
+    HIDDEN: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, tensors: Tensors, quantization: dict[str, Any], config: dict[str, Any]):
+        self.tensors, self.quantization, self.config = tensors, quantization, config
+
+    def weight(self, layer: Layer) -> Weight:
+        """The weight of a quantized layer. Raises GqcError where its parts are not what they say."""
+        raise NotImplementedError
+
+    def activation(self, name: str) -> Scheme | None:
+        """How the input of the layer of a weight is quantized, None where it is not."""
+        return None
+
+    def input_scale(self, name: str) -> torch.Tensor | None:
+        """The tensor scale, a float32 scalar, of an activation whose scheme is static."""
+        return None
+
+    def names(self) -> list[str]:
+        """Names of the parameters, in the order of the files."""
+        names: dict[str, None] = {}
+        for stored in self.tensors.specs:
+            module, _, leaf = stored.rpartition(".")
+            if leaf in self.PARTS:
+                names[f"{module}.weight" if module else "weight"] = None
+            elif leaf not in self.HIDDEN:
+                names[stored] = None
+        return list(names)
+
+    def quantized(self, name: str) -> Layer | None:
+        """The quantized layer whose weight a name is, None if it is of none."""
+        module, _, leaf = name.rpartition(".")
+        layer = Layer(self.tensors, module)
+        return layer if leaf == "weight" and any(layer.has(p) for p in self.PARTS) else None
+
+    def read(self, name: str) -> Weight:
+        """A parameter. Raises GqcError on unknown names and damaged tensors."""
+        layer = self.quantized(name)
+        if layer is not None:
+            return self.weight(layer)
+        spec = self.tensors.specs.get(name)
+        if spec is None or name.rpartition(".")[2] in self.HIDDEN:
+            raise GqcError(f"no parameter is called {name!r}: names() has those that are")
+        if spec.dtype not in FLOATS and name.endswith((".weight", ".bias")):
+            raise self.tensors.error(
+                name, f"is {spec} without scales, expected {' or '.join(FLOATS)}"
+            )
+        return self.tensors.read(name)
