@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gqc.checkpoints.awq import Awq
 from gqc.checkpoints.files import PICKLES, Tensors, read_json, safetensors_of
+from gqc.checkpoints.gptq import Gptq
+from gqc.checkpoints.hqq import Hqq
 from gqc.checkpoints.reader import Reader
 from gqc.errors import GqcError
 
@@ -46,6 +49,9 @@ def method(*names: str) -> Callable[[Evidence], bool]:
 
 
 FORMATS: dict[str, Format] = {
+    "awq": Format(method("awq"), Awq),
+    "gptq": Format(method("gptq"), Gptq),
+    "hqq": Format(method("hqq"), Hqq),
     "dense": Format(lambda evidence: not evidence.quantization, Reader),
 }
 """Formats in safetensors, the first that is detected counts."""
@@ -95,9 +101,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     if path.suffix in PICKLES:
-        raise GqcError(
-            f"{path} is a pickle, which runs code when opened: convert it to safetensors"
-        )
+        raise GqcError(f"{path} is a pickle, which runs code when opened: convert it")
     if path.is_dir():
         paths, places = safetensors_of(path)
     elif path.is_file():

@@ -128,8 +128,11 @@ class Tensors:
         file = self.specs[name].file if name in self.specs else next(iter(self.files), "no file")
         return GqcError(f"{file}: {name} {text}")
 
-    def read(self, name: str) -> torch.Tensor:
-        """A tensor. Raises GqcError if it is absent, of unknown format, or holds inf or NaN."""
+    def read(self, name: str, bits: bool = False) -> torch.Tensor:
+        """A tensor. Raises GqcError if it is absent, of unknown format, or holds inf or NaN.
+
+        `bits`: what it holds are no numbers, so anything goes.
+        """
         if name not in self.specs:
             raise self.error(name, "is missing")
         spec = self.specs[name]
@@ -139,7 +142,7 @@ class Tensors:
             tensor = self.files[spec.file].get_tensor(name)
         except (SafetensorError, RuntimeError, ValueError) as error:
             raise self.error(name, f"cannot be read: {error}") from error
-        if not is_finite(tensor):
+        if not bits and not is_finite(tensor):
             raise self.error(name, f"({spec}) holds inf or NaN; the file is damaged")
         return tensor
 

@@ -43,13 +43,18 @@ class Layer:
             raise self.error(part, f"is {spec}: it is empty")
         return spec
 
-    def read(self, part: str, dtypes: Sequence[str], *shapes: Sequence[int]) -> torch.Tensor:
-        """A part of one of these formats, in one of these shapes. Raises GqcError on another."""
+    def read(
+        self, part: str, dtypes: Sequence[str], *shapes: Sequence[int], bits: bool = False
+    ) -> torch.Tensor:
+        """A part of one of these formats, in one of these shapes; `bits` if it may hold NaN.
+
+        Raises GqcError on another.
+        """
         spec = self.spec(part)
         if spec.dtype not in dtypes or spec.shape not in [tuple(shape) for shape in shapes]:
             wanted = " or ".join(str(list(shape)) for shape in shapes)
             raise self.error(part, f"is {spec}, expected {' or '.join(dtypes)} {wanted}")
-        return self.tensors.read(self.key(part))
+        return self.tensors.read(self.key(part), bits)
 
     def number(self, part: str) -> torch.Tensor:
         """A float32 scalar, positive. Raises GqcError on anything else."""
@@ -70,18 +75,20 @@ class Reader:
     """Parameters of a checkpoint by their names in the dense model.
 
     Subclasses name the parts of a quantized weight in `PARTS`, among them those that a layer may do
-    without, and make a weight of them in `weight`. `HIDDEN` are the last parts of names of tensors
-    that are no parameters of the dense model. `Reader` itself reads a checkpoint of dense tensors.
+    without, and make a weight of them in `weight`. Any of `KEYS` tells that a layer is quantized,
+    any part where it is empty. `HIDDEN` are the last parts of names of tensors that are no
+    parameters of the dense model. `Reader` itself reads a checkpoint of dense tensors.
     """
 
     PARTS: ClassVar[frozenset[str]] = frozenset()
+    KEYS: ClassVar[frozenset[str]] = frozenset()
     HIDDEN: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, tensors: Tensors, quantization: dict[str, Any], config: dict[str, Any]):
         self.tensors, self.quantization, self.config = tensors, quantization, config
 
     def weight(self, layer: Layer) -> Weight:
-        """The weight of a quantized layer. Raises GqcError where its parts are not what they say."""
+        """The weight of a quantized layer. Raises GqcError where its parts contradict."""
         raise NotImplementedError
 
     def activation(self, name: str) -> Scheme | None:
@@ -97,8 +104,9 @@ class Reader:
         names: dict[str, None] = {}
         for stored in self.tensors.specs:
             module, _, leaf = stored.rpartition(".")
-            if leaf in self.PARTS:
-                names[f"{module}.weight" if module else "weight"] = None
+            weight = Layer(self.tensors, module).key("weight")
+            if leaf in self.PARTS and self.quantized(weight):
+                names[weight] = None
             elif leaf not in self.HIDDEN:
                 names[stored] = None
         return list(names)
@@ -107,7 +115,8 @@ class Reader:
         """The quantized layer whose weight a name is, None if it is of none."""
         module, _, leaf = name.rpartition(".")
         layer = Layer(self.tensors, module)
-        return layer if leaf == "weight" and any(layer.has(p) for p in self.PARTS) else None
+        keys = self.KEYS or self.PARTS
+        return layer if leaf == "weight" and any(layer.has(part) for part in keys) else None
 
     def read(self, name: str) -> Weight:
         """A parameter. Raises GqcError on unknown names and damaged tensors."""
