@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gqc.checkpoints.awq import Awq
+from gqc.checkpoints.compressed_tensors import CompressedTensors
 from gqc.checkpoints.files import PICKLES, Tensors, read_json, safetensors_of
+from gqc.checkpoints.gpt_oss import GptOss
 from gqc.checkpoints.gptq import Gptq
 from gqc.checkpoints.hqq import Hqq
+from gqc.checkpoints.modelopt import Modelopt
 from gqc.checkpoints.reader import Reader
+from gqc.checkpoints.torchao import Torchao
 from gqc.errors import GqcError
 
 if TYPE_CHECKING:
@@ -21,6 +25,10 @@ if TYPE_CHECKING:
     from gqc.schemes import Scheme
 
 CONFIG, MODELOPT_CONFIG = "config.json", "hf_quant_config.json"
+
+
+TENSOR_NAMES = "tensor_names"
+"""Entry of torchao in the metadata of its safetensors."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +56,18 @@ def method(*names: str) -> Callable[[Evidence], bool]:
     return lambda evidence: evidence.method in names
 
 
+def is_torchao(evidence: Evidence) -> bool:
+    return evidence.method == "torchao" or TENSOR_NAMES in evidence.tensors.metadata
+
+
 FORMATS: dict[str, Format] = {
     "awq": Format(method("awq"), Awq),
     "gptq": Format(method("gptq"), Gptq),
     "hqq": Format(method("hqq"), Hqq),
+    "compressed-tensors": Format(method("compressed-tensors"), CompressedTensors),
+    "modelopt": Format(method("modelopt", "modelopt_fp4"), Modelopt),
+    "gpt-oss": Format(method("mxfp4"), GptOss),
+    "torchao": Format(is_torchao, Torchao),
     "dense": Format(lambda evidence: not evidence.quantization, Reader),
 }
 """Formats in safetensors, the first that is detected counts."""

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
+
 from gqc.checkpoints.files import FLOATS, Spec, Tensors
 from gqc.errors import GqcError
 
 if TYPE_CHECKING:
-    import torch
-
     from gqc.checkpoints.weights import Weight
     from gqc.schemes import Scheme
 
@@ -57,9 +57,9 @@ class Layer:
         return self.tensors.read(self.key(part), bits)
 
     def number(self, part: str) -> torch.Tensor:
-        """A float32 scalar, positive. Raises GqcError on anything else."""
+        """A float32 scalar, positive and normal. Raises GqcError on anything else."""
         value = self.read(part, ("F32", "BF16", "F16"), (), (1,)).float().reshape(())
-        if not value > 0:
+        if not value >= torch.finfo(torch.float32).tiny:
             raise self.error(part, f"is {value.item()}, expected a positive number")
         return value
 

@@ -40,11 +40,7 @@ def awq_words(codes: torch.Tensor) -> torch.Tensor:
     rows, columns = codes.shape
     return pack_rows(
         torch.stack(
-            [
-                codes[:, base + offset]
-                for base in range(0, columns, 8)
-                for offset in AWQ_ORDER
-            ],
+            [codes[:, base + offset] for base in range(0, columns, 8) for offset in AWQ_ORDER],
             dim=1,
         ),
         4,
@@ -114,7 +110,9 @@ def awq_gemv_fast(codes: torch.Tensor, zero: torch.Tensor, scale: torch.Tensor):
 
 def gptq(codes, zero, scale, bits: int, g_idx: torch.Tensor, version: int = 1):
     """codes [N, K], zero and scale [N, G]; v1 stores zero points less one."""
-    stored = [[(z - 1 if version == 1 else z) % (1 << bits) for z in row] for row in zero.T.tolist()]
+    stored = [
+        [(z - 1 if version == 1 else z) % (1 << bits) for z in row] for row in zero.T.tolist()
+    ]
     return {
         "qweight": pack_rows(codes, bits).T.contiguous(),
         "qzeros": int32([words(row, bits) for row in stored]),
