@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gqc.checkpoints.awq import Awq
 from gqc.checkpoints.compressed_tensors import CompressedTensors
 from gqc.checkpoints.files import PICKLES, Tensors, read_json, safetensors_of
+from gqc.checkpoints.gguf import Gguf
 from gqc.checkpoints.gpt_oss import GptOss
 from gqc.checkpoints.gptq import Gptq
 from gqc.checkpoints.hqq import Hqq
@@ -76,10 +77,11 @@ FORMATS: dict[str, Format] = {
 class Checkpoint:
     """A model on disk. Tensors are mapped, and read when they are asked for.
 
-    format: a name of `FORMATS`. config: the model's `config.json`, empty if there is none.
+    format: a name of `FORMATS`, or `gguf`. config: the model's `config.json`, empty if there is
+    none; of GGUF, what its metadata says.
     """
 
-    def __init__(self, path: Path, format: str, config: dict[str, Any], reader: Reader):
+    def __init__(self, path: Path, format: str, config: dict[str, Any], reader: Reader | Gguf):
         self.path, self.format, self.config, self.reader = path, format, config, reader
 
     def names(self) -> list[str]:
@@ -110,12 +112,15 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a folder with a config and safetensors, or one file of safetensors.
+    """Open a folder with a config and safetensors, or one file of safetensors or GGUF.
 
     Reads headers only. Nothing in the files is executed, and pickles are not opened. Raises
     GqcError on what is damaged, incomplete or unknown.
     """
     path = Path(path)
+    if (gguf := gguf_in(path)) is not None:
+        reader = Gguf(gguf)
+        return Checkpoint(path, "gguf", reader.config, reader)
     if path.suffix in PICKLES:
         raise GqcError(f"{path} is a pickle, which runs code when opened: convert it")
     if path.is_dir():
@@ -134,6 +139,16 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     raise GqcError(
         f"{path}: quant_method is {evidence.method!r}, expected one of {', '.join(FORMATS)}"
     )
+
+
+def gguf_in(path: Path) -> Path | None:
+    """The GGUF file that a path is, or the only one in a folder without safetensors."""
+    if path.is_file():
+        return path if path.suffix == ".gguf" else None
+    found = sorted(path.glob("*.gguf")) if not any(path.glob("*.safetensors*")) else []
+    if len(found) > 1:
+        raise GqcError(f"{path}: {len(found)} GGUF files; open one of them")
+    return found[0] if found else None
 
 
 def quantization_of(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
