@@ -241,10 +241,9 @@ class Gguf:
         if entry.type in DENSE:
             return self.dense(name, DENSE[entry.type], entry.shape)
         if entry.type not in BLOCK_TYPES:
-            known = ", ".join(block.name for block in BLOCK_TYPES.values())
+            known = ", ".join(("F32", "F16", "BF16", *(b.name for b in BLOCK_TYPES.values())))
             raise self.error(
-                self.stored[name],
-                f"is of ggml's type {entry.type}, expected F32, F16, BF16, {known}",
+                self.stored[name], f"is of type {entry.type} of ggml's, expected one of {known}"
             )
         return self.blocks(name, BLOCK_TYPES[entry.type], entry.shape)
 

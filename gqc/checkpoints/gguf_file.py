@@ -36,7 +36,7 @@ LONGEST, DIMENSIONS = 1 << 16, 4
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor: its shape, slowest dimension first, its ggml type, and its place after the header."""
+    """A tensor: its shape, slowest dimension first, its ggml type, its place after the header."""
 
     shape: tuple[int, ...]
     type: int
