@@ -149,7 +149,7 @@ def unpacked(layer: Layer, weights: Weights) -> BlockScaled:
 def lifted(layer: Layer, part: str, codes: torch.Tensor, bits: int) -> torch.Tensor:
     """Signed codes, int8, with 2^(b−1) added, uint8. Raises GqcError on those of more bits."""
     half = 1 << bits - 1
-    if codes.min() < -half or codes.max() >= half:
+    if int(codes.min()) < -half or int(codes.max()) >= half:
         raise layer.error(part, f"holds numbers of more than {bits} bits")
     return codes.view(torch.uint8) + half
 

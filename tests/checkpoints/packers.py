@@ -9,7 +9,7 @@ import torch
 
 
 def words(values: list[int], bits: int, width: int = 32) -> list[int]:
-    """Integers of `width` bits, as signed ones where torch has no other: bit i·b is code i's first."""
+    """Unsigned integers of `width` bits, in whose stream bit i·b is the first of code i."""
     stream = 0
     for i, value in enumerate(values):
         stream |= (value & (1 << bits) - 1) << i * bits
@@ -37,7 +37,7 @@ AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
 def awq_words(codes: torch.Tensor) -> torch.Tensor:
-    rows, columns = codes.shape
+    columns = codes.shape[1]
     return pack_rows(
         torch.stack(
             [codes[:, base + offset] for base in range(0, columns, 8) for offset in AWQ_ORDER],
@@ -119,3 +119,66 @@ def gptq(codes, zero, scale, bits: int, g_idx: torch.Tensor, version: int = 1):
         "scales": scale.T.contiguous(),
         "g_idx": g_idx.to(torch.int32),
     }
+
+
+def hqq(codes, zero, scale, bits: int, axis: int, group: int):
+    """codes [R, C] as grouped, zero and scale as they are; `shape` is the caller's.
+
+    The rows are cut into parts, and word r holds row r of each, the first part's highest.
+    """
+    width, parts, dtype = {
+        8: (8, 1, torch.uint8),
+        4: (4, 2, torch.uint8),
+        3: (3, 10, torch.int32),
+        2: (2, 4, torch.uint8),
+        1: (1, 8, torch.uint8),
+    }[bits]
+    rows = codes.tolist()
+    height = (len(rows) + parts - 1) // parts
+    rows += [[0] * len(rows[0])] * (height * parts - len(rows))
+    packed = [
+        [
+            sum(rows[part * height + r][c] << width * (parts - 1 - part) for part in range(parts))
+            for c in range(len(rows[0]))
+        ]
+        for r in range(height)
+    ]
+    return {
+        "W_q": torch.tensor(packed, dtype=dtype),
+        "scale": scale,
+        "zero": zero,
+        "nbits": torch.tensor(bits, dtype=torch.int32),
+        "group_size": torch.tensor(group, dtype=torch.int32),
+        "axis": torch.tensor(axis, dtype=torch.int32),
+        "packing": text("3bit_32" if bits == 3 else f"{bits}bit_u8"),
+        "view_as_float": torch.tensor(0, dtype=torch.uint8),
+        "quant_scale": torch.tensor(0, dtype=torch.uint8),
+        "quant_zero": torch.tensor(0, dtype=torch.uint8),
+        "compute_dtype": text("torch.float16"),
+        "unpack_view_dtype": text("torch.int32" if bits == 3 else "torch.uint8"),
+        "stores_quant_config": torch.tensor(1, dtype=torch.uint8),
+    }
+
+
+def text(value: str) -> torch.Tensor:
+    return torch.tensor([ord(c) for c in value], dtype=torch.uint8)
+
+
+def row_pairs(codes: torch.Tensor) -> torch.Tensor:
+    """uint8 [N/2, K] of signed codes [N, K]: row 2i in the low half, row 2i + 1 in the high one."""
+    rows = codes.tolist()
+    return torch.tensor(
+        [
+            [low & 15 | (high & 15) << 4 for low, high in zip(rows[i], rows[i + 1], strict=True)]
+            for i in range(0, len(rows), 2)
+        ],
+        dtype=torch.uint8,
+    )
+
+
+FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+
+def fp4_values(codes: torch.Tensor) -> torch.Tensor:
+    """float64 values of E2M1 codes."""
+    return torch.tensor([*FP4, *(-v for v in FP4)], dtype=torch.float64)[codes.long()]
