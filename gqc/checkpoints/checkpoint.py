@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gqc.checkpoints.awq import Awq
 from gqc.checkpoints.compressed_tensors import CompressedTensors
 from gqc.checkpoints.files import PICKLES, Tensors, read_json, safetensors_of
+from gqc.checkpoints.fp8 import Fp8
 from gqc.checkpoints.gguf import Gguf
 from gqc.checkpoints.gpt_oss import GptOss
 from gqc.checkpoints.gptq import Gptq
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 CONFIG, MODELOPT_CONFIG = "config.json", "hf_quant_config.json"
 
+
+CONFIG_KEYS = ("quantization_config", "compression_config")
+"""Keys of the quantization config in config.json; the second is compressed-tensors' old one."""
 
 TENSOR_NAMES = "tensor_names"
 """Entry of torchao in the metadata of its safetensors."""
@@ -67,6 +71,7 @@ FORMATS: dict[str, Format] = {
     "hqq": Format(method("hqq"), Hqq),
     "compressed-tensors": Format(method("compressed-tensors"), CompressedTensors),
     "modelopt": Format(method("modelopt", "modelopt_fp4"), Modelopt),
+    "fp8": Format(method("fp8"), Fp8),
     "gpt-oss": Format(method("mxfp4"), GptOss),
     "torchao": Format(is_torchao, Torchao),
     "dense": Format(lambda evidence: not evidence.quantization, Reader),
@@ -153,7 +158,8 @@ def gguf_in(path: Path) -> Path | None:
 
 def quantization_of(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """The quantization config, from config.json or from ModelOpt's own file; empty without one."""
-    quantization = config.get("quantization_config") or {}
+    key = next((key for key in CONFIG_KEYS if config.get(key)), CONFIG_KEYS[0])
+    quantization = config.get(key) or {}
     if not quantization and (folder / MODELOPT_CONFIG).is_file():
         quantization = read_json(folder / MODELOPT_CONFIG).get("quantization")
         if isinstance(quantization, dict):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +20,7 @@ from gqc.checkpoints.awq import SCALES, group_size
 from gqc.checkpoints.bits import unpack, words_of
 from gqc.checkpoints.files import Tensors, option
 from gqc.checkpoints.gptq import group_order
-from gqc.checkpoints.reader import Layer, Reader
+from gqc.checkpoints.reader import Layer, Reader, warn_of_inputs
 from gqc.checkpoints.weights import Permuted, block_scaled
 from gqc.errors import GqcError
 from gqc.formats.block_scaled import BlockScaled
@@ -284,11 +283,7 @@ class CompressedTensors(Reader):
         key = (inputs.get("type"), inputs.get("num_bits"), inputs.get("group_size"))
         scheme = next((s for known, s in ACTIVATIONS.items() if known == key), None)
         if scheme is None:
-            warnings.warn(
-                f"inputs that the checkpoint quantizes to {key[1]} bits ({key[0]}, strategy "
-                f"{inputs.get('strategy')}) are left as they are",
-                stacklevel=2,
-            )
+            warn_of_inputs(f"{key[1]} bits ({key[0]}, by {inputs.get('strategy')})")
             return None
         static = scheme.tensor_scale and layer.has("input_global_scale")
         return replace(scheme, static=static)

@@ -36,6 +36,8 @@ class Gptq(Reader):
                 f"quantization config: checkpoint_format is {form!r}, expected one of "
                 f"{', '.join(STORED_LESS)}: save the model in one of these"
             )
+        if option(quantization, "is_marlin_format", bool, False):
+            raise GqcError("quantization config: is_marlin_format is set: save the model without")
         if option(quantization, "pack_dtype", str, "int32") != "int32":
             raise GqcError("quantization config: pack_dtype must be int32")
         self.stored_less = STORED_LESS[form]

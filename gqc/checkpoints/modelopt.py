@@ -16,7 +16,7 @@ from gqc.checkpoints import microscaled
 from gqc.checkpoints.awq import SCALES
 from gqc.checkpoints.bits import unpack
 from gqc.checkpoints.files import Tensors, option
-from gqc.checkpoints.reader import Layer, Reader
+from gqc.checkpoints.reader import Layer, Reader, warn_of_inputs
 from gqc.checkpoints.weights import Prescaled, block_scaled
 from gqc.errors import GqcError
 from gqc.formats.block_scaled import BlockScaled
@@ -94,7 +94,10 @@ class Modelopt(Reader):
 
     def activation(self, name: str) -> Scheme | None:
         layer = self.quantized(name)
-        if layer is None or self.config_of(layer).get("quant_algo") not in QUANTIZED_INPUTS:
+        algorithm = self.config_of(layer).get("quant_algo") if layer else None
+        if layer is None or algorithm not in QUANTIZED_INPUTS:
+            if algorithm == "FP8":
+                warn_of_inputs(algorithm)
             return None
         return replace(NVFP4, static=layer.has("input_scale"))
 

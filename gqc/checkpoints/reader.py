@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -69,6 +70,13 @@ class Layer:
             return build()
         except GqcError as error:
             raise self.error(part, f"cannot be: {error}") from error
+
+
+def warn_of_inputs(form: str) -> None:
+    """Tell that gqc does not quantize inputs as a checkpoint says."""
+    warnings.warn(
+        f"inputs that the checkpoint quantizes to {form} are left as they are", stacklevel=3
+    )
 
 
 class Reader:

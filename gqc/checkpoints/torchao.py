@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +14,7 @@ from gqc.checkpoints.awq import SCALES
 from gqc.checkpoints.bits import unpack
 from gqc.checkpoints.compressed_tensors import integers, lifted
 from gqc.checkpoints.files import Tensors
-from gqc.checkpoints.reader import Layer, Reader
+from gqc.checkpoints.reader import Layer, Reader, warn_of_inputs
 from gqc.checkpoints.weights import Prescaled, Weight, block_scaled
 from gqc.errors import GqcError
 from gqc.formats.block_scaled import BlockScaled
@@ -237,10 +236,7 @@ class Torchao(Reader):
             if element is None or rounding not in ROUNDINGS:
                 raise tensor.error(f"has inputs of {element}, scales by {rounding!r}")
             return mx(element, rounding)
-        warnings.warn(
-            f"inputs that the checkpoint quantizes for {tensor.kind} are left as they are",
-            stacklevel=2,
-        )
+        warn_of_inputs(f"{tensor.kind}'s own")
         return None
 
     def input_scale(self, name: str) -> torch.Tensor | None:

@@ -93,6 +93,17 @@ def modelopt(algorithm: str) -> Sample:
     return sample(config, parts, weight)
 
 
+def fp8(n: int = 40, k: int = 96) -> Sample:
+    """Blocks of 16×64, which both edges cut."""
+    codes, scale = e4m3(n, k), scales_of(-(-n // 16), -(-k // 64), dtype=torch.float32)
+    weight = torch.empty(n, k, dtype=torch.float64)
+    for r in range(n):
+        for c in range(k):
+            weight[r, c] = codes[r, c].double() * scale[r // 16, c // 64].double()
+    config = {"quant_method": "fp8", "weight_block_size": [16, 64], "activation_scheme": "dynamic"}
+    return sample(config, {"weight": codes, "weight_scale_inv": scale}, weight)
+
+
 def e8m0(*shape: int, seed: int = 6) -> torch.Tensor:
     """Bytes of scales of about 1."""
     return (codes_of(4, *shape, seed=seed) + 120).to(torch.uint8)

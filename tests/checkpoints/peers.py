@@ -222,7 +222,7 @@ def blocks_of(type: Type, n: int, k: int) -> np.ndarray:
 
 def gguf_file(type: Type, architecture: str = "llama") -> Sample:
     """A file with every kind of tensor of a layer, its weights in blocks of one type."""
-    heads, kv_heads, n, k = 4, 2, 64, 256
+    heads, kv_heads, n, k = 4, 2, 32, 256
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.gguf"
         writer = gguf.GGUFWriter(path, architecture)

@@ -39,6 +39,7 @@ SAMPLES: dict[str, dict[str, Callable[[], Sample]]] = {
         algorithm: lambda algorithm=algorithm: packed.modelopt(algorithm)
         for algorithm in ("NVFP4", "W4A16_AWQ", "FP8", "MIXED_PRECISION")
     },
+    "fp8": {"blocks": packed.fp8},
     "gpt_oss": {"mxfp4": packed.gpt_oss},
     "compressed_tensors": peers.COMPRESSED_TENSORS,
     "torchao": peers.TORCHAO,
