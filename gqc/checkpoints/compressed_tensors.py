@@ -86,9 +86,8 @@ def finer(
     layer: Layer, part: str, dtypes: tuple[str, ...], block: tuple[int, int], shape: tuple[int, int]
 ) -> tuple[torch.Tensor, Block]:
     """Scales of blocks A×B, repeated for smaller ones where blocks at the edges are cut off."""
-    part_shape = tuple(-(-n // b) for n, b in zip(shape, block, strict=True))
-    scale = layer.read(part, dtypes, part_shape)
-    sizes = tuple(math.gcd(n, b) for n, b in zip(shape, block, strict=True))
+    scale = layer.read(part, dtypes, [-(-n // b) for n, b in zip(shape, block, strict=True)])
+    sizes = math.gcd(shape[0], block[0]), math.gcd(shape[1], block[1])
     for dim in (0, 1):
         repeated = scale.repeat_interleave(block[dim] // sizes[dim], dim)
         scale = repeated.narrow(dim, 0, shape[dim] // sizes[dim])

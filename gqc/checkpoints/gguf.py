@@ -6,6 +6,7 @@ scales of two levels, `d · sc`, whose products are exact in f32.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -248,7 +249,7 @@ class Gguf:
         return self.blocks(name, BLOCK_TYPES[entry.type], entry.shape)
 
     def dense(self, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
-        count = torch.Size(shape).numel() * dtype.itemsize
+        count = math.prod(shape) * dtype.itemsize
         tensor = self.file.bytes_of(self.stored[name], count).clone().view(dtype).view(shape)
         if not is_finite(tensor):
             raise self.error(self.stored[name], "holds inf or NaN; the file is damaged")
@@ -263,7 +264,7 @@ class Gguf:
             raise self.error(
                 self.stored[name], f"is {block.name} {list(shape)}, K not of {block.elements}"
             )
-        count = torch.Size(shape).numel() // block.elements
+        count = math.prod(shape) // block.elements
         raw = self.file.bytes_of(self.stored[name], count * block.bytes)
         raw = raw.view(*leading, k // block.elements, block.bytes)
         codes, scale, zero = (

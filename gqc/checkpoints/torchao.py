@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -79,7 +80,7 @@ class Subclass:
         if not self.data.get("is_swizzled_scales"):
             return self.layer.read(self.part(name), dtypes, (n, k))
         spec, shape = self.layer.spec(self.part(name)), swizzled_shape(n, k)
-        if torch.Size(spec.shape).numel() != torch.Size(shape).numel():
+        if math.prod(spec.shape) != math.prod(shape):
             raise self.error(f"has scales {spec}, expected swizzled ones of {[n, k]}")
         stored = self.layer.read(self.part(name), dtypes, spec.shape)
         return unswizzle(stored.reshape(shape), n, k)

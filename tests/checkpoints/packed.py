@@ -47,15 +47,18 @@ def gptq(bits: int, version: int, order: bool, group: int = 32, sym: bool = Fals
     return sample(config, packers.gptq(codes, zero, scale, bits, g_idx, version), weight)
 
 
-def hqq(bits: int, axis: int, group: int = 32, dtype: torch.dtype = torch.float16) -> Sample:
+def hqq(bits: int, axis: int, group: int = 32, view_as_float: bool = False) -> Sample:
     n, k = 64, 96
     shape, one = ((n * k // group, group), 1) if axis == 1 else ((group, n * k // group), 0)
     codes = codes_of(bits, *shape)
     meta = [1 if dim == one else size for dim, size in enumerate(shape)]
-    scale, zero = scales_of(*meta, dtype=dtype), scales_of(*meta, dtype=dtype, seed=3) * 20
+    scale, zero = scales_of(*meta), scales_of(*meta, seed=3) * 20
     weight = ((codes - zero.double()) * scale.double()).reshape(n, k)
     parts = packers.hqq(codes, zero, scale, bits, axis, group)
     parts["shape"] = torch.tensor([n, k])
+    if view_as_float:
+        parts["W_q"] = parts["W_q"].view(torch.float16)
+        parts["view_as_float"] = torch.tensor(1, dtype=torch.uint8)
     params = {"nbits": bits, "group_size": group, "axis": axis}
     config = {"quant_method": "hqq", "quant_config": {"weight_quant_params": params}}
     return sample(config, parts, weight)

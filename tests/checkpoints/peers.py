@@ -15,8 +15,12 @@ import torchao.quantization as ao
 from checkpoints.sample import LAYER, Sample, generator, sample, scales_of
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
-from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
-from compressed_tensors.quantization.quant_scheme import NVFP4
+from compressed_tensors.quantization import (
+    QuantizationArgs,
+    QuantizationScheme,
+    QuantizationStrategy,
+)
+from compressed_tensors.quantization.quant_scheme import MXFP4, MXFP8, NVFP4
 from gguf import GGMLQuantizationType as Type
 from torchao.prototype.mx_formats.config import ScaleCalculationMode
 from torchao.prototype.mx_formats.mx_tensor import MXTensor, QuantizeTensorToMXKwargs
@@ -24,8 +28,10 @@ from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor, QuantizeTenso
 from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
 from torchao.quantization.granularity import PerRow, PerTensor
 from torchao.quantization.quant_primitives import MappingType
+from torchao.quantization.quantize_.workflows import QuantizeTensorToFloat8Kwargs
 
 N, K = 48, 192
+flatten: Any = flatten_tensor_state_dict  # annotated with plain tensors only
 
 
 def weight(n: int = N, k: int = K) -> torch.Tensor:
@@ -56,7 +62,7 @@ def compressed(form: str, dtype: torch.dtype = torch.bfloat16, **arguments: Any)
         half = 1 << args.num_bits - 1
         zero = torch.randint(-half, half, shape, generator=generator(5))
         state["weight_zero_point"] = zero.to(torch.int8)
-    compressor = BaseCompressor.get_value_from_registry(form)
+    compressor: Any = BaseCompressor.get_value_from_registry(form)
     parts = compressor.compress(state, scheme)
     expected = compressor.decompress(parts, scheme)["weight"]
     if form.startswith("nvfp4"):
@@ -120,6 +126,23 @@ COMPRESSED_TENSORS: dict[str, Callable[[], Sample]] = {
     "mxfp4": lambda: compressed(
         "mxfp4-pack-quantized", type="float", strategy="group", group_size=32
     ),
+    **{
+        f"mxfp{bits}_inputs": lambda bits=bits, inputs=inputs: compressed(
+            f"mxfp{bits}-pack-quantized" if bits == 4 else "mxfp8-quantized",
+            type="float",
+            num_bits=bits,
+            strategy="group",
+            group_size=32,
+            inputs=inputs["input_activations"],
+        )
+        for bits, inputs in ((4, MXFP4), (8, MXFP8))
+    },
+    "int_inputs": lambda: compressed(
+        "int-quantized",
+        num_bits=8,
+        strategy="channel",
+        inputs=QuantizationArgs(num_bits=8, strategy=QuantizationStrategy.TOKEN, dynamic=True),
+    ),
     "mxfp6": lambda: compressed(
         "mxfp6-pack-quantized", type="float", num_bits=6, strategy="group", group_size=32
     ),
@@ -131,7 +154,7 @@ COMPRESSED_TENSORS: dict[str, Callable[[], Sample]] = {
 
 def torchao(tensor: torch.Tensor) -> Sample:
     """A tensor subclass as torchao flattens it, and dequantizes it."""
-    tensors, metadata = flatten_tensor_state_dict({f"{LAYER}.weight": tensor})
+    tensors, metadata = flatten({f"{LAYER}.weight": tensor})
     dequantize: Any = tensor.dequantize
     takes_dtype = isinstance(tensor, (NVFP4Tensor, MXTensor))
     expected = dequantize(torch.float32) if takes_dtype else dequantize()
@@ -150,7 +173,7 @@ def mx(dtype: torch.dtype, **arguments: Any) -> Sample:
 
 def intx(bits: int, mapping: MappingType, group: int = 32) -> Sample:
     dtype = getattr(torch, f"int{bits}")
-    quantize = ao.IntxUnpackedToInt8Tensor.from_hp
+    quantize: Any = ao.IntxUnpackedToInt8Tensor.from_hp
     return torchao(quantize(weight(), (1, group), dtype, mapping_type=mapping))
 
 
@@ -161,7 +184,7 @@ def int4() -> Sample:
     zero = scales_of(K // 32, N, dtype=torch.bfloat16, seed=4)
     packed = (codes[:, ::2] & 15 | (codes[:, 1::2] & 15) << 4).to(torch.uint8).view(torch.int8)
     tensor = ao.Int4Tensor(packed, scale, zero, [1, 32], torch.Size([N, K]))
-    tensors, metadata = flatten_tensor_state_dict({f"{LAYER}.weight": tensor})
+    tensors, metadata = flatten({f"{LAYER}.weight": tensor})
     parts = {name.removeprefix(f"{LAYER}."): part for name, part in tensors.items()}
     spread = [part.T.double().repeat_interleave(32, 1) for part in (scale, zero)]
     expected = codes * spread[0] + spread[1]
@@ -195,6 +218,9 @@ TORCHAO: dict[str, Callable[[], Sample]] = {
         ao.Int8Tensor.from_hp(weight(), PerRow(), mapping_type=MappingType.ASYMMETRIC)
     ),
     "float8_row": lambda: torchao(ao.Float8Tensor.from_hp(weight())),
+    "float8_inputs": lambda: torchao(
+        ao.Float8Tensor.from_hp(weight(), act_quant_kwargs=QuantizeTensorToFloat8Kwargs())
+    ),
     "float8_tensor": lambda: torchao(ao.Float8Tensor.from_hp(weight(), granularity=PerTensor())),
 }
 

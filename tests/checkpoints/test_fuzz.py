@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints.sample import Sample
+from checkpoints.sample import Sample, tensors_of
 from checkpoints.samples import SAMPLES
-from safetensors import deserialize
 from safetensors.torch import save
 
 from gqc.checkpoints.checkpoint import open_checkpoint
@@ -26,13 +25,6 @@ from gqc.errors import GqcError
 CASES = int(os.environ.get("GQC_FUZZ_CASES", "300"))
 MEMORY = 1 << 30
 """Bytes that reading a damaged file of some kilobytes may take, at most."""
-
-DTYPES = {
-    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
-    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8},
-    **{"U8": torch.uint8, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2},
-    "F8_E8M0": torch.float8_e8m0fnu,
-}
 
 Files = dict[str, bytes]
 VALUES = (None, True, -1, 0, 1, 3, 5, 17, 64, 1 << 31, 1 << 63, 10**30, 0.5, "", "x", "../x")
@@ -121,15 +113,6 @@ def changed(random: random.Random, tensor: torch.Tensor) -> torch.Tensor:
                 if len(raw):
                     raw[random.randrange(len(raw))] = random.randrange(256)
             return raw.view(tensor.dtype).view(tensor.shape)
-
-
-def tensors_of(content: bytes) -> dict[str, torch.Tensor]:
-    """All that safetensors hold; their own function of this kind knows no E8M0."""
-    result = {}
-    for name, entry in deserialize(content):
-        raw = torch.tensor(list(entry["data"]), dtype=torch.uint8)
-        result[name] = raw.view(DTYPES[entry["dtype"]]).view(entry["shape"])
-    return result
 
 
 def edit_tensors(random: random.Random, files: Files) -> None:

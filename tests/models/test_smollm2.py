@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import gqc
-from gqc.tools.models import smollm2, wikitext2
+from gqc.checkpoints.checkpoint import open_checkpoint
+from gqc.checkpoints.weights import dense
+from gqc.tools.models import SMOLLM2, fetch, smollm2, wikitext2
 from gqc.tools.perplexity import perplexity, token_windows
 
 LAYERS = 210
@@ -57,3 +59,15 @@ def test_generate_says_the_same(language_model) -> None:
     with torch.inference_mode():
         texts = [m.generate(prompt, max_new_tokens=8, do_sample=False) for m in (model, compiled)]
     assert torch.equal(*texts)
+
+
+@pytest.mark.slow
+def test_its_gguf_is_read_as_transformers_reads_it(language_model) -> None:
+    """To the bit, rows of rotary layers in the order of the dense model."""
+    (path,) = fetch(SMOLLM2)
+    checkpoint = open_checkpoint(path)
+    expected = dict(language_model[0].named_parameters())
+    assert set(checkpoint.names()) == expected.keys()
+    for name, parameter in expected.items():
+        found = dense(checkpoint.read(name), torch.float64).float()
+        assert torch.equal(found, parameter.detach()), name

@@ -1,0 +1,88 @@
+"""The files of a checkpoint: indices, shards, headers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from checkpoints.packed import plain
+
+from gqc.checkpoints.files import option
+from gqc.errors import GqcError
+
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("../model.safetensors", "/etc/model.safetensors", "sub/model.safetensors"),
+        *("..\\model.safetensors", "C:model.safetensors", ".safetensors", "model.bin", ""),
+    ],
+)
+def test_indices_do_not_leave_the_folder(place: str, tmp_path: Path) -> None:
+    sample = plain(3)
+    index = json.loads(sample.files[INDEX])
+    index["weight_map"]["model.layers.0.weight"] = place
+    sample.files[INDEX] = json.dumps(index).encode()
+    (tmp_path.parent / "model.safetensors").write_bytes(b"")
+    with pytest.raises(GqcError, match="is not the name of a safetensors file beside it"):
+        sample.open(tmp_path)
+
+
+def test_missing_shards_are_named(tmp_path: Path) -> None:
+    sample = plain(3)
+    del sample.files["model-00002-of-00003.safetensors"]
+    with pytest.raises(GqcError, match=r"missing model-00002-of-00003.*fetch all 3 shards"):
+        sample.open(tmp_path)
+
+
+def test_an_index_must_tell_the_truth(tmp_path: Path) -> None:
+    sample = plain(3)
+    index = json.loads(sample.files[INDEX])
+    index["weight_map"]["lm_head.weight"] = "model-00001-of-00003.safetensors"
+    sample.files[INDEX] = json.dumps(index).encode()
+    with pytest.raises(GqcError, match=r"lm_head.weight in model-00001.*does not hold it"):
+        sample.open(tmp_path)
+
+
+def test_a_tensor_is_in_one_shard(tmp_path: Path) -> None:
+    sample = plain(3)
+    shards = [name for name in sample.files if name.startswith("model-")]
+    sample.files[shards[1]] = sample.files[shards[0]]
+    with pytest.raises(GqcError, match=r"model\.layers\.\d\.weight is in model-00001"):
+        sample.open(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{", b"\xff", b"[" * 100_000, b"{} {}"])
+def test_json_must_be_an_object(content: bytes, tmp_path: Path) -> None:
+    for name, sample in (("config.json", plain(1)), (INDEX, plain(3))):
+        sample.files[name] = content
+        with pytest.raises(GqcError, match=name):
+            sample.open(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 8, 100, -1])
+def test_truncated_files_are_refused(keep: int, tmp_path: Path) -> None:
+    sample = plain(1)
+    sample.files["model.safetensors"] = sample.files["model.safetensors"][:keep]
+    with pytest.raises(GqcError, match=r"model\.safetensors: no readable safetensors file"):
+        sample.open(tmp_path)
+
+
+def test_files_that_are_too_long_are_refused(tmp_path: Path) -> None:
+    sample = plain(1)
+    sample.files["model.safetensors"] += b"\0"
+    with pytest.raises(GqcError, match="not fully covered"):
+        sample.open(tmp_path)
+
+
+def test_options_have_a_kind() -> None:
+    assert option({"bits": 4}, "bits", int) == 4
+    assert option({"bits": None}, "bits", int, 3) == 3
+    for value in (True, "4", 4.0, [4]):
+        with pytest.raises(GqcError, match=r"bits is .*, expected int"):
+            option({"bits": value}, "bits", int)
+    with pytest.raises(GqcError, match="bits is None, expected int"):
+        option({}, "bits", int)
