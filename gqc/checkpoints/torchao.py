@@ -19,7 +19,7 @@ from gqc.checkpoints.reader import Layer, Reader, warn_of_inputs
 from gqc.checkpoints.weights import Prescaled, Weight, block_scaled
 from gqc.errors import GqcError
 from gqc.formats.block_scaled import BlockScaled
-from gqc.formats.byte_layouts import swizzled_shape, unswizzle
+from gqc.formats.byte_layouts import SCALE_PLACES
 from gqc.schemes import NVFP4, Scheme, mx
 
 MX_ELEMENTS = {
@@ -79,11 +79,12 @@ class Subclass:
         """Block scales [N, K/B], which may be swizzled."""
         if not self.data.get("is_swizzled_scales"):
             return self.layer.read(self.part(name), dtypes, (n, k))
-        spec, shape = self.layer.spec(self.part(name)), swizzled_shape(n, k)
+        place = SCALE_PLACES["swizzle_32_4_4"]
+        spec, shape = self.layer.spec(self.part(name)), place.shape(n, k)
         if math.prod(spec.shape) != math.prod(shape):
             raise self.error(f"has scales {spec}, expected swizzled ones of {[n, k]}")
         stored = self.layer.read(self.part(name), dtypes, spec.shape)
-        return unswizzle(stored.reshape(shape), n, k)
+        return place.take(stored.reshape(shape), n, k)
 
 
 def nvfp4(tensor: Subclass) -> BlockScaled:

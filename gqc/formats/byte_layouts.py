@@ -10,7 +10,7 @@ row of `SCALE_PLACES`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 STORED = {"f6E2M3FN": "f8E4M3FN", "f6E3M2FN": "f8E4M3FN"}
 """Elements that are stored as codes of another."""
 
-ATOM_ROWS, ATOM_COLUMNS = 128, 4
-"""Rows and columns of scales of one tile of `swizzle_32_4_4`, 512 bytes."""
-
 
 def stored_element(name: str) -> str:
     """The element whose codes hold those of an element in bytes."""
@@ -40,63 +37,94 @@ def stored_element(name: str) -> str:
 
 @dataclass(frozen=True)
 class ScalePlace:
-    """One row: `place` takes scales [R, G] to their form, of `shape(R, G)`; `take(part, R, G)` is
-    its inverse. R may be dynamic in a shape."""
+    """One row: scales [R, G] in tiles that lie after each other, rows of tiles after each other.
 
-    shape: Callable[[int, int], Shape]
-    place: Callable[[torch.Tensor], torch.Tensor]
-    take: Callable[[torch.Tensor, int, int], torch.Tensor]
-
-
-def swizzled_shape(rows: int, blocks: int) -> Shape:
-    tiles = DYNAMIC_INDEX if rows == DYNAMIC_INDEX else -(-rows // ATOM_ROWS)
-    return tiles, -(-blocks // ATOM_COLUMNS), 2, 256
-
-
-def swizzle(scale: torch.Tensor) -> torch.Tensor:
-    """Tiles of 128×4 scales, of which row r, column c is at byte 16·(r mod 32) + 4·(r div 32) + c.
-
-    NVIDIA, cuBLAS, 1D block scaling factors layout. Scales past the last row or column are byte 0.
+    rows, columns: a scale's row and column in its tile, split into digits with these extents, the
+    highest first: (4, 32) is row div 32, row mod 32. order: the digits, rows' before columns',
+    as they count the bytes of a tile, the slowest first. stored: the shape a tile's bytes have in
+    arrays. Without digits a tile is one scale. Scales past the last row or column are byte 0.
     """
-    import torch
 
-    rows, blocks = scale.shape
-    high, wide, *_ = swizzled_shape(rows, blocks)
-    padded = scale.new_zeros(high * ATOM_ROWS, wide * ATOM_COLUMNS, dtype=torch.uint8)
-    padded[:rows, :blocks] = scale.view(torch.uint8)
-    tiles = padded.view(high, 4, 32, wide, ATOM_COLUMNS).permute(0, 3, 2, 1, 4)
-    return tiles.reshape(high, wide, 2, 256).view(scale.dtype)
+    rows: tuple[int, ...] = ()
+    columns: tuple[int, ...] = ()
+    order: tuple[int, ...] = ()
+    stored: tuple[int, ...] = ()
 
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Rows and columns of a tile."""
+        return math.prod(self.rows), math.prod(self.columns)
 
-def unswizzle(part: torch.Tensor, rows: int, blocks: int) -> torch.Tensor:
-    import torch
+    @property
+    def digits(self) -> tuple[int, ...]:
+        """Extents of the digits in the order of bytes."""
+        return tuple([(*self.rows, *self.columns)[i] for i in self.order])
 
-    high, wide, *_ = part.shape
-    tiles = part.view(torch.uint8).view(high, wide, 32, 4, ATOM_COLUMNS).permute(0, 3, 2, 1, 4)
-    padded = tiles.reshape(high * ATOM_ROWS, wide * ATOM_COLUMNS)
-    return padded[:rows, :blocks].contiguous().view(part.dtype)
+    @property
+    def there(self) -> tuple[int, ...]:
+        """The permutation of [tiles, *rows, tiles, *columns] to [tiles, tiles, *digits]."""
+        beyond = len(self.rows)
+        return 0, 1 + beyond, *[1 + i + (i >= beyond) for i in self.order]
+
+    @property
+    def back(self) -> tuple[int, ...]:
+        """The permutation of [tiles, tiles, *digits] to [tiles, *rows, tiles, *columns]."""
+        return tuple([self.there.index(i) for i in range(len(self.there))])
+
+    def split(self, high: int, wide: int) -> tuple[int, ...]:
+        """Extents [tiles, *rows, tiles, *columns] of so many tiles."""
+        return high, *self.rows, wide, *self.columns
+
+    def shape(self, rows: int, blocks: int) -> Shape:
+        """The shape of the array of R×G scales; R may be dynamic."""
+        height, width = self.tile
+        high = DYNAMIC_INDEX if rows == DYNAMIC_INDEX else -(-rows // height)
+        return high, -(-blocks // width), *self.stored
+
+    def place(self, scale: torch.Tensor) -> torch.Tensor:
+        """Scales [R, G] of 8 bits at their places."""
+        import torch
+
+        rows, blocks = scale.shape
+        shape, (height, width) = self.shape(rows, blocks), self.tile
+        high, wide, *_ = shape
+        padded = scale.new_zeros(high * height, wide * width, dtype=torch.uint8)
+        padded[:rows, :blocks] = scale.view(torch.uint8)
+        tiles = padded.view(self.split(high, wide)).permute(self.there)
+        return tiles.reshape(shape).view(scale.dtype)
+
+    def take(self, part: torch.Tensor, rows: int, blocks: int) -> torch.Tensor:
+        """Scales [R, G] from their places."""
+        import torch
+
+        (high, wide, *_), (height, width) = part.shape, self.tile
+        tiles = part.view(torch.uint8).reshape(high, wide, *self.digits).permute(self.back)
+        padded = tiles.reshape(high * height, wide * width)
+        return padded[:rows, :blocks].contiguous().view(part.dtype)
 
 
 SCALE_PLACES: dict[str, ScalePlace] = {
-    "linear": ScalePlace(
-        shape=lambda rows, blocks: (rows, blocks),
-        place=lambda scale: scale,
-        take=lambda part, rows, blocks: part,
-    ),
-    # Blackwell's tensor memory takes scales as they lie; two lines of 256 bytes are what its
-    # copies of tiles can move.
-    "swizzle_32_4_4": ScalePlace(shape=swizzled_shape, place=swizzle, take=unswizzle),
+    "linear": ScalePlace(),
+    # NVIDIA's layout of 1D block scaling factors (cuBLAS): of 128×4 scales, row r, column c at byte
+    # 16·(r mod 32) + 4·(r div 32) + c. Blackwell's tensor memory takes scales as they lie; two
+    # lines of 256 bytes are what its copies of tiles can move.
+    "swizzle_32_4_4": ScalePlace((4, 32), (4,), order=(1, 0, 2), stored=(2, 256)),
+    # AMD's for 16×16×128 on CDNA4 (AITER's e8m0_shuffle): of 32×8 scales, row r, column c at byte
+    # 64·(c mod 4) + 4·(r mod 16) + 2·(c div 4) + r div 16. A lane finds the scales of four
+    # instructions in one word.
+    "shuffle_32_8": ScalePlace((2, 16), (2, 4), order=(3, 1, 2, 0), stored=(256,)),
 }
+
+TILE_ROWS = {2 + len(place.stored): place.tile[0] for place in SCALE_PLACES.values()}
+"""Rows of a tile by the rank of an array, which tells places apart."""
 
 
 def sized(shape: Shape, rows: int) -> Shape:
-    """A shape whose leading dimension may be dynamic, for an activation of this many rows.
-
-    The dimension counts rows, but of swizzled scales [tiles, ceil(G/4), 2, 256] tiles of them.
-    """
+    """The shape of an array for an activation of this many rows: where its leading dimension is
+    dynamic, it counts rows, or tiles of scales."""
     if shape[0] != DYNAMIC_INDEX:
         return shape
-    return -(-rows // (ATOM_ROWS if len(shape) == 4 else 1)), *shape[1:]
+    return -(-rows // TILE_ROWS[len(shape)]), *shape[1:]
 
 
 @dataclass(frozen=True)

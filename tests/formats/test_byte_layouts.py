@@ -72,6 +72,21 @@ def test_swizzled_scales_are_those_of_torchao(rows: int, blocks: int) -> None:
     assert torch.equal(ours.view(torch.uint8).flatten(), to_blocked(scale).flatten())
 
 
+@pytest.mark.parametrize(("rows", "blocks"), [(32, 8), (64, 24), (33, 3)])
+def test_shuffled_scales_lie_as_the_formula_says(rows: int, blocks: int) -> None:
+    """Tiles of 32×8; each lane's four, of two rows and two columns, are one word."""
+    generator = torch.Generator().manual_seed(rows)
+    scale = torch.randint(1, 255, (rows, blocks), generator=generator, dtype=torch.uint8)
+    ours = SCALE_PLACES["shuffle_32_8"].place(scale.view(torch.float8_e8m0fnu))
+    found = ours.view(torch.uint8)
+    assert ours.shape == (-(-rows // 32), -(-blocks // 8), 256)
+    for r in range(rows):
+        for c in range(blocks):
+            byte = 64 * (c % 4) + 4 * (r % 16) + 2 * (c % 8 // 4) + r % 32 // 16
+            assert found[r // 32, c // 8, byte] == scale[r, c]
+    assert found.count_nonzero() == rows * blocks
+
+
 def test_rows_of_an_activation_are_dynamic() -> None:
     text = """
     func.func @f(%c : tensor<2x?x64xi8>, %s : tensor<?x1x2x256xf8E8M0FNU>) {
