@@ -117,16 +117,17 @@ class GqFunctions(InterpreterFunctions):
         name = next(k for most, k in op.buckets if rows <= most or most == ANY)
         kernel = interpreter.get_op_for_symbol(name)
         assert isinstance(kernel, tile.KernelOp)
-        count, arrays = len(op.outputs), kernel.body.block.args
+        arrays = kernel.body.block.args
         inputs = [
             arg.reshape(-1, arg.shape[-1]) if len(tile.shape_of(array)) == 2 else arg
             for arg, array in zip(args, arrays, strict=False)
         ]
+        types = [output.type for output in op.outputs]
+        shapes = [sized(type_.get_shape(), rows) for type_ in types[:-1]]
+        shapes.append((rows, types[-1].get_shape()[-1]))
         outputs = [
-            args[0].new_empty(
-                sized(tile.shape_of(array), rows), dtype=DTYPES[tile.element_of(array)]
-            )
-            for array in kernel.body.block.args[-count:]
+            args[0].new_empty(shape, dtype=DTYPES[type_.get_element_type()])
+            for shape, type_ in zip(shapes, types, strict=True)
         ]
         run_kernel(interpreter, kernel, (*inputs, *outputs))
         last = outputs[-1].reshape(*outer, outputs[-1].shape[-1])

@@ -17,13 +17,21 @@ PROGRAM = "program_id"
 
 
 def run_kernel(interpreter: Interpreter, kernel: tile.KernelOp, arrays: Sequence[Any]) -> None:
-    """Run a kernel on its arguments; the last is written."""
+    """Run a kernel on its arguments, of which the last is the one whose tiles programs make.
+
+    An array may be of another shape with the same elements, as where a kernel views its dimensions
+    split.
+    """
     rows, columns = arrays[-1].shape
+    views = []
+    for given, array in zip(arrays, kernel.body.block.args, strict=True):
+        _, *shape = tile.shape_of(array)
+        views.append(given if given.dim() == 1 + len(shape) else given.view(-1, *shape))
     tile_rows, tile_columns = kernel.tile_sizes
     for i in range(-(-rows // tile_rows)):
         for j in range(-(-columns // tile_columns)):
             interpreter.set_data(TileFunctions, PROGRAM, (i, j))
-            interpreter.run_ssacfg_region(kernel.body, tuple(arrays), kernel.sym_name.data)
+            interpreter.run_ssacfg_region(kernel.body, tuple(views), kernel.sym_name.data)
 
 
 def window(array: Any, shape: Sequence[int], offsets: Sequence[int]) -> tuple[slice | int, ...]:

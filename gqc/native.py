@@ -28,8 +28,9 @@ class Native:
     matrix: the kind of instruction, as PTX names it (AMD has one). instruction: how its name begins
     in a disassembly. widen_x, widen_w: the element that codes are widened to in registers, or None.
     layout, scales: of `#gq.layout` for both operands (`gqc.formats.byte_layouts`). tilings: by
-    rows. loads: how tiles are loaded, `pointers` or `tma`. since: the first Triton version that is
-    known to do it.
+    rows. loads: how tiles are loaded, `pointers` or `tma`. nonkdim: rows and columns of one
+    instruction, where there are several to choose from, else 0. since: the first Triton version
+    that is known to do it.
     """
 
     matrix: str
@@ -40,6 +41,7 @@ class Native:
     loads: str = "pointers"
     widen_x: str | None = None
     widen_w: str | None = None
+    nonkdim: int = 0
     since: str = "3.6"
 
 
@@ -56,7 +58,7 @@ GEFORCE_4 = (
     Tiling(ANY, 128, 128, 256, 8, 2),
 )
 CDNA4 = (
-    Tiling(16, 16, 64, 256, 4, 2),
+    Tiling(32, 32, 64, 256, 4, 2),
     Tiling(64, 64, 64, 256, 4, 2),
     Tiling(ANY, 128, 128, 256, 8, 2),
 )
@@ -64,6 +66,10 @@ CDNA4 = (
 
 def blackwell(matrix: str, instruction: str, tilings: tuple[Tiling, ...]) -> Native:
     return Native(matrix, instruction, tilings, "swizzle_32_4_4", loads="tma")
+
+
+def cdna4() -> Native:
+    return Native("mxf8f6f4", "v_mfma_scale", CDNA4, "shuffle_32_8", nonkdim=16)
 
 
 Key = tuple[str, str, str, str]
@@ -87,12 +93,12 @@ def native_table() -> dict[Key, Native]:
     for x in bytes_:
         for w in bytes_:
             add("sm_120", x, w, Native("mxf8f6f4", "QMMA.SF", GEFORCE_8))
-            add("gfx950", x, w, Native("mxf8f6f4", "v_mfma_scale", CDNA4))
+            add("gfx950", x, w, cdna4())
         add("sm_120", x, FP4, Native("mxf8f6f4", "QMMA.SF", GEFORCE_8, widen_w=E4M3))
-        add("gfx950", x, FP4, Native("mxf8f6f4", "v_mfma_scale", CDNA4))
+        add("gfx950", x, FP4, cdna4())
     add("sm_120", FP4, FP4, Native("mxf4nvf4", "OMMA.SF", GEFORCE_4))
     add("sm_120", FP4, FP4, Native("mxf4nvf4", "OMMA.SF", GEFORCE_4), E4M3)
-    add("gfx950", FP4, FP4, Native("mxf8f6f4", "v_mfma_scale", CDNA4))
+    add("gfx950", FP4, FP4, cdna4())
     return table
 
 

@@ -47,6 +47,10 @@ class KernelBuilder(ABC):
             self.constants[value] = named(op, f"c{value}")
         return self.constants[value]
 
+    def units(self, value: SSAValue, size: int, name: str) -> SSAValue:
+        """An offset in units of so many elements."""
+        return value if size == 1 else named(arith.DivUIOp(value, self.constant(size)), name)
+
 
 def named(op: Operation, name: str) -> SSAValue:
     """The op's result, with a name that printed kernels keep."""

@@ -27,7 +27,7 @@ from xdsl.ir import Attribute, Block, Region, SSAValue
 
 from gqc.dialects import gq, tile
 from gqc.dialects.fx import CallOp
-from gqc.formats.byte_layouts import ATOM_COLUMNS, ATOM_ROWS, stored_element
+from gqc.formats.byte_layouts import SCALE_PLACES, ScalePlace, stored_element
 from gqc.formats.elements import ELEMENTS
 from gqc.passes.kernel_builder import KernelBuilder, cast, named
 from gqc.passes.producer_tiles import ProducerTiles
@@ -53,9 +53,9 @@ class Decoded:
 class Packed:
     """scale, then codes as bytes i8 [M, K · bits / 8], the even ones of 4 bits low.
 
-    These are the parts of the layout `bytes` (`gqc.formats.byte_layouts`), scales at the place that
-    it calls `scales`: linear, or swizzle_32_4_4, where blocks beyond the end of a row have the
-    scale of zeros. (Rows beyond the end have it too, unless the kernel makes single rows.)
+    These are the parts of the layout `bytes`, scales at the place that `SCALE_PLACES` calls
+    `scales`. In tiles, blocks beyond the end of a row have the scale of zeros. (Rows beyond the
+    end have it too, unless the kernel makes single rows.)
     """
 
     scales: str
@@ -64,8 +64,8 @@ class Packed:
         return f"packed_{self.scales}"
 
     @property
-    def swizzled(self) -> bool:
-        return self.scales == "swizzle_32_4_4"
+    def place(self) -> ScalePlace:
+        return SCALE_PLACES[self.scales]
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ FUSED = {"cpu": QuantizeTiling(1, 0, 128), "triton": QuantizeTiling(1, 0, 4096, 
 SUM_STEP = {"cpu": 64, "triton": 4096}
 """Columns that a row is summed by: on a CPU what registers hold."""
 
-SWIZZLED = QuantizeTiling(128, 128, 128, 16)
-"""Where scales are swizzled, a program fills whole panels of theirs: 128 rows by 4 blocks."""
+PER_WARP = 1024
+"""Elements of a tile, of which a thread takes 32."""
 
 
 def build_quantize(
@@ -125,15 +125,22 @@ class QuantizeKernel(KernelBuilder):
         self.k, self.block = shape[-1], self.type.block_of(shape)[-1]
         self.packed = isinstance(self.form, Packed)
         self.stored = ELEMENTS[stored_element(self.type.format.name)]
-        self.swizzled = isinstance(self.form, Packed) and self.form.swizzled
+        self.place = self.form.place if isinstance(self.form, Packed) else ScalePlace()
         self.backend = resolve(self.target).backend
-        tiling = SWIZZLED if self.swizzled else TILINGS[self.backend]
+        tiling = (TILINGS if self.fused is None else FUSED)[self.backend]
         if self.fused is not None:
-            tiling = FUSED[self.backend]
             tiling = replace(tiling, step=min(tiling.step, power_of_two(self.k)))
+        elif self.place.digits:
+            tiling = self.whole_tiles()
         self.rows, self.warps = tiling.rows, tiling.warps
-        self.step = max(tiling.step, self.block * (ATOM_COLUMNS if self.swizzled else 1))
+        self.step = max(tiling.step, self.block * self.place.tile[1])
         self.columns = max(tiling.columns, self.block) if tiling.columns else self.k
+
+    def whole_tiles(self) -> QuantizeTiling:
+        """Programs that fill whole tiles of scales, of 128 columns at least."""
+        rows, blocks = self.place.tile
+        columns = max(blocks * self.block, 128)
+        return QuantizeTiling(rows, columns, columns, rows * columns // PER_WARP)
 
     def arguments(self) -> dict[str, MemRefType]:
         """Names and types of the kernel's arrays, in order."""
@@ -144,8 +151,10 @@ class QuantizeKernel(KernelBuilder):
             return {**types, "y": MemRefType(self.form.element, (DYNAMIC_INDEX, self.k))}
         layout = gq.LayoutAttr("bytes", scales=self.form.scales)
         codes, scale, *_ = layout.part_types(TensorType(self.type, self.x_type.get_shape()))
-        tiles = scale.get_shape()[1:]  # all but the first dimension, that of rows
-        types["scale"] = MemRefType(self.type.scale, (DYNAMIC_INDEX, *tiles))
+        # Single rows have scales in all places of a tile: digit by digit.
+        tile = self.place.digits if self.rows == 1 else self.place.stored
+        shape = (DYNAMIC_INDEX, scale.get_shape()[1], *tile)
+        types["scale"] = MemRefType(self.type.scale, shape)
         return {**types, "codes": MemRefType(i8, (DYNAMIC_INDEX, codes.get_shape()[-1]))}
 
     def inputs(self) -> dict[str, MemRefType]:
@@ -209,10 +218,6 @@ class QuantizeKernel(KernelBuilder):
     def times(self, value: SSAValue, factor: int, name: str) -> SSAValue:
         return value if factor == 1 else named(arith.MuliOp(value, self.constant(factor)), name)
 
-    def units(self, k: SSAValue, size: int, name: str) -> SSAValue:
-        """k in units of so many elements."""
-        return k if size == 1 else named(arith.DivUIOp(k, self.constant(size)), name)
-
     def quantize(self, k: SSAValue) -> None:
         """Quantize and write `step` columns from k on."""
         if self.fused is None:
@@ -236,33 +241,43 @@ class QuantizeKernel(KernelBuilder):
         tile.StoreOp(cast(y, self.form.element, "y_tile"), self.args["y"], [self.m, k])
 
     def store_scale(self, scale: SSAValue, k: SSAValue) -> None:
-        if not self.swizzled:
-            at = [self.m, self.units(k, self.block, "g")]
-            tile.StoreOp(scale, self.args["scale"], at)
-            return
-        wide = self.step // self.block // ATOM_COLUMNS
-        column = self.units(k, self.block * ATOM_COLUMNS, "k_atom")
-        if self.rows == 1:
-            atoms = named(tile.ReshapeOp(scale, (1, wide, 1, ATOM_COLUMNS)), "atoms")
-            panel, line, byte = self.place_of_row()
-            tile.StoreOp(atoms, self.args["scale"], [panel, column, line, byte])
-            return
-        quarters = tile.ReshapeOp(scale, (4, 32, wide, ATOM_COLUMNS)).result
-        atoms = tile.PermuteOp(quarters, (2, 1, 0, 3)).result
-        atoms = named(tile.ReshapeOp(atoms, (wide, 2, 256)), "atoms")
-        zero = self.constant(0)
-        tile.StoreOp(atoms, self.args["scale"], [self.pid_m, column, zero, zero])
+        """Write scales [rows, step/B] at their places."""
+        place, (height, width) = self.place, self.place.tile
+        column = self.units(k, self.block * width, "k_tile" if place.digits else "g")
+        wide = self.step // self.block // width
+        if not place.digits:
+            at = [self.m, column]
+        elif self.rows == 1:
+            ones = replace(place, rows=(1,) * len(place.rows))
+            scale, at = self.tiled(scale, ones, 1, wide, ones.digits), self.place_of_row(column)
+        else:
+            high = self.rows // height
+            scale = self.tiled(scale, place, high, wide, place.stored)
+            at = [self.times(self.pid_m, high, "tile"), column]
+            at += [self.constant(0)] * len(place.stored)
+        tile.StoreOp(scale, self.args["scale"], at)
 
-    def place_of_row(self) -> tuple[SSAValue, SSAValue, SSAValue]:
-        """Where swizzled scales have row m: the panel of 128 rows, and in each of its atoms the
-        line of 256 bytes and the byte in it, 16·(m mod 16) + 4·(m div 32 mod 4)."""
-        c, m = self.constant, self.m
-        panel = named(arith.DivUIOp(m, c(ATOM_ROWS)), "panel")
-        quarter = arith.DivUIOp(arith.RemUIOp(m, c(ATOM_ROWS)).result, c(32)).result
-        line = named(arith.DivUIOp(arith.RemUIOp(m, c(32)).result, c(16)), "line")
-        pair = arith.MuliOp(arith.RemUIOp(m, c(16)).result, c(16)).result
-        byte = arith.AddiOp(pair, arith.MuliOp(quarter, c(ATOM_COLUMNS)).result)
-        return panel, line, named(byte, "byte")
+    def tiled(
+        self, scale: SSAValue, place: ScalePlace, high: int, wide: int, form: tuple[int, ...]
+    ) -> SSAValue:
+        """Scales as tiles [high, wide, *form]."""
+        split = tile.ReshapeOp(scale, place.split(high, wide)).result
+        digits = tile.PermuteOp(split, place.there).result
+        if form == place.digits:
+            return named(digits.owner, "tiles")
+        return named(tile.ReshapeOp(digits, (high, wide, *form)), "tiles")
+
+    def place_of_row(self, column: SSAValue) -> list[SSAValue]:
+        """Where an array [tiles, tiles, *digits] has the scales of row m from a column of tiles."""
+        place, zero = self.place, self.constant(0)
+        digits, unit = [], place.tile[0]
+        high = self.units(self.m, unit, "high")
+        for extent in place.rows:
+            unit //= extent
+            digit = arith.RemUIOp(self.units(self.m, unit, "m"), self.constant(extent))
+            digits.append(named(digit, "digit"))
+        natural = [*digits, *[zero] * len(place.columns)]
+        return [high, column, *[natural[i] for i in place.order]]
 
     def store_codes(self, codes: SSAValue, k: SSAValue) -> None:
         if self.stored is not self.type.format:

@@ -28,7 +28,7 @@ from xdsl.parser import Parser
 from gqc.dialects import gq, tile
 from gqc.dialects.text import context
 from gqc.dialects.tile_scaled import widening_factor
-from gqc.formats.byte_layouts import ATOM_COLUMNS, ATOM_ROWS, stored_element
+from gqc.formats.byte_layouts import SCALE_PLACES, stored_element
 from gqc.formats.elements import ELEMENTS
 from gqc.native import Native, native
 from gqc.passes.kernel_builder import KernelBuilder, cast, named
@@ -36,9 +36,6 @@ from gqc.passes.matmul_kernel import TENSOR_SCALES, spread
 
 TMA_BYTES = 16
 """What the pitch of an array must be a multiple of, to be loaded by descriptor."""
-
-ATOM = (32, 4, ATOM_COLUMNS)
-"""A tile of swizzled scales: row mod 32, row div 32, column."""
 
 
 def build_scaled_matmul(
@@ -83,7 +80,7 @@ class Operand:
         self.block = type_.block_of(shape)[-1]
         stored = stored_element(type_.format.name)
         self.element, self.bits = element_named(stored), ELEMENTS[stored].bits
-        self.swizzled = self.unpack.layout.scales.data == "swizzle_32_4_4"
+        self.place = SCALE_PLACES[self.unpack.layout.scales.data]
         self.scale_name = "x_scale" if self.name == "x" else "scale"
 
     def arguments(self) -> dict[str, MemRefType]:
@@ -146,6 +143,8 @@ class ScaledMatmulKernel(KernelBuilder):
         }
         if self.row.loads == "tma" and self.can_describe():
             attributes["loads"] = StringAttr("tma")
+        if self.row.nonkdim:
+            attributes["matrix_instr_nonkdim"] = IntegerAttr(self.row.nonkdim, i64)
         return tile.KernelOp(self.name, (self.bm, self.bn), Region(self.entry), attributes)
 
     def can_describe(self) -> bool:
@@ -157,10 +156,9 @@ class ScaledMatmulKernel(KernelBuilder):
     def body(self) -> None:
         self.m = self.offset(0, self.bm, "m")
         self.column = self.offset(1, self.bn, "n")
-        self.atoms = {
-            operand.name: named(arith.DivUIOp(start, self.constant(ATOM_ROWS)), f"{name}_atom")
+        self.tiles = {
+            operand.name: self.units(start, operand.place.tile[0], f"{name}_tile")
             for operand, start, name in ((self.x, self.m, "m"), (self.w, self.column, "n"))
-            if operand.swizzled
         }
         start = named(tile.FullOp(0.0, VectorType(f32, (self.bm, self.bn))), "acc")
         loop = Block(arg_types=[IndexType(), start.type])
@@ -181,17 +179,15 @@ class ScaledMatmulKernel(KernelBuilder):
         self.offsets: dict[int, SSAValue] = {}
         x = self.codes(self.x, self.m, self.bm, k, self.row.widen_x)
         w = self.codes(self.w, self.column, self.bn, k, self.row.widen_w)
-        x_scale = self.scale(self.x, self.m, self.bm, k)
-        w_scale = self.scale(self.w, self.column, self.bn, k)
+        x_scale = self.scale(self.x, self.bm, k)
+        w_scale = self.scale(self.w, self.bn, k)
         dot = tile.DotScaledOp(acc, x, x_scale, tile.TransposeOp(w).result, w_scale)
         return named(dot, "acc")
 
     def share(self, k: SSAValue, divisor: int, name: str) -> SSAValue:
         """k in units of `divisor` elements, once a step."""
-        if divisor == 1:
-            return k
         if divisor not in self.offsets:
-            self.offsets[divisor] = named(arith.DivUIOp(k, self.constant(divisor)), name)
+            self.offsets[divisor] = self.units(k, divisor, name)
         return self.offsets[divisor]
 
     def codes(
@@ -206,22 +202,18 @@ class ScaledMatmulKernel(KernelBuilder):
             return codes
         return named(tile.WidenOp(codes, element_named(widen)), f"{name}_wide")
 
-    def scale(self, operand: Operand, start: SSAValue, rows: int, k: SSAValue) -> SSAValue:
+    def scale(self, operand: Operand, rows: int, k: SSAValue) -> SSAValue:
         """A tile of scales [rows, BK/B]; past the ends of the array they are finite."""
-        name, blocks = operand.scale_name, self.bk // operand.block
-        array, element = self.args[name], operand.type.scale
-        if not operand.swizzled:
-            at = self.share(k, operand.block, "g")
-            return named(tile.LoadOp(array, [start, at], VectorType(element, (rows, blocks))), name)
-        high, wide = rows // ATOM_ROWS, blocks // ATOM_COLUMNS
-        at = [
-            self.atoms[operand.name],
-            self.share(k, operand.block * ATOM_COLUMNS, "k_atom"),
-            *[self.constant(0)] * 2,
-        ]
-        load = named(tile.LoadOp(array, at, VectorType(element, (high, wide, 2, 256))), name)
-        atoms = tile.ReshapeOp(load, (high, wide, *ATOM)).result
-        ordered = tile.PermuteOp(atoms, (0, 3, 2, 1, 4)).result
+        name, place, blocks = operand.scale_name, operand.place, self.bk // operand.block
+        high, wide = rows // place.tile[0], blocks // place.tile[1]
+        column = self.share(k, operand.block * place.tile[1], "k_tile" if place.digits else "g")
+        at = [self.tiles[operand.name], column, *[self.constant(0)] * len(place.stored)]
+        shape = VectorType(operand.type.scale, (high, wide, *place.stored))
+        load = named(tile.LoadOp(self.args[name], at, shape), name)
+        if not place.digits:
+            return load
+        digits = tile.ReshapeOp(load, (high, wide, *place.digits)).result
+        ordered = tile.PermuteOp(digits, place.back).result
         return named(tile.ReshapeOp(ordered, (rows, blocks)), name)
 
     # Epilogue

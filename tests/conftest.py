@@ -17,7 +17,7 @@ from gqc.dialects.text import context
 from gqc.dialects.tile import KernelOp
 from gqc.dialects.torch_types import ELEMENT_TYPES
 from gqc.formats.block_scaled import BlockScaled
-from gqc.formats.byte_layouts import ATOM_COLUMNS, ATOM_ROWS
+from gqc.formats.byte_layouts import SCALE_PLACES
 from gqc.passes.quantize_kernel import Decoded, Packed, build_quantize
 from gqc.quantizers import microscaling
 
@@ -80,12 +80,12 @@ class Activation:
         return microscaling(self.x if x is None else x, self.type, self.rule, given)
 
     def packed(self, scales: str) -> list[torch.Tensor]:
-        """What a kernel must leave in scale and codes; swizzled scales go on over zeros."""
+        """What a kernel must leave in scale and codes; scales in tiles go on over zeros."""
         row, (_, block) = LayoutAttr("bytes", scales=scales).row, self.type.block_of(self.x.shape)
-        codes, scale, *_ = row.pack(self.quantized(), 1)
-        if scales != "linear":
-            beyond = (0, -self.k % (ATOM_COLUMNS * block), 0, -self.rows % ATOM_ROWS)
-            scale = row.pack(self.quantized(torch.nn.functional.pad(self.x, beyond)), 1)[1]
+        codes = row.pack(self.quantized(), 1)[0]
+        height, width = SCALE_PLACES[scales].tile
+        beyond = (0, -self.k % (width * block), 0, -self.rows % height)
+        scale = row.pack(self.quantized(torch.nn.functional.pad(self.x, beyond)), 1)[1]
         return [scale, codes]
 
     def decoded(self) -> torch.Tensor:

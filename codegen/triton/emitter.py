@@ -32,7 +32,7 @@ from gqc.dialects.tile import shape_of
 from gqc.errors import GqcError
 from gqc.formats.elements import Element
 
-OPTIONS = ("num_warps", "num_stages")
+OPTIONS = ("num_warps", "num_stages", "matrix_instr_nonkdim")
 ROWS = "M"
 RESERVED = ("triton", "tl", "range", "grid", "launch", "describe", "TensorDescriptor")
 MAX_OFFSET = 2**31 - 1

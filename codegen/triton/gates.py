@@ -141,6 +141,12 @@ def stored_codes(built: KernelArtifacts) -> str | None:
     return f"{count} stores to shared memory a step (STS)" if count else None
 
 
+def scale_words(built: KernelArtifacts) -> str | None:
+    """A lane reads the scales of four instructions at once."""
+    count = sum(i.opcode == "ds_read_u8" for i in built.main_loop)
+    return f"{count} scales a step are read one by one (ds_read_u8)" if count else None
+
+
 def wide_loads(built: KernelArtifacts) -> str | None:
     """A thread reads 16 bytes at once, or as many as its part of the tile has."""
     return "; ".join(narrow_loads(built)) or None
@@ -155,6 +161,7 @@ GATES = (
     Gate("no spills", spills),
     Gate("no warnings", warnings),
     Gate("scales by tcgen05.cp", copied_scales, BLACKWELL, BLOCK_SCALED),
+    Gate("scales by words", scale_words, ("gfx950",), BLOCK_SCALED),
     Gate("asynchronous MMA", asynchronous, BLACKWELL, BLOCK_SCALED),
     Gate("wgmma from registers", registers_feed_wgmma, ("sm_90",), ("mma",), required=False),
     Gate("codes stay in registers", stored_codes, ("sm_90",), ("mma",), required=False),

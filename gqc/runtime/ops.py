@@ -176,12 +176,13 @@ def launch_of(op: gq.LaunchOp, kernels: Mapping[str, tile.KernelOp]) -> Launch:
     assert isinstance(target, StringAttr)
     arrays = [(DTYPES[tile.element_of(a)], tile.shape_of(a)) for a in kernel.body.block.args]
     inputs, outputs = len(op.inputs), len(arrays) - len(op.outputs)
+    results = [(DTYPES[gq.element_type(r)], gq.tensor_shape(r)) for r in op.outputs]
     return Launch(
         name=op.buckets[0][1].rsplit("_", 1)[0],
         target=target.data,
         inputs=tuple(arrays[:inputs]),
         weights=tuple(arrays[inputs:outputs]),
-        outputs=tuple(arrays[outputs:]),
+        outputs=tuple(results),
         buckets=buckets,
     )
 

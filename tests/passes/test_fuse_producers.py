@@ -13,6 +13,7 @@ from gqc.dialects.interpret import interpreter, run
 from gqc.dialects.tile_interpreter import run_kernel
 from gqc.frontend.capture import capture
 from gqc.frontend.import_fx import import_fx
+from gqc.native import native
 from gqc.passes.fuse_producers import FuseProducers
 from gqc.passes.pipeline import pipeline, run_stages
 from gqc.quantizers import microscaling
@@ -43,7 +44,7 @@ def test_fusing_changes_no_bit(producer, kind, element):
     assert outside == []
 
 
-@pytest.mark.parametrize("target", ["cpu_avx2", "sm_90", "sm_100", "sm_120"])
+@pytest.mark.parametrize("target", ["cpu_avx2", "sm_90", "sm_100", "sm_120", "gfx950"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_kernels(producer, kind, target):
     """Codes and scales, or values, are those of torch's result. Sums of a row are in another order,
@@ -54,9 +55,8 @@ def test_kernels(producer, kind, target):
     expected = microscaling(case.produced(), scheme.type(), scheme.scale_rule)
     kernel = case.kernel(target)
     parts = [expected.dequantize().bfloat16()]
-    if target in ("sm_100", "sm_120"):
-        place = "swizzle_32_4_4" if target == "sm_100" else "linear"
-        codes, scale = gq.LayoutAttr("bytes", scales=place).row.pack(expected, 1)
+    if (row := native(target, expected.type, expected.type)) is not None:
+        codes, scale = gq.LayoutAttr("bytes", scales=row.scales).row.pack(expected, 1)
         parts = [scale, codes]
     found = [torch.zeros_like(part.view(torch.int8)).view(part.dtype) for part in parts]
     run_kernel(interpreter(ModuleOp([kernel.clone()]), {}), kernel, [*case.arguments(), *found])

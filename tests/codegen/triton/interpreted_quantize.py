@@ -34,11 +34,11 @@ PACKED = [
 
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 @pytest.mark.parametrize(
-    ("scales", "target"), [*zip(SCALE_PLACES, ("sm_80", "sm_100"), strict=True)]
+    ("scales", "target"), [*zip(SCALE_PLACES, ("sm_80", "sm_100", "gfx950"), strict=True)]
 )
 @pytest.mark.parametrize(("format", "rule"), [*PACKED, *FORMATS[-2:]])
 def test_packed(activation, format, rule, scales, target) -> None:
-    """Codes by arithmetic (sm_80) and by assembly; every place of swizzled scales is written."""
+    """Codes by arithmetic (sm_80) and by assembly; every place in tiles of scales is written."""
     turn = FORMATS.index((format, rule)) + (scales == "linear")
     rows, k = ((33, 96), (130, 288))[turn % 2]
     x = activation(format, rule, k=k, rows=rows)

@@ -23,7 +23,11 @@ assert spec is not None and spec.loader is not None
 scaled = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(scaled)
 
-SMALL = {"linear": Tiling(-1, 16, 32, 64), "swizzle_32_4_4": Tiling(-1, 128, 128, 128)}
+SMALL = {
+    "linear": Tiling(-1, 16, 32, 64),
+    "swizzle_32_4_4": Tiling(-1, 128, 128, 128),
+    "shuffle_32_8": Tiling(-1, 32, 64, 256),
+}
 KEYS = [key for key in NATIVE if key[0] != "sm_103"]  # prints what sm_100 does
 
 

@@ -9,22 +9,23 @@ import pytest
 
 from gqc.codegen.triton import check, compile_many
 from gqc.dialects.tile import KernelOp
+from gqc.formats.byte_layouts import SCALE_PLACES
 from gqc.passes.quantize_kernel import Packed
 
 TRITON36 = os.environ.get("GQC_TRITON36_PYTHON")
 MX, NVFP4 = "1x32 : f8E8M0FNU", "1x16 : f8E4M3FN : f4E2M1FN, global = f32"
-LINEAR, SWIZZLED = Packed("linear"), Packed("swizzle_32_4_4")
+LINEAR, SWIZZLED, SHUFFLED = map(Packed, SCALE_PLACES)
 
 KERNELS = [
     ("sm_100", NVFP4, "amax", SWIZZLED, "F2FP.SATFINITE.E2M1"),
     ("sm_120", f"{MX} : f4E2M1FN", "even", LINEAR, "F2FP.SATFINITE.E2M1"),
-    ("gfx950", f"{MX} : f8E4M3FN", "floor", LINEAR, "v_"),
+    ("gfx950", f"{MX} : f8E4M3FN", "floor", SHUFFLED, "v_"),
     ("sm_90", f"{MX} : f6E2M3FN", "floor", None, "F2FP.BF16"),
 ]
 OLDER_KERNELS = [
     ("sm_100", f"{MX} : f8E5M2", "rceil", SWIZZLED, "F2FP.SATFINITE.E5M2"),
     ("sm_120", NVFP4, "amax", LINEAR, "F2FP.SATFINITE.E2M1"),
-    ("gfx950", f"{MX} : f4E2M1FN", "floor", LINEAR, "v_"),
+    ("gfx950", f"{MX} : f4E2M1FN", "floor", SHUFFLED, "v_"),
 ]
 """Target, format, rule, form (None: decoded), and an instruction that must be there."""
 
