@@ -131,9 +131,33 @@ def compute(pack: gq.PackOp, store: Store, observe: Observer | None) -> tuple[to
         except ValueError as error:
             shape = list(gq.tensor_shape(op.operands[0]))
             raise GqcError(f"{layer_name(op)}: weight {shape}: {error}") from error
-        if isinstance(op, gq.QcastOp) and observe is not None:
-            observe(source, values[0], op)
+        if isinstance(op, gq.QcastOp):
+            check_range(source, values[0], op, pack)
+            if observe is not None:
+                observe(source, values[0], op)
     return values
+
+
+def check_range(
+    source: torch.Tensor, quantized: BlockScaled, cast: gq.QcastOp, pack: gq.PackOp
+) -> None:
+    """Kernels that decode codes multiply in the weight's own type: no value may be beyond it.
+
+    A scale that is rounded up may take the greatest weights of float16 there. The layout `bytes` is
+    of matrix units, which multiply codes and scales of any range.
+    """
+    import torch
+
+    if source.dtype != torch.float16 or pack.layout.kind.data == gq.LayoutAttr.BYTES:
+        return
+    greatest, limit = float(quantized.dequantize(torch.float32).abs().max()), 65504.0
+    if greatest > limit:
+        raise GqcError(
+            f"{layer_name(cast)}: weight {list(source.shape)}: its greatest, "
+            f"{float(source.abs().max()):g}, becomes {greatest:g} in {quantized.type}, beyond "
+            f"{limit:g}, the greatest float16: convert the model, for example model.bfloat16(), or "
+            "choose a scheme whose scales are rounded down"
+        )
 
 
 def erase_chain(op: Operation) -> None:

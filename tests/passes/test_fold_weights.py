@@ -111,6 +111,20 @@ def test_a_weight_that_cannot_be_quantized_is_named(
         fold(linear(24, 64, "bf16"), store, "*=int4_g32")
 
 
+@pytest.mark.parametrize("scheme", ["w4a16_mxfp4_rceil", "w4a16_mxfp4"])
+def test_a_float16_weight_that_its_scale_takes_beyond_float16_is_named(
+    linear: Any, weights: Any, fold: Fold, scheme: str
+) -> None:
+    store = weights(24, 64, "f16")
+    store["fc.weight"][3, 5] = 64000
+    if scheme == "w4a16_mxfp4":  # the scale is rounded down: 64000 becomes 6 · 2**13
+        fold(linear(24, 64, "f16"), store, f"*={scheme}")
+        return
+    words = r"its greatest, 64000, becomes 65536 in .*, beyond 65504, .*model.bfloat16\(\)"
+    with pytest.raises(GqcError, match=rf"^fc: weight \[24, 64\]: {words}"):
+        fold(linear(24, 64, "f16"), store, f"*={scheme}")
+
+
 def test_a_parameter_is_folded_without_gradients(linear: Any, weights: Any, fold: Fold) -> None:
     store = {k: torch.nn.Parameter(v) for k, v in weights(24, 64, "bf16").items()}
     fold(linear(24, 64, "bf16"), store, "*=int4_g32")  # pyright: ignore
