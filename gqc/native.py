@@ -28,9 +28,9 @@ class Native:
     matrix: the kind of instruction, as PTX names it (AMD has one). instruction: how its name begins
     in a disassembly. widen_x, widen_w: the element that codes are widened to in registers, or None.
     layout, scales: of `#gq.layout` for both operands (`gqc.formats.byte_layouts`). tilings: by
-    rows. loads: how tiles are loaded, `pointers` or `tma`. nonkdim: rows and columns of one
-    instruction, where there are several to choose from, else 0. since: the first Triton version
-    that is known to do it.
+    rows. copies: how tiles are read and written, `pointers` or `tma`. nonkdim: rows and columns of
+    one instruction, where there are several to choose from, else 0. since: the first Triton
+    version that is known to do it.
     """
 
     matrix: str
@@ -38,7 +38,7 @@ class Native:
     tilings: tuple[Tiling, ...]
     scales: str = "linear"
     layout: str = "bytes"
-    loads: str = "pointers"
+    copies: str = "pointers"
     widen_x: str | None = None
     widen_w: str | None = None
     nonkdim: int = 0
@@ -65,7 +65,7 @@ CDNA4 = (
 
 
 def blackwell(matrix: str, instruction: str, tilings: tuple[Tiling, ...]) -> Native:
-    return Native(matrix, instruction, tilings, "swizzle_32_4_4", loads="tma")
+    return Native(matrix, instruction, tilings, "swizzle_32_4_4", copies="tma")
 
 
 def cdna4() -> Native:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import reduce
 
 from xdsl.builder import ImplicitBuilder
 from xdsl.dialects import arith, scf
@@ -33,9 +34,6 @@ from gqc.formats.elements import ELEMENTS
 from gqc.native import Native, native
 from gqc.passes.kernel_builder import KernelBuilder, cast, named
 from gqc.passes.matmul_kernel import TENSOR_SCALES, spread
-
-TMA_BYTES = 16
-"""What the pitch of an array must be a multiple of, to be loaded by descriptor."""
 
 
 def build_scaled_matmul(
@@ -141,15 +139,11 @@ class ScaledMatmulKernel(KernelBuilder):
             "num_warps": IntegerAttr(self.schedule.warps.data, i64),
             "num_stages": IntegerAttr(self.schedule.stages.data, i64),
         }
-        if self.row.loads == "tma" and self.can_describe():
-            attributes["loads"] = StringAttr("tma")
+        if self.row.copies != "pointers":
+            attributes["copies"] = StringAttr(self.row.copies)
         if self.row.nonkdim:
             attributes["matrix_instr_nonkdim"] = IntegerAttr(self.row.nonkdim, i64)
         return tile.KernelOp(self.name, (self.bm, self.bn), Region(self.entry), attributes)
-
-    def can_describe(self) -> bool:
-        """Whether the pitch of both arrays of codes is what a tensor descriptor can hold."""
-        return all(o.k * o.bits // 8 % TMA_BYTES == 0 for o in (self.x, self.w))
 
     # Body
 
@@ -177,10 +171,14 @@ class ScaledMatmulKernel(KernelBuilder):
     def step(self, k: SSAValue, acc: SSAValue) -> SSAValue:
         """The accumulator after BK more of K."""
         self.offsets: dict[int, SSAValue] = {}
-        x = self.codes(self.x, self.m, self.bm, k, self.row.widen_x)
-        w = self.codes(self.w, self.column, self.bn, k, self.row.widen_w)
-        x_scale = self.scale(self.x, self.bm, k)
-        w_scale = self.scale(self.w, self.bn, k)
+        # All four loads come before what is made of them: copies by TMA then share one barrier.
+        x, w = (
+            self.load_codes(self.x, self.m, self.bm, k),
+            self.load_codes(self.w, self.column, self.bn, k),
+        )
+        x_scale, w_scale = self.load_scale(self.x, self.bm, k), self.load_scale(self.w, self.bn, k)
+        x, w = self.codes(self.x, x, self.row.widen_x), self.codes(self.w, w, self.row.widen_w)
+        x_scale, w_scale = self.scale(self.x, x_scale), self.scale(self.w, w_scale)
         dot = tile.DotScaledOp(acc, x, x_scale, tile.TransposeOp(w).result, w_scale)
         return named(dot, "acc")
 
@@ -190,31 +188,38 @@ class ScaledMatmulKernel(KernelBuilder):
             self.offsets[divisor] = self.units(k, divisor, name)
         return self.offsets[divisor]
 
-    def codes(
-        self, operand: Operand, start: SSAValue, rows: int, k: SSAValue, widen: str | None
-    ) -> SSAValue:
-        """A tile of codes [rows, BK]; past the ends of the array they are 0."""
+    def load_codes(self, operand: Operand, start: SSAValue, rows: int, k: SSAValue) -> SSAValue:
+        """Bytes of a tile of codes [rows, BK]; past the ends of the array they are 0."""
         name, at = operand.name, self.share(k, 8 // operand.bits, "k_byte")
         shape = VectorType(i8, (rows, self.bk * operand.bits // 8))
-        load = named(tile.LoadOp(self.args[name], [start, at], shape), f"{name}_tile")
-        codes = named(tile.BitcastOp(load, operand.element), f"{name}_codes")
+        return named(tile.LoadOp(self.args[name], [start, at], shape), f"{name}_tile")
+
+    def codes(self, operand: Operand, load: SSAValue, widen: str | None) -> SSAValue:
+        """The tile of codes [rows, BK] that was loaded."""
+        codes = named(tile.BitcastOp(load, operand.element), f"{operand.name}_codes")
         if widen is None:
             return codes
-        return named(tile.WidenOp(codes, element_named(widen)), f"{name}_wide")
+        return named(tile.WidenOp(codes, element_named(widen)), f"{operand.name}_wide")
 
-    def scale(self, operand: Operand, rows: int, k: SSAValue) -> SSAValue:
-        """A tile of scales [rows, BK/B]; past the ends of the array they are finite."""
+    def load_scale(self, operand: Operand, rows: int, k: SSAValue) -> SSAValue:
+        """A tile of scales at their places; past the ends of the array they are finite."""
         name, place, blocks = operand.scale_name, operand.place, self.bk // operand.block
         high, wide = rows // place.tile[0], blocks // place.tile[1]
         column = self.share(k, operand.block * place.tile[1], "k_tile" if place.digits else "g")
         at = [self.tiles[operand.name], column, *[self.constant(0)] * len(place.stored)]
         shape = VectorType(operand.type.scale, (high, wide, *place.stored))
-        load = named(tile.LoadOp(self.args[name], at, shape), name)
+        return named(tile.LoadOp(self.args[name], at, shape), name)
+
+    def scale(self, operand: Operand, load: SSAValue) -> SSAValue:
+        """The tile of scales [rows, BK/B] that was loaded."""
+        place = operand.place
         if not place.digits:
             return load
+        high, wide, *_ = tile.shape_of(load)
         digits = tile.ReshapeOp(load, (high, wide, *place.digits)).result
         ordered = tile.PermuteOp(digits, place.back).result
-        return named(tile.ReshapeOp(ordered, (rows, blocks)), name)
+        shape = high * place.tile[0], wide * place.tile[1]
+        return named(tile.ReshapeOp(ordered, shape), operand.scale_name)
 
     # Epilogue
 
@@ -224,10 +229,12 @@ class ScaledMatmulKernel(KernelBuilder):
         if self.factor != 1:
             factor = tile.FullOp(self.factor, VectorType(f32, shape)).result
             acc = named(arith.MulfOp(acc, factor), "acc")
-        for name in TENSOR_SCALES:
-            if name in self.args:
-                load = tile.LoadOp(self.args[name], [self.constant(0)], VectorType(f32, (1,)))
-                acc = named(arith.MulfOp(acc, spread(named(load, name), shape)), "acc")
+        wholes = [self.tensor_scale(name) for name in TENSOR_SCALES if name in self.args]
+        if wholes:
+            # Multiplied first: two passes over acc would hold it twice in registers. The product
+            # underflows only where all of y is below 2**-100 · K.
+            whole = reduce(lambda a, b: named(arith.MulfOp(a, b), "tensor_scales"), wholes)
+            acc = named(arith.MulfOp(acc, spread(whole, shape)), "acc")
         if "bias" in self.args:
             element = tile.element_of(self.args["bias"])
             bias = named(
@@ -237,6 +244,10 @@ class ScaledMatmulKernel(KernelBuilder):
             acc = named(arith.AddfOp(acc, bias), "acc")
         result = cast(acc, tile.element_of(self.args["y"]), "y_tile")
         tile.StoreOp(result, self.args["y"], [self.m, self.column])
+
+    def tensor_scale(self, name: str) -> SSAValue:
+        """The scale of all of an operand, f32 [1]."""
+        return named(tile.LoadOp(self.args[name], [self.constant(0)], VectorType(f32, (1,))), name)
 
     @property
     def factor(self) -> float:

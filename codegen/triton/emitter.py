@@ -20,6 +20,7 @@ from xdsl.ir import Block, Operation, SSAValue
 from gqc.codegen.triton import quantize
 from gqc.codegen.triton.expressions import (
     EXPRESSIONS,
+    accessed,
     by_descriptor,
     dtype_names,
     expanded,
@@ -77,7 +78,7 @@ class Emitter:
 
     `texts` holds the expression or the name of every value printed so far; `values` are tiles of
     codes and scales that are printed as what they stand for, in float32; `blocks` the tiles of the
-    arrays that are read through tensor descriptors.
+    arrays that are read or written through tensor descriptors.
     """
 
     def __init__(self, kernel: tile.KernelOp) -> None:
@@ -89,8 +90,9 @@ class Emitter:
         self.texts: dict[SSAValue, str] = {}
         self.ranges: dict[Range, str] = {}
         self.inside: set[Operation] = set()
-        loads = [op for op in kernel.walk() if isinstance(op, tile.LoadOp) and by_descriptor(op)]
-        self.blocks = {op.source: shape_of(op.result) for op in loads}
+        accesses = [op for op in kernel.walk() if isinstance(op, tile.LoadOp | tile.StoreOp)]
+        copies = [accessed(op) for op in accesses if by_descriptor(op)]
+        self.blocks = {array: shape_of(value) for array, value in copies}
         self.scaled = any(isinstance(op, tile.DotScaledOp) for op in kernel.walk())
         self.used: set[str] = set()
         self.values: dict[SSAValue, Element] = {}
@@ -210,6 +212,10 @@ class Emitter:
                 return
             case scf.ForOp():
                 self.loop(op)
+            case tile.StoreOp() if by_descriptor(op):
+                place = ", ".join(self.texts[offset] for offset in op.offsets)
+                value = quantize.stored(self, op.value)
+                self.writer.statement("", f"{self.texts[op.target]}.store([{place}], {value})")
             case tile.StoreOp():
                 pointers, mask = self.access(op.target, op.offsets, op.value)
                 value = f"{pointers}, {quantize.stored(self, op.value)}"
@@ -379,9 +385,7 @@ def ranges_from(value: SSAValue) -> Iterator[Range]:
         op = use.operation
         if not isinstance(op, tile.LoadOp | tile.StoreOp) or by_descriptor(op):
             continue
-        array, tensor = (
-            (op.source, op.result) if isinstance(op, tile.LoadOp) else (op.target, op.value)
-        )
+        array, tensor = accessed(op)
         axis = use.index - (1 if isinstance(op, tile.LoadOp) else 2)
         extents = aligned_extents(array, tensor)
         extent = extents[axis] if axis >= 0 else None

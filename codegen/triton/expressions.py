@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from xdsl.dialects import arith, math
-from xdsl.dialects.builtin import FloatAttr, IntegerAttr, StringAttr
+from xdsl.dialects.builtin import FixedBitwidthType, FloatAttr, IntegerAttr, StringAttr
 from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from gqc.codegen.triton import quantize
@@ -18,6 +18,9 @@ from gqc.formats.packing import planes_of
 
 if TYPE_CHECKING:
     from gqc.codegen.triton.emitter import Emitter
+
+PITCH = 16
+"""What a row of an array must be a multiple of, in bytes, for a tensor descriptor to hold it."""
 
 DTYPES = {
     "f16": ("float16", "fp16"),
@@ -90,12 +93,24 @@ def load(printer: Emitter, op: tile.LoadOp) -> str:
 
 
 def by_descriptor(op: Operation) -> bool:
-    """Whether an op loads a tile through a tensor descriptor, which knows the array's bounds."""
-    if not isinstance(op, tile.LoadOp) or not isinstance(op.source, BlockArgument):
+    """Whether an op copies a tile through a tensor descriptor, which knows the array's bounds."""
+    if not isinstance(op, tile.LoadOp | tile.StoreOp):
         return False
-    kernel, rank = op.source.owner.parent_op(), len(shape_of(op.source))
-    whole = rank > 1 and len(shape_of(op.result)) == rank
-    return whole and kernel is not None and kernel.attributes.get("loads") == StringAttr("tma")
+    array, value = accessed(op)
+    if not isinstance(array, BlockArgument):
+        return False
+    kernel, shape = array.owner.parent_op(), shape_of(array)
+    if kernel is None or kernel.attributes.get("copies") != StringAttr("tma") or len(shape) < 2:
+        return False
+    element = element_of(array)
+    assert isinstance(element, FixedBitwidthType)
+    whole = len(shape_of(value)) == len(shape)
+    return whole and shape[-1] * element.size % PITCH == 0
+
+
+def accessed(op: tile.LoadOp | tile.StoreOp) -> tuple[SSAValue, SSAValue]:
+    """The array and the tile."""
+    return (op.source, op.result) if isinstance(op, tile.LoadOp) else (op.target, op.value)
 
 
 def unpack(printer: Emitter, op: tile.UnpackOp) -> str:

@@ -28,6 +28,6 @@ func.func @forward(%x : tensor<?x4096xbf16>) -> tensor<?x4096xbf16> {
 // The matmul undoes it in registers, where it is the order in which the instruction wants them.
 // KERNELS:      tile.kernel @matmul_{{.*}}_m32
 // KERNELS:        %[[TILES:.*]] = tile.load %scale
-// KERNELS-NEXT:   %[[DIGITS:.*]] = tile.reshape %[[TILES]] : vector<2x1x256xf8E8M0FNU> to vector<2x1x4x16x2x2xf8E8M0FNU>
+// KERNELS:        %[[DIGITS:.*]] = tile.reshape %[[TILES]] : vector<2x1x256xf8E8M0FNU> to vector<2x1x4x16x2x2xf8E8M0FNU>
 // KERNELS-NEXT:   tile.permute %[[DIGITS]] order = [0, 5, 3, 1, 4, 2]
 // KERNELS:        tile.dot_scaled

@@ -33,7 +33,14 @@ func.func @forward(%x : tensor<?x4096xbf16>) -> tensor<?x4096xbf16> {
 // KERNELS:      %y = gq.launch [@matmul_{{.*}}_m128, @matmul_{{.*}}_any] rows [128, -1] on(%x_2, %x_1, %x_scale
 // KERNELS:        tile.dot_scaled %acc_2, %x_codes, %x_scale_2, %4, %scale_2
 
+// All four copies of a step are asked for together, and share a barrier.
+// TRITON:       x_tile = x.load([m, k_byte])
+// TRITON-NEXT:  w_tile = w.load([n, k_byte])
+// TRITON-NEXT:  k_tile = k // 64
+// TRITON-NEXT:  = x_scale.load([m_tile, k_tile, 0, 0])
+// TRITON-NEXT:  = scale.load([n_tile, k_tile, 0, 0])
 // TRITON:       acc = tl.dot_scaled({{.*}}, "e2m1", {{.*}}, "e2m1", acc)
+// TRITON:       y.store([m, n]
 
 // x is quantized by one instruction for two codes, and tiles of codes and of both scales are copied;
 // the matrix unit waits for none of it.
