@@ -3,8 +3,9 @@
     python worker.py REQUEST RESPONSE
 
 REQUEST is JSON, a list of {"source": text of a printed kernel, "target": [backend, arch, warp
-size]}; RESPONSE is JSON, for each its texts and metadata, or {"error": why not}. This file imports
-nothing of gqc, so that the Python of another environment, with another Triton, can run it.
+size]}; a source that gqc did not print may name values of `tl.constexpr` arguments in CONSTANTS.
+RESPONSE is JSON, for each its texts and metadata, or {"error": why not}. This file imports nothing
+of gqc, so that the Python of another environment, with another Triton, can run it.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def compile_job(source: Path, target: list) -> dict:
     kernel = kernel_of(module)
     pointers = [i for i, t in enumerate(module.SIGNATURE.values()) if t.startswith("*")]
     attributes = {(i,): [["tt.divisibility", 16]] for i in pointers}
-    ast = ASTSource(kernel, signature=module.SIGNATURE, constexprs={}, attrs=attributes)
+    constants = getattr(module, "CONSTANTS", {})
+    ast = ASTSource(kernel, signature=module.SIGNATURE, constexprs=constants, attrs=attributes)
     log = io.StringIO()
     with contextlib.redirect_stdout(log):
         compiled = triton.compile(ast, target=GPUTarget(*target), options=module.OPTIONS)
