@@ -154,7 +154,10 @@ activations'; after `w4a16_` it is the weights', of 4 bits, and activations are 
 
 
 def preset(name: str) -> Scheme:
-    """The scheme that a preset name stands for. Raises GqcError on any other name."""
+    """The scheme that a preset name stands for, or `name+quantizer`. Raises GqcError on others."""
+    name, plus, quantizer = name.partition("+")
+    if plus:
+        return quantized_by(preset(name), name, quantizer)
     if name in PRESETS:
         return PRESETS[name]
     match = PRESET.match(name)
@@ -174,6 +177,14 @@ def preset(name: str) -> Scheme:
             raise GqcError(f"scheme {name!r}: one signed bit is 0 or −1; leave _sym out")
         return Scheme(f"si{bits}", size)
     return Scheme(f"ui{bits}", size, zero_mode="rescale", zero="f16", scale_rule="minmax")
+
+
+def quantized_by(scheme: Scheme, name: str, quantizer: str) -> Scheme:
+    """A scheme, of that name, whose weights another quantizer makes."""
+    fitting = [q for q, rules in RULES.items() if scheme.scale_rule in rules]
+    if quantizer not in fitting:
+        raise GqcError(f"no quantizer {quantizer!r} for {name}: choose one of {', '.join(fitting)}")
+    return replace(scheme, quantizer=quantizer)
 
 
 def parse_scheme(text: str) -> Scheme:

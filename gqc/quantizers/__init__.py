@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gqc.quantizers.microscaling import MICROSCALING_RULES, microscaling
 from gqc.quantizers.rtn import SCALE_RULES, rtn
+from gqc.quantizers.scale_search import scale_search
 
 if TYPE_CHECKING:
     import torch
@@ -16,11 +17,18 @@ if TYPE_CHECKING:
 
 Quantizer = Callable[["torch.Tensor", "BlockScaledType", str], "BlockScaled"]
 
-QUANTIZERS: dict[str, Quantizer] = {"rtn": rtn, "microscaling": microscaling}
+QUANTIZERS: dict[str, Quantizer] = {
+    "rtn": rtn,
+    "microscaling": microscaling,
+    "scale_search": scale_search,
+}
+
+MICROSCALING = tuple(dict.fromkeys(r for rules in MICROSCALING_RULES.values() for r in rules))
 
 RULES: dict[str, tuple[str, ...]] = {
     "rtn": tuple(SCALE_RULES),
-    "microscaling": tuple(dict.fromkeys(r for rules in MICROSCALING_RULES.values() for r in rules)),
+    "microscaling": MICROSCALING,
+    "scale_search": MICROSCALING,
 }
 """Names of the scale rules of each quantizer."""
 
@@ -32,4 +40,5 @@ __all__ = [
     "Quantizer",
     "microscaling",
     "rtn",
+    "scale_search",
 ]
