@@ -43,6 +43,8 @@ SCHEMES = (
     *("mxfp8", "mxfp8_e5m2", "mxint8", "mxfp6", "mxfp6_e3m2", "mxfp8_mxfp6", "mxfp8_mxfp4"),
     *("mxfp4", "mxfp4_rceil", "mxfp4_even", "nvfp4", "nvfp4_static"),
     *("w8a16_mxfp8", "w4a16_mxfp4", "w4a16_nvfp4"),
+    *("mxfp4+scale_search", "nvfp4+scale_search"),
+    *("w4a16_mxfp4+scale_search", "w4a16_nvfp4+scale_search"),
 )
 NOTE = (
     "SmolLM2's weights lie on an int4 grid in blocks of 32: int4_g32 loses nothing, and the other "
@@ -97,7 +99,9 @@ def greatest_inputs(model: nn.Module, windows: Tensor) -> dict[nn.Linear, Tensor
 
 
 def torchao_model(model: nn.Module, scheme: Scheme, calibration: Tensor) -> nn.Module | None:
-    """A copy of the model under torchao's numerics; None where it has no such format."""
+    """A copy of the model under torchao's numerics; None where it has no such scheme."""
+    if scheme.quantizer == "scale_search":
+        return None
     new = copy.deepcopy(model)
     if scheme.element in INTEGERS:
         config = IntxWeightOnlyConfig(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import gqc
 from gqc.dialects.torch_types import DTYPES
 from gqc.errors import GqcError
 from gqc.formats.block_scaled import BlockScaled
@@ -83,6 +84,18 @@ def test_blocks_that_fit_keep_the_scale_of_the_rule() -> None:
     found = scale_search(weight, scheme.type(), "floor")
     assert torch.equal(found.scale.view(torch.uint8), given.scale.view(torch.uint8))
     assert torch.equal(found.codes, given.codes)
+
+
+@pytest.mark.parametrize("scheme", ["w4a16_mxfp4", "w4a16_nvfp4"])
+def test_a_compiled_layer_errs_less(scheme: str) -> None:
+    torch.manual_seed(0)
+    layer, x = torch.nn.Linear(256, 64), torch.randn(32, 256)
+    with torch.no_grad():
+        plain, searched = (
+            gqc.compile(layer, (x,), scheme=text)(x) - layer(x)
+            for text in (scheme, f"{scheme}+scale_search")
+        )
+    assert searched.square().mean() < 0.95 * plain.square().mean()
 
 
 def test_a_preset_takes_a_quantizer_that_fits() -> None:
