@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from gqc.quantizers.hqq import hqq
 from gqc.quantizers.microscaling import MICROSCALING_RULES, microscaling
 from gqc.quantizers.rtn import SCALE_RULES, rtn
 from gqc.quantizers.scale_search import scale_search
@@ -19,6 +20,7 @@ Quantizer = Callable[["torch.Tensor", "BlockScaledType", str], "BlockScaled"]
 
 QUANTIZERS: dict[str, Quantizer] = {
     "rtn": rtn,
+    "hqq": hqq,
     "microscaling": microscaling,
     "scale_search": scale_search,
 }
@@ -27,6 +29,7 @@ MICROSCALING = tuple(dict.fromkeys(r for rules in MICROSCALING_RULES.values() fo
 
 RULES: dict[str, tuple[str, ...]] = {
     "rtn": tuple(SCALE_RULES),
+    "hqq": ("minmax",),
     "microscaling": MICROSCALING,
     "scale_search": MICROSCALING,
 }
@@ -38,6 +41,7 @@ __all__ = [
     "RULES",
     "SCALE_RULES",
     "Quantizer",
+    "hqq",
     "microscaling",
     "rtn",
     "scale_search",
