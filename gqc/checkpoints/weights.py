@@ -10,6 +10,7 @@ import torch
 
 from gqc.errors import GqcError
 from gqc.formats.block_scaled import BlockScaled
+from gqc.formats.rotation import rotate
 
 if TYPE_CHECKING:
     from gqc.dialects.gq import BlockScaledType
@@ -56,7 +57,23 @@ class Transposed:
         return self.weight.dequantize(dtype).transpose(-1, -2)
 
 
-Weight = torch.Tensor | BlockScaled | Permuted | Prescaled | Transposed
+@dataclass
+class Rotated:
+    """A weight for inputs that are rotated first: each `block` elements of K by a Hadamard matrix.
+
+    weight: [N, K], the model's times the same rotation, which is orthogonal and its own inverse:
+    `x @ model's.T = rotate(x, block) @ weight.T` (`gqc.formats.rotation`).
+    """
+
+    weight: BlockScaled
+    block: int
+
+    def dequantize(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The model's weight [N, K]."""
+        return rotate(self.weight.dequantize(dtype), self.block)
+
+
+Weight = torch.Tensor | BlockScaled | Permuted | Prescaled | Transposed | Rotated
 
 
 def dense(weight: Weight, dtype: torch.dtype | None = None) -> torch.Tensor:

@@ -1,0 +1,36 @@
+"""Where weights come from: a checkpoint, a model just quantized, a checkpoint on its way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+    from gqc.checkpoints.weights import Weight
+    from gqc.schemes import Scheme
+
+
+class Source(Protocol):
+    """Parameters by their names in the dense model, each made when it is asked for.
+
+    config: the model's `config.json`, empty where it has none.
+    """
+
+    config: dict[str, Any]
+
+    def names(self) -> list[str]:
+        """Names of all parameters (`….down_proj.weight`), in the order to read them in."""
+        ...
+
+    def read(self, name: str) -> Weight:
+        """A dense tensor or a quantized weight (`gqc.checkpoints.weights`). Raises GqcError."""
+        ...
+
+    def activation(self, name: str) -> Scheme | None:
+        """How the input of the layer with this weight is quantized, None where it is not."""
+        ...
+
+    def input_scale(self, name: str) -> torch.Tensor | None:
+        """The tensor scale of that input, a float32 scalar, where its scheme is static."""
+        ...
