@@ -18,14 +18,15 @@ from xdsl.utils.exceptions import VerifyException
 from gqc.dialects import fx, gq, tile
 
 TORCH = (fx.CallOp, gq.WeightOp, gq.TransposeOp)
+CHANNELS = (gq.ScaleChannelsOp, gq.GatherChannelsOp, gq.RotateChannelsOp)
 CASTS = (gq.QcastOp, gq.DcastOp, gq.PackOp, gq.UnpackOp)
 FUSED = (gq.FusedOp, gq.YieldOp)
 
 ALLOWED: dict[str, tuple[type[Operation], ...]] = {
     "imported": (*TORCH, gq.MatmulTOp),
-    "grouped": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, gq.QcastOp),
-    "legal": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, *CASTS, *FUSED),
-    "kernels": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, gq.LaunchOp),
+    "grouped": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, gq.QcastOp, *CHANNELS),
+    "legal": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, *CASTS, *FUSED, *CHANNELS),
+    "kernels": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, gq.LaunchOp, gq.RotateChannelsOp),
 }
 """Operations that a function may hold at each stage, besides its own frame."""
 
