@@ -58,16 +58,14 @@ class Report:
         """Storage of all weights in bytes; one that layers share counts once."""
         return sum({row.key: row.bytes for row in self.rows}.values())
 
-    def completed(
-        self,
-        noise: Mapping[CastKey, float],
-        kernels: Mapping[tuple[str, str], tuple[str, ...]],
-    ) -> Report:
-        """The report with SQNR in dB of quantized weights, and kernels by layer and weight."""
-        rows = (
-            replace(row, sqnr=noise.get(row.key), kernels=kernels.get((row.layer, row.weight), ()))
-            for row in self.rows
-        )
+    def completed(self, noise: Mapping[CastKey, float]) -> Report:
+        """The report with SQNR in dB of quantized weights."""
+        rows = (replace(row, sqnr=noise.get(row.key, row.sqnr)) for row in self.rows)
+        return Report(self.target, tuple(rows))
+
+    def launching(self, kernels: Mapping[tuple[str, str], tuple[str, ...]]) -> Report:
+        """The report with kernels by layer and weight."""
+        rows = (replace(row, kernels=kernels.get((row.layer, row.weight), ())) for row in self.rows)
         return Report(self.target, tuple(dict.fromkeys(rows)))  # a layer may be called twice
 
     def __str__(self) -> str:

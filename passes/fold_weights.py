@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from gqc.formats.block_scaled import BlockScaled
 
 Store = MutableMapping[str, "torch.Tensor"]
-Observer = Callable[["torch.Tensor", "BlockScaled", gq.QcastOp], None]
-"""Called with each weight, its quantized form, and the cast that made it."""
+Quantized = gq.QcastOp | gq.WeightOp
+"""What gives a quantized weight: the cast of a dense one, or the store."""
+Observer = Callable[["torch.Tensor | None", "BlockScaled", Quantized], None]
+"""Called with each weight, None if it is stored quantized, its quantized form, and its maker."""
 Taken = dict[str, tuple[str, ...] | None]
 """What each packed weight was made by, by the name of its first part; None where a name is taken
 by something else."""
@@ -123,6 +125,8 @@ def compute(pack: gq.PackOp, store: Store, observe: Observer | None) -> tuple[to
     weight, chain = weight_of(pack.weight), chain_of(pack)
     assert weight is not None
     values = run.run_op(weight, ())
+    if gq.block_scaled(weight.result) is not None and observe is not None:
+        observe(None, values[0], weight)
     for op in chain:
         source = values[0]
         try:
