@@ -76,16 +76,16 @@ class Path:
             return []
         if weight_of(value) is not None:
             return [self.leaf(reader, index, axes, offset)]
-        if self.scales:
-            refuse_readers(value, {reader})
-            if not isinstance(gq.element_type(value), AnyFloat):
-                raise Stays(f"{named(value.owner)} gives no floats")
-        elif len(axes) > 1:
-            raise Stays("the permutation would mix the heads of an attention")
-        self.visited.add(value)
         op = value.owner
         if isinstance(op, Block):
             raise Stays("an argument of the function: nothing before it is known")
+        if self.scales:
+            refuse_readers(value, {reader})
+            if not isinstance(gq.element_type(value), AnyFloat):
+                raise Stays(f"{named(op)} gives no floats")
+        elif len(axes) > 1:
+            raise Stays("the permutation would mix the heads of an attention")
+        self.visited.add(value)
         if isinstance(op, gq.MatmulTOp):
             rule = matmul
         elif isinstance(op, CallOp):

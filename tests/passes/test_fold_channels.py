@@ -183,6 +183,7 @@ def test_rows_of_a_quantized_weight_move_whole():
 
     (op,) = (op for op in module.walk() if isinstance(op, gq.WeightOp) and "first" in op.key)
     quantized = gq.block_scaled(op.result)
+    assert quantized is not None
     store: dict[str, Any] = {
         "first.weight": QUANTIZERS["rtn"](torch.randn(8, 16), quantized, "minmax"),
         "last.weight": torch.randn(4, 8),
