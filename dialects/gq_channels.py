@@ -33,9 +33,7 @@ from gqc.dialects.constraints import require
 from gqc.dialects.gq_attributes import BlockScaledType
 
 
-def require_channels(
-    op: ScaleChannelsOp | GatherChannelsOp, vector: SSAValue, source: SSAValue
-) -> None:
+def require_channels(op: ByVector, vector: SSAValue, source: SSAValue) -> None:
     """C1 to C3 of operations with one number for each channel."""
     assert isinstance(source.type, TensorType) and isinstance(vector.type, TensorType)
     shape = source.type.get_shape()
@@ -189,7 +187,9 @@ class RotateChannelsOp(IRDLOperation):
         require(is_float, self, "C3", "{} does not hold floats", self.source.type)
 
 
-ChannelOp = ScaleChannelsOp | GatherChannelsOp | RotateChannelsOp
+ByVector = ScaleChannelsOp | GatherChannelsOp
+"""Operations with a number for each channel."""
+ChannelOp = ByVector | RotateChannelsOp
 
 
 def reason_of(op: ChannelOp) -> str:

@@ -24,13 +24,14 @@ from gqc.frontend.export_fx import export_functions, export_fx
 from gqc.frontend.import_fx import import_fx
 from gqc.frontend.linears import capture_linears, copy_shared, replace_modules
 from gqc.frontend.signature import Imported
+from gqc.passes.fold_channels import FoldChannels
 from gqc.passes.fold_weights import FoldWeights, FoldWeightsInto, Quantized
 from gqc.passes.helpers import count, matmuls
 from gqc.passes.pipeline import Stage, extend, pipeline, run_stages
 from gqc.passes.quantize_activations import QuantizeActivations
 from gqc.passes.recognize_linears import RecognizeLinears
 from gqc.report import CastKey, Report, sqnr
-from gqc.report_rows import key_of, launched, rows_of, rows_outside
+from gqc.report_rows import channels_kept, key_of, launched, rows_of, rows_outside
 from gqc.schemes import SchemeLike, scheme_list
 from gqc.stored_weights import take_weights
 from gqc.targets import resolve
@@ -173,7 +174,7 @@ def lower(
 ) -> Report:
     """Run the stages on an imported model and its weights, in place, and report on it."""
     noise: dict[CastKey, float] = {}
-    report = Report(target, ())
+    report, channels = Report(target, ()), dict[str, str]()
     console = Console(stderr=True)
     shown = console.is_terminal if progress is None else progress
     with Progress(console=console, transient=True, disable=not shown) as bar:
@@ -187,12 +188,14 @@ def lower(
             bar.update(task, advance=1, description=f"{done} {key[0]}")
 
         def after(name: str, module: ModuleOp) -> None:
-            nonlocal report
+            nonlocal report, channels
             bar.update(task, description=name)
             if name == RecognizeLinears.name and not any(matmuls(module)):
                 raise GqcError(
                     "the model has no linear layer with a stored weight: nothing to compile"
                 )
+            if name == FoldChannels.name:
+                channels = channels_kept(module)
             if name == QuantizeActivations.name:
                 refuse_uncalibrated(module, imported.weights)
             if name == "legal":
@@ -204,7 +207,7 @@ def lower(
 
         fold = FoldWeightsInto(imported.weights, observe)
         run_stages(imported.module, [stage.replacing(FoldWeights, fold) for stage in stages], after)
-    return report.completed(noise).launching(launched(imported.module))
+    return report.completed(noise).lowered(launched(imported.module), channels)
 
 
 def refuse_taken_names(parts: nn.Module | None, imported: Imported) -> None:

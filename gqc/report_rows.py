@@ -10,10 +10,11 @@ from xdsl.dialects.builtin import ModuleOp, StringAttr, SymbolRefAttr
 from xdsl.ir import SSAValue
 
 from gqc.dialects import fx, gq
+from gqc.dialects.gq_channels import ChannelOp, reason_of
 from gqc.dialects.torch_types import DTYPES, ELEMENT_TYPES
 from gqc.frontend.linears import is_linear, peculiarity
 from gqc.passes.fold_weights import Quantized
-from gqc.passes.helpers import layer_name, weight_of
+from gqc.passes.helpers import layer_name, matmuls, weight_of
 from gqc.report import CastKey, Row
 
 
@@ -65,8 +66,7 @@ def matmul_row(op: gq.MatmulTOp) -> Row:
         return dense_row(layer_name(op), weight, op.weight, decision, reason)
     type_, shape = gq.block_scaled(quantized.result), gq.tensor_shape(op.weight)
     assert type_ is not None
-    packs = (use.operation for use in quantized.result.uses)
-    held = sum(bytes_of(part) for p in packs if isinstance(p, gq.PackOp) for part in p.parts)
+    held = packed_bytes(quantized.result)
     fate = (shape, decision, reason, type_.bits_per_element(shape), held)
     return Row(layer_name(op), *key_of(quantized), *fate, activation=activation_of(op))
 
@@ -97,10 +97,18 @@ def bytes_of(value: SSAValue) -> int:
     return prod(gq.tensor_shape(value)) * DTYPES[gq.element_type(value)].itemsize
 
 
+def packed_bytes(value: SSAValue) -> int:
+    """Storage of what a quantized weight is packed into, its rows in any order."""
+    readers = [use.operation for use in value.uses]
+    parts = (part for op in readers if isinstance(op, gq.PackOp) for part in op.parts)
+    moved = (op.result for op in readers if isinstance(op, gq.GatherChannelsOp))
+    return sum(map(bytes_of, parts)) + sum(map(packed_bytes, moved))
+
+
 def quantized_of(value: SSAValue) -> Quantized | None:
     """The cast or the stored weight that a value comes from, through packing and back, if any."""
     op = value.owner
-    while isinstance(op, gq.DcastOp | gq.UnpackOp | gq.PackOp):
+    while isinstance(op, gq.DcastOp | gq.UnpackOp | gq.PackOp | gq.GatherChannelsOp):
         op = op.operands[0].owner
     if isinstance(op, gq.QcastOp | gq.WeightOp) and gq.block_scaled(op.result) is not None:
         return op
@@ -128,3 +136,25 @@ def launched(module: ModuleOp) -> dict[tuple[str, str], tuple[str, ...]]:
                 every = (*kernels.get(key, ()), *(name for _, name in op.buckets))
                 kernels[key] = tuple(dict.fromkeys(every))
     return kernels
+
+
+DONE: dict[type[ChannelOp], str] = {
+    gq.ScaleChannelsOp: "multiplied by factors",
+    gq.GatherChannelsOp: "permuted",
+    gq.RotateChannelsOp: "rotated",
+}
+"""What operations do to channels, in words."""
+
+
+def channels_kept(module: ModuleOp) -> dict[str, str]:
+    """What layers do to the channels of their inputs as the model runs, once `fold-channels` has
+    folded the rest, by layer."""
+    kept: dict[str, str] = {}
+    for matmul in matmuls(module):
+        op, said = matmul.x.owner, []
+        while isinstance(op, ChannelOp):
+            said.append(f"its input is {DONE[type(op)]} as the model runs: {reason_of(op)}")
+            op = op.source.owner
+        if said:
+            kept[layer_name(matmul)] = "; ".join(reversed(said))
+    return kept

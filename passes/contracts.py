@@ -16,6 +16,7 @@ from xdsl.ir import Operation
 from xdsl.utils.exceptions import VerifyException
 
 from gqc.dialects import fx, gq, tile
+from gqc.passes.helpers import weight_of
 
 TORCH = (fx.CallOp, gq.WeightOp, gq.TransposeOp)
 CHANNELS = (gq.ScaleChannelsOp, gq.GatherChannelsOp, gq.RotateChannelsOp)
@@ -38,8 +39,12 @@ def fail(stage: str, op: Operation, message: str) -> None:
 def check_grouped(op: Operation) -> None:
     if isinstance(op, gq.QcastOp | gq.WeightOp) and gq.block_scaled(op.result) is not None:
         readers = [use.operation for use in op.result.uses]
-        if not all(isinstance(r, gq.MatmulTOp) for r in readers):
+        if not all(isinstance(r, gq.MatmulTOp | gq.GatherChannelsOp) for r in readers):
             fail("grouped", op, "only gq.matmul_t may read a block-scaled value")
+    elif isinstance(op, gq.ScaleChannelsOp | gq.GatherChannelsOp) and weight_of(op.source) is None:
+        plain = isinstance(op, gq.GatherChannelsOp) or op.offset is None
+        if op.axis != len(gq.tensor_shape(op.source)) - 1 or not plain:
+            fail("grouped", op, "channels of activations lie along the last dimension, unshifted")
 
 
 def check_legal(op: Operation) -> None:

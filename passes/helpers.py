@@ -38,6 +38,15 @@ def weight_of(value: SSAValue) -> gq.WeightOp | None:
     return op if isinstance(op, gq.WeightOp) else None
 
 
+def is_sole_reader(value: SSAValue) -> bool:
+    """Whether nothing but the one reader of a value reads the weight that it is a form of."""
+    while not isinstance(op := value.owner, gq.WeightOp):
+        if not value.has_one_use() or not isinstance(op, Operation):
+            return False
+        value = op.operands[0]
+    return value.has_one_use()
+
+
 def native_row(matmul: gq.MatmulTOp, target: Target) -> Native:
     """The row of the table by which a target multiplies the operands of a native matmul."""
     x, weight = gq.block_scaled(matmul.x), gq.block_scaled(matmul.weight)

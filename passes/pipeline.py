@@ -13,9 +13,11 @@ from gqc.errors import GqcError
 from gqc.passes.adopt_weights import AdoptWeights
 from gqc.passes.assign_layouts import AssignLayouts
 from gqc.passes.contracts import verify_stage
+from gqc.passes.fold_channels import FoldChannels
 from gqc.passes.fold_weights import FoldWeights
 from gqc.passes.fuse_producers import FuseProducers
 from gqc.passes.legalize import Legalize
+from gqc.passes.lower_channels import LowerChannels
 from gqc.passes.lower_quantizers import LowerQuantizers
 from gqc.passes.lower_to_tile import LowerToTile
 from gqc.passes.quantize_activations import QuantizeActivations
@@ -52,6 +54,7 @@ def pipeline(
                 RecognizeLinears(),  # linear, addmm, mm, matmul → gq.matmul_t
                 AdoptWeights(forms),  # gq.weight of a quantized type, where it is stored so
                 QuantizeWeights(schemes, lm_head),  # gq.qcast of each weight, by scheme
+                FoldChannels(),  # gq.scale_channels, gq.gather_channels into the weights before
                 QuantizeActivations(schemes),  # gq.qcast of inputs, where the scheme says so
             ),
         ),
@@ -61,6 +64,7 @@ def pipeline(
                 Legalize(target),  # native, or an explicit gq.dcast and the reason
                 AssignLayouts(target),  # gq.pack, gq.unpack in the target's layout
                 SplitMBuckets(target),  # a tile schedule for each bucket of rows
+                LowerChannels(),  # mul, index_select: what was not folded
                 FuseProducers(),  # gq.fused: RMSNorm, SiLU·mul … into the quantizer that reads it
             ),
         ),

@@ -20,10 +20,12 @@ PASSES = (
     "recognize-linears",
     "adopt-weights",
     "quantize-weights",
+    "fold-channels",
     "quantize-activations",
     "legalize",
     "assign-layouts",
     "split-m-buckets",
+    "lower-channels",
     "fuse-producers",
     "lower-quantizers",
     "lower-to-tile",
@@ -37,7 +39,7 @@ STAGES = {
 }
 """The pass that ends each stage."""
 
-UNTARGETED = ("fuse-producers", "fold-weights")
+UNTARGETED = ("lower-channels", "fuse-producers", "fold-weights")
 
 
 class Dumped:
