@@ -89,6 +89,23 @@ def test_half_precision(scheme, dtype):
     torch.testing.assert_close(y, truth.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
 
 
+@pytest.mark.parametrize("scheme", ["mxfp8_ceil", "mxint8_rceil", "mxfp8_mxfp4_ceil"])
+def test_float16_activations_may_be_rounded_up_beyond_float16(scheme):
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 48).half()
+    layer.weight.data *= 2.0**-8
+    x = torch.where(torch.rand(3, 64) < 0.5, 65504.0, -65504.0).half()
+    x[1] *= 2.0**-14
+    y = gqc.compile(layer, scheme=scheme, target="cpu")(x)
+    assert (fake(x, PRESETS[scheme].activation).abs().amax(1) > 65504).tolist() == [
+        True,
+        False,
+        True,
+    ]
+    truth = FakeLinear(layer, PRESETS[scheme], None)(x)
+    torch.testing.assert_close(y.double(), truth, rtol=2.0**-10, atol=1e-4)
+
+
 # Static scales
 
 
