@@ -13,7 +13,7 @@ from torch import nn
 import gqc
 from gqc.errors import GqcError
 from gqc.quantizers import microscaling
-from gqc.schemes import MX_ELEMENTS, PRESETS, Scheme
+from gqc.schemes import MX_ELEMENTS, PRESETS, ROUNDINGS, Scheme
 
 SCHEMES = [*MX_ELEMENTS, "nvfp4", "mxfp8_mxfp6", "mxfp8_mxfp4", "mxint8_mxfp4_even", "mxfp4_rceil"]
 TOLERANCE = 1e-6
@@ -67,6 +67,28 @@ def test_computes_the_fake_quantized_model(scheme, mode, compiled, inputs):
         truth = exact(case["x"].double())
         assert close(result(**case), truth)
     assert not close(model(**case), truth), "quantized to nothing else"
+
+
+PAIRS = [name for name in PRESETS if not name.endswith((*filter(None, ROUNDINGS), "_static"))]
+"""One format of weights alone, of weights and activations, and every two formats."""
+
+
+@pytest.mark.parametrize("scheme", PAIRS)
+def test_every_pair_with_odd_rows_and_columns_and_a_tail_of_k(scheme):
+    torch.manual_seed(0)
+    layer = nn.Linear(160, 37)
+    result = gqc.compile(layer, scheme=scheme, target="cpu")
+    activation = PRESETS[scheme].activation
+    for rows in (1, 7):
+        x = torch.randn(rows, 160)
+        seen = x.double() if activation is None else fake(x, activation)
+        weight = fake(layer.weight, PRESETS[scheme])
+        truth = nn.functional.linear(seen, weight, layer.bias.double())
+        bound = 2.0**-23 * (
+            nn.functional.linear(seen.abs(), weight.abs(), layer.bias.abs().double())
+        )
+        assert ((result(x).double() - truth).abs() <= 4 * bound).all()
+        assert not ((layer(x).double() - truth).abs() <= 4 * bound).all()
 
 
 @pytest.mark.parametrize(
