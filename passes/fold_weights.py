@@ -200,7 +200,7 @@ def like(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
 def check_range(
     source: torch.Tensor, quantized: BlockScaled, cast: gq.QcastOp, pack: gq.PackOp
 ) -> None:
-    """Kernels that decode codes multiply in the weight's own type: no value may be beyond it.
+    """Kernels that decode codes may multiply in the weight's own type: no value may be beyond it.
 
     A scale that is rounded up may take the greatest weights of float16 there. The layout `bytes` is
     of matrix units, which multiply codes and scales of any range.
