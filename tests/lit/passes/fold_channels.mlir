@@ -97,3 +97,24 @@ func.func @kept(%x : tensor<?x8xf32>) -> (tensor<?x8xf32>, tensor<?x8xf32>, tens
   %v1 = gq.scale_channels %v by %m along 1 : tensor<?x8xf32>, tensor<8xf32> -> tensor<?x8xf32>
   func.return %y1, %y2, %z2, %v1 : tensor<?x8xf32>, tensor<?x8xf32>, tensor<?x8xf32>, tensor<?x8xf32>
 }
+
+// A permutation would reach a layer that reads its path, whose columns stay as they are; and a
+// square matrix along both dimensions.
+// CHECK-LABEL: func.func @crossed
+// CHECK:         gq.gather_channels %s by %{{.*}} along 1 {reason = "gq.matmul_t is read by gq.matmul_t too"}
+// CHECK:         gq.gather_channels %r by %{{.*}} along 1 {reason = "gq.matmul_t is read along two dimensions"}
+func.func @crossed(%x : tensor<8x8xf32>) -> (tensor<8x8xf32>, tensor<8x8xf32>) {
+  %o = gq.weight @crossed.order : tensor<8xi64>
+  %w = gq.weight @first.weight : tensor<8x8xf32>
+  %v = gq.weight @inner.weight : tensor<8x8xf32>
+  %u = gq.weight @square.weight : tensor<8x8xf32>
+  %h = gq.matmul_t %x, %w : (tensor<8x8xf32>, tensor<8x8xf32>) -> tensor<8x8xf32>
+  %i = gq.matmul_t %h, %v : (tensor<8x8xf32>, tensor<8x8xf32>) -> tensor<8x8xf32>
+  %s = fx.call "aten.add.Tensor"(%h, %i) : (tensor<8x8xf32>, tensor<8x8xf32>) -> tensor<8x8xf32>
+  %s1 = gq.gather_channels %s by %o along 1 : tensor<8x8xf32>, tensor<8xi64> -> tensor<8x8xf32>
+  %q = gq.matmul_t %x, %u : (tensor<8x8xf32>, tensor<8x8xf32>) -> tensor<8x8xf32>
+  %t = fx.call "aten.transpose.int"(%q, 0, 1) : (tensor<8x8xf32>) -> tensor<8x8xf32>
+  %r = fx.call "aten.add.Tensor"(%q, %t) : (tensor<8x8xf32>, tensor<8x8xf32>) -> tensor<8x8xf32>
+  %r1 = gq.gather_channels %r by %o along 1 : tensor<8x8xf32>, tensor<8xi64> -> tensor<8x8xf32>
+  func.return %s1, %r1 : tensor<8x8xf32>, tensor<8x8xf32>
+}
