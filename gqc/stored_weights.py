@@ -218,7 +218,7 @@ def is_for_linears(model: nn.Module, names: Iterable[str], weight: Weight) -> bo
 
 def form_of(stored: Stored, name: str, weight: Weight) -> Form:
     """The form of a weight; what its inputs go through is put into `stored.tensors`."""
-    codes, layer = in_rows(codes_of(weight)), name.removesuffix(".weight")
+    codes, layer = in_rows(codes_of(weight)), name.rpartition(".")[0]
     problem = undecoded(codes.type) or unscaled(codes.type, codes.codes.shape)
     if isinstance(weight, Permuted) and weight.dim == 0:
         problem = "its rows are stored in another order"
@@ -227,11 +227,10 @@ def form_of(stored: Stored, name: str, weight: Weight) -> Form:
     form = Form(name, codes.type.text, stored.source.origin(name).method)
     match weight:
         case Permuted():
-            form = replace(form, order=keep(stored, f"{layer}.input_order", weight.order))
+            form = replace(form, order=keep(stored, layer, "input_order", weight.order))
         case Prescaled():
-            form = replace(
-                form, factor=keep(stored, f"{layer}.input_factor", weight.factor.float())
-            )
+            factor = keep(stored, layer, "input_factor", weight.factor.float())
+            form = replace(form, factor=factor)
         case Rotated():
             form = replace(form, rotation=str(weight.block))
     activation = stored.source.activation(name)
@@ -243,8 +242,9 @@ def form_of(stored: Stored, name: str, weight: Weight) -> Form:
     return replace(form, activation=str(activation))
 
 
-def keep(stored: Stored, name: str, tensor: torch.Tensor) -> str:
+def keep(stored: Stored, layer: str, leaf: str, tensor: torch.Tensor) -> str:
     """Put a tensor into the side store; the name of it, or of an equal one that is there."""
+    name = f"{layer}.{leaf}".lstrip(".")
     for other, known in stored.tensors.items():
         if known.dtype == tensor.dtype and torch.equal(known, tensor.to(known.device)):
             return other

@@ -73,6 +73,15 @@ def how(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+def test_a_layer_says_its_weight(how: str) -> None:
+    """In the model's own channels, whatever its input goes through."""
+    layer = nn.Linear(64, 48, False)
+    stored = quantized(layer.weight, how)
+    compiled = gqc.compile(layer, weights=Memory({"weight": stored}), target="cpu")
+    expected = dense(stored, torch.float64).float()
+    torch.testing.assert_close(compiled.weight, expected, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_every_kind_of_weight_computes_what_it_stands_for(how: str, whole: bool) -> None:
     torch.manual_seed(0)
