@@ -74,6 +74,7 @@ def save(
     if outlined or writer.selective:
         forms.update(survey(source, names))
         refuse_unheld(writer, format)
+        writer.warn(source.config)
     fingerprint = f"{format} {max_shard_bytes} {source.fingerprint()}" if outlined else None
     run = Run(Path(folder), fingerprint)
     with Bar(source, names, run.parameters, progress) as bar:

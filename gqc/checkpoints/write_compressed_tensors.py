@@ -39,6 +39,8 @@ Block = tuple[int | None, int | None]
 
 METHOD = "compressed-tensors"
 FLOATS = ("f16", "bf16", "f32")
+DTYPES = {"float16": "f16", "bfloat16": "bf16"}
+"""Formats of models, by the names in configs, which do not hold every scale."""
 
 FUSED = (
     ("q_proj", "k_proj", "v_proj"),
@@ -223,6 +225,17 @@ class CompressedTensorsWriter(Writer):
         if form.activation is not None and form.activation not in INPUTS:
             return f"has inputs of {form.activation}: {remedy_of_inputs(form.activation)}"
         return None
+
+    def warn(self, config: dict[str, Any]) -> None:
+        model = DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")))
+        scales = {str(form.type.scale) for form in self.forms.values()} & set(FLOATS) - {model}
+        if model is not None and scales:
+            warnings.warn(
+                f"scales are {', '.join(sorted(scales))}, and the model is {model}: vLLM and "
+                f"transformers cast them to it, which rounds them; give a scheme with scale={model}"
+                ' ("si4 g128 scale=bf16 quantizer=rtn scale_rule=no_clip")',
+                stacklevel=3,
+            )
 
     def parts(self, name: str, weight: Weight, scale: torch.Tensor | None) -> Tensors:
         assert isinstance(weight, BlockScaled)

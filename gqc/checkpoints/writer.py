@@ -95,6 +95,9 @@ class Writer:
         """Why the format cannot hold a weight, and the remedy; None where it can."""
         return None
 
+    def warn(self, config: dict[str, Any]) -> None:
+        """Warn of what loaders of the format make of weights in a model of this config."""
+
     def parts(self, name: str, weight: Weight, scale: torch.Tensor | None) -> Tensors:
         """The tensors that a weight is stored as, by their full names.
 

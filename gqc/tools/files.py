@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,17 +79,29 @@ class Contents:
         ]
         for name in extra:
             table.add_column({"activation": "inputs", "reason": "why dense"}[name], overflow="fold")
-        groups: dict[tuple, list[Parameter]] = {}
-        for parameter in self.parameters:
-            groups.setdefault(parameter.alike, []).append(parameter)
-        for group in groups.values():
-            first, size = group[0], sum(parameter.bytes for parameter in group)
-            name = first.name if len(group) == 1 else f"{wildcard(first.name)} ({len(group)})"
-            shape = "×".join(map(str, first.shape))
-            line = [name, shape, first.format, f"{first.bits:.4g}", f"{size / 1e6:.2f}"]
-            table.add_row(*map(Text, [*line, *(vars(first)[name] for name in extra)]))
+        for group in grouped(p for p in self.parameters if len(p.shape) > 1):
+            table.add_row(*map(Text, [*cells(group), *(vars(group[0])[name] for name in extra)]))
+        if vectors := [p for p in self.parameters if len(p.shape) < 2]:
+            size = sum(parameter.bytes for parameter in vectors)
+            table.add_row(f"vectors and numbers ({len(vectors)})", "", "", "", f"{size / 1e6:.2f}")
         yield table
         yield f"{len(self.parameters)} parameters take {self.bytes / 1e6:.1f} MB"
+
+
+def grouped(parameters: Iterable[Parameter]) -> list[list[Parameter]]:
+    """Parameters that are alike but for numbers in their names, together."""
+    groups: dict[tuple, list[Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault(parameter.alike, []).append(parameter)
+    return list(groups.values())
+
+
+def cells(group: list[Parameter]) -> list[str]:
+    """The line of a table for alike parameters."""
+    first, size = group[0], sum(parameter.bytes for parameter in group)
+    name = first.name if len(group) == 1 else f"{wildcard(first.name)} ({len(group)})"
+    shape = "×".join(map(str, first.shape))
+    return [name, shape, first.format, f"{first.bits:.4g}", f"{size / 1e6:.2f}"]
 
 
 def inspect_checkpoint(path: Path) -> Contents:
