@@ -39,7 +39,7 @@ class Run:
         self.shards: list[Done] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            empty = not any(folder.iterdir())
+            empty = {path.name for path in folder.iterdir()} <= {f"{STATE}.tmp"}
         except OSError as error:
             raise unwritten(folder, error) from error
         if not empty:
