@@ -2,8 +2,8 @@
 
 Presets: `int4_g128`, `int8_row_sym`, `int3_g64_sym`: bits, group (or `row` for one scale a row),
 asymmetric unless `_sym`; and the names of `PRESETS`, such as `w4a16_mxfp4`. They parse to a
-`Scheme`, which says all choices out loud. After a name, `+awq+gptq`: what is done to the channels of
-inputs before the weight is quantized (`gqc.quantizers.TRANSFORMS`), then by which quantizer.
+`Scheme`, which says all choices out loud. After a name, `+awq+gptq`: what is done to the channels
+of inputs before the weight is quantized (`gqc.quantizers.TRANSFORMS`), then by which quantizer.
 """
 
 from __future__ import annotations
@@ -110,12 +110,10 @@ class Scheme:
         zero = f" zero={self.zero} zero_mode={self.zero_mode}" if self.zero else ""
         whole = " tensor_scale=f32" if self.tensor_scale else ""
         choice = f"quantizer={self.quantizer} scale_rule={self.scale_rule}"
-        static = " static=True" if self.static else ""
-        transforms = f" transforms={'+'.join(self.transforms)}" if self.transforms else ""
+        choice += " static=True" if self.static else ""
+        choice += f" transforms={'+'.join(self.transforms)}" if self.transforms else ""
         x = f" activation={self.activation}".replace(" ", ",").replace(",", " ", 1)
-        text = (
-            f"{self.element} {group} scale={self.scale}{zero}{whole} {choice}{static}{transforms}"
-        )
+        text = f"{self.element} {group} scale={self.scale}{zero}{whole} {choice}"
         return text if self.activation is None else text + x
 
 
@@ -133,9 +131,7 @@ def refuse_transforms(scheme: Scheme) -> None:
     if "smoothquant" in names and activation is None:
         raise GqcError("smoothquant is for schemes that quantize activations: use awq for weights")
     if activation is not None and activation.transforms:
-        raise GqcError(
-            "an activation's transforms are those of the layer's scheme: give them there"
-        )
+        raise GqcError("transforms of an activation are its layer's: give them to that scheme")
     if activation is not None and activation.static and "hadamard" in names:
         raise GqcError("the tensor scale of a rotated activation is dynamic: leave static out")
 
