@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from gqc.checkpoints.weights import Weight
-from gqc.quantizers import quantize
+from gqc.quantizers import QUANTIZERS
 from gqc.schemes import Scheme, parse_scheme
 
 
@@ -40,9 +40,10 @@ def layer(
     """A layer quantized by a scheme, with a bias, and a norm."""
     random = torch.Generator().manual_seed(n)
     dense, said = torch.randn(n, k, generator=random), parse_scheme(scheme)
+    quantizer = QUANTIZERS[said.quantizer]
     source = Memory(
         {
-            f"{name}.weight": quantize(dense, said),
+            f"{name}.weight": quantizer(dense, said.type(), said.scale_rule),
             f"{name}.bias": torch.randn(n, generator=random),
             "model.norm.weight": torch.randn(k, generator=random).bfloat16(),
         }
