@@ -177,11 +177,13 @@ def is_finite(tensor: torch.Tensor) -> bool:
         torch.float8_e4m3fn: (0x7F, 0x7F),
         torch.float8_e5m2: (0x7F, 0x7C),
     }
+    ends: list[torch.Tensor] = []
     for part in tensor.flatten().split(1 << 22):  # temporaries are as wide as what is looked at
         if tensor.dtype in specials:
             mask, least = specials[tensor.dtype]
             if ((part.view(torch.uint8) & mask) >= least).any():
                 return False
-        elif tensor.is_floating_point() and not torch.isfinite(part).all():
-            return False
-    return True
+        elif tensor.is_floating_point() and part.numel():
+            # A NaN is the least and the greatest. Many times faster than torch.isfinite of all.
+            ends.extend(part.aminmax())
+    return not ends or bool(torch.isfinite(torch.stack(ends)).all())
