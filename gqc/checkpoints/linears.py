@@ -72,21 +72,23 @@ def built(config: Mapping[str, Any]) -> tuple[nn.Module | None, str]:
     """
     import torch
 
-    try:
-        import transformers
-        from transformers import CONFIG_MAPPING
-    except ImportError:
-        return None, "transformers is not installed"
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
-    kind = getattr(transformers, name, None) if isinstance(name, str) else None
-    if kind is None or config.get("model_type") not in CONFIG_MAPPING:
+    if not isinstance(name, str):
+        return None, "the config names no architecture"
+    try:
+        import transformers
+    except ImportError:
+        return None, "transformers is not installed"
+    kind = getattr(transformers, name, None)
+    if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
         return None, f"transformers has no model {name!r}"
     try:
+        said = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
         with torch.device("meta"):
-            return kind(CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))), ""
+            return kind(said), ""
     except Exception as error:  # whatever the library makes of a config
-        return None, f"transformers does not build {name} of this config ({error})"
+        return None, f"transformers builds no {name} of this config ({error!r})"
 
 
 def modules_of(model: nn.Module) -> dict[str, nn.Module]:

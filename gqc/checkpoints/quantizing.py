@@ -229,7 +229,7 @@ def quantize_rows(
         whole = whole or empty(part, len(weight))
         last = first + len(rows)
         whole.codes[first:last], whole.scale[first:last] = part.codes, part.scale
-        if whole.zero is not None:
+        if whole.zero is not None and part.zero is not None:
             whole.zero[first:last] = part.zero
         first = last
     if whole is None:

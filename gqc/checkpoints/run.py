@@ -63,10 +63,11 @@ class Run:
             )
         entries = option(state, "shards", list)
         for i, entry in enumerate(entries):
+            done = Done(option(entry, "parameters", int), option(entry, "bytes", int))
             path = self.path(i, len(entries))
-            if not path.is_file() or path.stat().st_size != entry["bytes"]:
+            if not path.is_file() or path.stat().st_size != done.bytes:
                 break
-            self.shards.append(Done(**entry))
+            self.shards.append(done)
 
     def place(self, i: int) -> Path:
         """Where a shard that is done waits for its name."""

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from gqc.checkpoints.checkpoint import CONFIG, CONFIG_KEYS, MODELOPT_CONFIG
 from gqc.checkpoints.files import INDEX, is_finite
 from gqc.checkpoints.progress import Bar
@@ -68,14 +70,16 @@ def save(
         raise GqcError(f"unknown format {format!r}: choose one of {', '.join(WRITERS)}")
     if max_shard_bytes < 1:
         raise GqcError(f"a shard of {max_shard_bytes} bytes: give a positive number")
-    names, outlined = source.names(), isinstance(source, Outlined)
+    names = source.names()
     forms: dict[str, Form] = {}
     writer = WRITERS[format](forms)
-    if outlined or writer.selective:
+    if isinstance(source, Outlined) or writer.selective:
         forms.update(survey(source, names))
         refuse_unheld(writer, format)
         writer.warn(source.config)
-    fingerprint = f"{format} {max_shard_bytes} {source.fingerprint()}" if outlined else None
+    fingerprint = None
+    if isinstance(source, Outlined):
+        fingerprint = f"{format} {max_shard_bytes} {source.fingerprint()}"
     run = Run(Path(folder), fingerprint)
     with Bar(source, names, run.parameters, progress) as bar:
         write_shards(source, names, writer, run, max_shard_bytes, bar)
@@ -135,13 +139,17 @@ def stored(source: Source, name: str, writer: Writer) -> Tensors:
     """The tensors that a parameter is stored as. Raises GqcError on inf and NaN."""
     weight = source.read(name)
     form = form_of(weight, source.activation(name))
-    tensors = {name: weight} if form is None else parts_of(source, name, weight, form, writer)
+    if form is not None:
+        tensors = parts_of(source, name, weight, form, writer)
+    else:
+        assert isinstance(weight, torch.Tensor)
+        tensors = {name: weight}
     for part, tensor in tensors.items():
         if tensor.dtype not in DTYPES:
             raise GqcError(f"{part} is of {tensor.dtype}, which no safetensors hold")
         if not is_finite(tensor):
             raise GqcError(f"{part} holds inf or NaN: quantize finite weights")
-    return tensors  # pyright: ignore[reportReturnType]
+    return tensors
 
 
 def parts_of(source: Source, name: str, weight: Weight, form: Form, writer: Writer) -> Tensors:

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -38,9 +38,9 @@ ENTRY = 160
 FORMAT = {"__metadata__": {"format": "pt"}}
 
 
-def raw(tensor: torch.Tensor) -> memoryview:
+def raw(tensor: torch.Tensor) -> Any:
     """The bytes of a tensor, in order, without a copy where it is contiguous."""
-    return memoryview(tensor.detach().contiguous().flatten().view(torch.uint8).numpy())
+    return tensor.detach().contiguous().flatten().view(torch.uint8).numpy()
 
 
 class Shard:

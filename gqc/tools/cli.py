@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -144,6 +145,11 @@ def inspect_file(path: Path, as_json: bool) -> None:
         Console().print(contents)
 
 
+def show_warning(message: Warning | str, *place: object) -> None:
+    """Print a warning without its place in our code."""
+    typer.echo(f"gqc: warning: {message}", err=True)
+
+
 @app.command()
 def quantize(
     path: Annotated[Path, typer.Argument(help="A dense checkpoint: a folder or a file.")],
@@ -167,8 +173,10 @@ def quantize(
     from gqc.tools.quantize import plan, run
 
     try:
-        source = plan(path, scheme, ignore or (), lm_head, format)
-        done = run(source, out, format, max_shard)
+        with warnings.catch_warnings():
+            warnings.showwarning = show_warning
+            source = plan(path, scheme, ignore or (), lm_head, format)
+            done = run(source, out, format, max_shard)
     except GqcError as error:
         typer.echo(f"gqc: {error}", err=True)
         raise typer.Exit(2) from error

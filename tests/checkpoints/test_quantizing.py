@@ -70,7 +70,7 @@ def test_a_weight_in_slices_is_the_whole_weight(
     dense = numbers(50, 512).bfloat16()  # seven slices
     dense[-1] *= 100  # what the tensor scale is from, in the last
     path = write(tmp_path / "in", {"model.up.weight": dense}, {})
-    with pytest.warns(UserWarning, match="judged by name alone, for transformers has no model"):
+    with pytest.warns(UserWarning, match="judged by name alone, for the config names no arch"):
         source = quantizing(path, scheme)
     said = parse_scheme(scheme)
     expected = QUANTIZERS[said.quantizer](dense.float(), said.type(), said.scale_rule)
@@ -138,6 +138,15 @@ def test_weights_of_conv1d_are_turned(tmp_path: Path) -> None:
         with pytest.warns(UserWarning, match="judged") if prefix else no_warnings():
             ((linear, _),) = quantizing(path).chosen.values()
         assert linear.transposed and linear.shape == (192, 64)
+
+
+@pytest.mark.parametrize("name", ["pipeline", "AutoConfig", "Nothing", "LlamaForCausalLM"])
+def test_only_models_of_transformers_are_built(name: str, tmp_path: Path) -> None:
+    """And a config that one does not take is told."""
+    config = {"architectures": [name], "model_type": ["llama"]}
+    path = write(tmp_path / "in", {"model.up.weight": numbers(32, 32)}, config)
+    with pytest.warns(UserWarning, match=r"transformers (has no model|builds no) '?[A-Za-z]+"):
+        assert quantizing(path).chosen
 
 
 def no_warnings() -> Any:

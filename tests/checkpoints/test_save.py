@@ -67,7 +67,7 @@ def check(source: Memory | Checkpoint, folder: Path) -> Checkpoint:
         same(found.read(name), source.read(name))
         assert found.activation(name) == source.activation(name)
         scales = found.input_scale(name), source.input_scale(name)
-        assert (scales[0] is None) == (scales[1] is None) or torch.equal(*scales)
+        assert scales == (None, None) or torch.equal(*scales)  # pyright: ignore[reportArgumentType]
     return found
 
 

@@ -46,7 +46,7 @@ HELD: dict[str, str] = {
     **{
         integers(4, scale, "row", sym): "pack-quantized"
         for scale in ("f16", "f32")
-        for sym in (0, 1)
+        for sym in (False, True)
     },
     "w4a16_nvfp4": "nvfp4-pack-quantized",
     "nvfp4_static": "nvfp4-pack-quantized",
