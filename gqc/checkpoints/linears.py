@@ -2,9 +2,8 @@
 
 The model's class does, built without weights where transformers has it. Of parameters that it does
 not have, and of all where it is not to be had, names decide: a matrix called `weight` is that of a
-linear layer unless its module is called like an embedding, a norm or a router (`APART`), or shares
-its name with numbered tensors of other ranks. Either way nothing is left out in silence: each
-parameter has a reason.
+linear layer unless its module is called like an embedding, a norm or a router (`APART`). Nothing is
+left out in silence: each parameter that is none has a reason.
 """
 
 from __future__ import annotations
