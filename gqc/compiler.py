@@ -89,8 +89,8 @@ def compile(
     model = model if stored is None else stored.model
     if scheme is None:
         scheme = "int4_g128" if stored is None else {}
-    schemes, forms = scheme_list(scheme, ignore), [] if stored is None else stored.forms.values()
-    stages = pipeline(schemes, machine.name, lm_head, tuple(map(str, forms)))
+    schemes, entries = scheme_list(scheme, ignore), {} if stored is None else stored.entries
+    stages = pipeline(schemes, machine.name, lm_head, tuple(map(str, entries.values())))
     stages = extend(stages, passes or {})
     scales = input_scales(model, schemes, calibration)
     parts = None  # a copy of the model, whose linear layers alone are compiled

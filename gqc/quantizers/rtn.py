@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from xdsl.ir import Attribute
 
     from gqc.dialects.gq import BlockScaledType
+    from gqc.quantizers.statistics import Statistics
 
     Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
     """Codes, scale and zero point of a weight."""
@@ -38,7 +39,13 @@ def maximum(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.maximum(a, b)
 
 
-def rtn(weight: torch.Tensor, type_: BlockScaledType, scale_rule: str) -> BlockScaled:
+def rtn(
+    weight: torch.Tensor,
+    type_: BlockScaledType,
+    scale_rule: str,
+    tensor_scale: torch.Tensor | None = None,
+    statistics: Statistics | None = None,
+) -> BlockScaled:
     """Quantize a weight [N, K] to an integer block-scaled type.
 
     The scale and zero point are rounded to their formats first, and the codes chosen for those.
@@ -53,7 +60,7 @@ def rtn(weight: torch.Tensor, type_: BlockScaledType, scale_rule: str) -> BlockS
         raise ValueError(f"round-to-nearest gives integers, not {type_.element}")
     if SCALES[str(type_.scale)].mantissa == 0:
         raise ValueError(f"a scale of {type_.scale}, rounded to nearest, would clip: use f16")
-    if type_.has_tensor_scale:
+    if type_.has_tensor_scale or tensor_scale is not None:
         raise ValueError("round-to-nearest gives no tensor scale")
     parts = [
         rtn_rows(rows, type_, scale_rule)
@@ -71,11 +78,11 @@ def rtn_rows(weight: torch.Tensor, type_: BlockScaledType, scale_rule: str) -> P
     import torch
 
     weight, element, mode = weight.float(), type_.format, type_.mode
-    if not torch.isfinite(weight).all():
-        raise ValueError("the weight holds inf or NaN")
     rows, columns = type_.block_of(weight.shape)
     blocks = weight.unflatten(1, (-1, columns)).unflatten(0, (-1, rows))  # [N/A, A, K/B, B]
     low, high = blocks.amin((1, 3)), blocks.amax((1, 3))
+    if not (torch.isfinite(low) & torch.isfinite(high)).all():  # a NaN is both of its block
+        raise ValueError("the weight holds inf or NaN")
     if not type_.has_zero and not element.signed and low.min() < 0:
         bits = element.bits
         raise ValueError(
