@@ -1,0 +1,340 @@
+"""Accuracy of quantizers: gqc's beside torchao's, hqq's and compressed-tensors' at the same bits.
+
+Each quantizes the same layers of a trained model (all linears but the output head), and is scored
+on the same text: what it makes of the weights, and of inputs where a scheme quantizes these too, is
+put into the torch model in float32, so that only numbers tell the quantizers apart and no kernel
+does. Scores are losses: the less, the better.
+
+- `minilm`: 1 − the mean cosine of sentence embeddings to those of float32, WikiText-2.
+- `stories15m`: perplexity on text that the float32 model sampled from itself (temperature 1): how
+  far it rises estimates the divergence from that model; it is no text by people. 288 columns are in
+  groups of 32 where a scheme has larger ones, for every quantizer.
+- `smollm2`: perplexity on WikiText-2; its weights lie on an int4 grid in blocks of 32, so schemes
+  of 4 bits quantize what was quantized before. It tells one library from another, not one format
+  from another.
+
+Writes what it has after every row; `--resume` keeps the rows it finds.
+
+    python benchmarks/quantizers.py --models minilm --rows "W4 g64" nvfp4
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import quantizer_peers as peers
+import torch
+from machine import describe_machine
+from quantizer_peers import Peer, Rounding
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from gqc.quantizers import QUANTIZERS
+from gqc.schemes import Scheme, parse_scheme
+from gqc.tools import models
+from gqc.tools.perplexity import perplexity, token_windows
+from gqc.tools.similarity import embeddings, mean_cosine, sentence_batch
+
+RESULTS = Path(__file__).parent / "results" / "quantizers.json"
+HEAD = "lm_head"
+SENTENCES = 64
+CONTEXT = 1024  # of SmolLM2
+
+# Rows
+
+
+@dataclass(frozen=True)
+class Row:
+    """One algorithm at one format: `ours` a scheme, {g} in it the group, `theirs` by library."""
+
+    format: str
+    algorithm: str
+    ours: str
+    theirs: dict[str, Peer | None]
+    group: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.format} {self.algorithm}"
+
+
+INTEGERS = [(4, 128), (4, 64), (3, 64), (2, 32)]
+
+
+def integer_rows() -> Iterator[Row]:
+    for bits, group in INTEGERS:
+        whole = f"zero=ui{bits} zero_mode=quantized"
+        yield from (
+            Row(f"W{bits} g{group}", algorithm, ours, theirs, group)
+            for algorithm, ours, theirs in (
+                (
+                    "rtn, integer zero points",
+                    f"ui{bits} g{{g}} scale=f16 {whole} quantizer=rtn scale_rule=minmax",
+                    {
+                        "torchao": peers.torchao_rtn(bits, "ASYMMETRIC"),
+                        "compressed-tensors": peers.compressed_integers(bits, symmetric=False),
+                    },
+                ),
+                (
+                    "rtn, symmetric, clipping",
+                    f"si{bits} g{{g}} scale=f16 quantizer=rtn scale_rule=half",
+                    {
+                        "torchao": peers.torchao_rtn(bits, "SYMMETRIC"),
+                        "compressed-tensors": peers.compressed_integers(bits, symmetric=True),
+                    },
+                ),
+                (
+                    "rtn, symmetric",
+                    f"int{bits}_g{{g}}_sym",
+                    {"torchao": peers.torchao_rtn(bits, "SYMMETRIC_NO_CLIPPING_ERR")},
+                ),
+                (
+                    "rtn, float zero points",
+                    f"int{bits}_g{{g}}",
+                    {"hqq": peers.hqq(bits, optimize=False)},
+                ),
+                (
+                    "hqq, float zero points",
+                    f"int{bits}_g{{g}}+hqq",
+                    {"torchao": peers.torchao_hqq(bits), "hqq": peers.hqq(bits)},
+                ),
+            )
+        )
+
+
+def float_rows() -> Iterator[Row]:
+    for weights_only in (True, False):
+        prefix = "w4a16_" if weights_only else ""
+        theirs = (lambda peer: peer) if weights_only else peers.with_activations
+        for suffix in ("", "_even", "_rceil"):
+            name = f"{prefix}mxfp4{suffix}"
+            libraries: dict[str, Peer | None] = {"torchao": theirs(peers.torchao_floats(name))}
+            if suffix == "_even":
+                libraries["compressed-tensors"] = theirs(peers.COMPRESSED_MXFP4)
+            yield Row(f"{prefix}mxfp4", f"scales {suffix[1:] or 'floor'}", name, libraries, 32)
+        yield Row(f"{prefix}mxfp4", "scale search", f"{prefix}mxfp4+scale_search", {}, 32)
+        name = f"{prefix}nvfp4"
+        libraries = {
+            "torchao": theirs(peers.torchao_floats(name)),
+            "compressed-tensors": theirs(peers.COMPRESSED_NVFP4),
+        }
+        yield Row(name, "amax", name, libraries, 16)
+        yield Row(name, "scale search", f"{name}+scale_search", {}, 16)
+
+
+ROWS = (*integer_rows(), *float_rows())
+
+# Models
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, what it is scored by (less is better), and the formats that are fair on it."""
+
+    model: nn.Module
+    text: str
+    loss: Callable[[nn.Module], float]
+    formats: tuple[str, ...] = ("",)
+    """Beginnings of names of formats."""
+
+
+def minilm() -> Subject:
+    model, tokenizer = models.minilm()
+    batch = sentence_batch(tokenizer, models.wikitext2(), SENTENCES)
+    exact = embeddings(model, batch)
+    text = f"1 − cosine to float32, {SENTENCES} sentences of WikiText-2"
+    return Subject(model, text, lambda new: 1 - mean_cosine(embeddings(new, batch), exact))
+
+
+def stories15m(windows: int = 64) -> Subject:
+    model = models.stories15m()
+    tokens = samples(model, windows)
+    text = f"perplexity, {tokens[:, 1:].numel()} tokens sampled from the float32 model"
+    return Subject(model, text, lambda new: perplexity(new, tokens))
+
+
+@torch.inference_mode()
+def samples(model: Any, windows: int) -> Tensor:
+    """Tokens that the model samples at temperature 1 under seed 0, [windows, its positions]."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.full((windows, 1), model.config.bos_token_id)
+    cache = None
+    while tokens.shape[1] < model.config.max_position_embeddings:
+        out = model(tokens[:, -1:], past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        drawn = torch.multinomial(out.logits[:, -1].softmax(-1), 1, generator=generator)
+        tokens = torch.cat([tokens, drawn], 1)
+    return tokens
+
+
+def smollm2(windows: int = 2) -> Subject:
+    model, tokenizer = models.smollm2()
+    tokens = token_windows(tokenizer, models.wikitext2(), windows, CONTEXT)
+    text = f"perplexity, {tokens[:, 1:].numel()} tokens of WikiText-2; weights on an int4 grid"
+    return Subject(model, text, lambda new: perplexity(new, tokens), ("mxfp4", "nvfp4"))
+
+
+SUBJECTS: dict[str, Callable[[], Subject]] = {
+    "minilm": minilm,
+    "stories15m": stories15m,
+    "smollm2": smollm2,
+}
+
+# Quantizing
+
+
+def linears(model: nn.Module) -> dict[str, nn.Linear]:
+    """The layers that are quantized."""
+    modules = model.named_modules()
+    return {n: m for n, m in modules if isinstance(m, nn.Linear) and n != HEAD}
+
+
+def group_of(layer: nn.Linear, group: int) -> int:
+    """The group that a layer has: the row's, or 32 where that does not divide its columns."""
+    return group if layer.in_features % group == 0 else 32
+
+
+@torch.inference_mode()
+def by_peer(model: nn.Module, row: Row, peer: Peer) -> nn.Module:
+    """A copy of the model as another library quantizes it."""
+    new = copy.deepcopy(model)
+    for layer in linears(new).values():
+        group = group_of(layer, row.group)
+        layer.weight.data = peer.weight(layer.weight.data, group)
+        if peer.activation is not None:
+            quantize_inputs(layer, peer.activation, group)
+    return new
+
+
+@torch.inference_mode()
+def by_gqc(model: nn.Module, row: Row) -> nn.Module:
+    """A copy of the model as gqc quantizes it."""
+    new = copy.deepcopy(model)
+    for layer in linears(new).values():
+        group = group_of(layer, row.group)
+        scheme = parse_scheme(row.ours.format(g=group))
+        layer.weight.data = rounded(layer.weight.data, scheme)
+        if scheme.activation is not None:
+            activation = scheme.activation
+            quantize_inputs(layer, lambda x, _, scheme=activation: rounded(x, scheme), group)
+    return new
+
+
+def rounded(tensor: Tensor, scheme: Scheme) -> Tensor:
+    """A tensor as gqc quantizes and dequantizes it, in float32."""
+    flat = tensor.reshape(-1, tensor.shape[-1])
+    found = QUANTIZERS[scheme.quantizer](flat, scheme.type(), scheme.scale_rule)
+    return found.dequantize().view_as(tensor)
+
+
+def quantize_inputs(layer: nn.Linear, rounding: Rounding, group: int) -> None:
+    layer.register_forward_pre_hook(lambda _, args: (rounding(args[0], group),))
+
+
+def bits_per_weight(model: nn.Module, row: Row) -> float:
+    """Codes, scales and zero points, as gqc has them, over all layers."""
+    bits = weights = 0.0
+    for layer in linears(model).values():
+        type_ = parse_scheme(row.ours.format(g=group_of(layer, row.group))).type()
+        bits += type_.bits_per_element(tuple(layer.weight.shape)) * layer.weight.numel()
+        weights += layer.weight.numel()
+    return bits / weights
+
+
+def measure(subject: Subject, row: Row) -> dict[str, Any]:
+    """Losses of one row: gqc's, and each library's that has its like."""
+    theirs = {name: peer for name, peer in row.theirs.items() if peer is not None}
+    return {
+        "format": row.format,
+        "algorithm": row.algorithm,
+        "scheme": row.ours,
+        "bits_per_weight": bits_per_weight(subject.model, row),
+        "gqc": subject.loss(by_gqc(subject.model, row)),
+        "theirs": {n: subject.loss(by_peer(subject.model, row, p)) for n, p in theirs.items()},
+    }
+
+
+# The table
+
+LIBRARIES = ("torchao", "hqq", "compressed-tensors")
+
+
+def table_of(name: str, document: dict[str, Any]) -> Table:
+    """Losses, and whether gqc's is the least of its row."""
+    table = Table(title=f"{name}: {document['text']}; float32 {document['float32']:.4f}")
+    table.add_column("format")
+    table.add_column("algorithm")
+    for column in ("bits", "gqc", *LIBRARIES, "gqc ≤"):
+        table.add_column(column, justify="right")
+    for row in document["rows"]:
+        theirs = [row["theirs"].get(library) for library in LIBRARIES]
+        known = [loss for loss in theirs if loss is not None]
+        verdict = "-" if not known else "yes" if row["gqc"] <= min(known) else "NO"
+        losses = ("-" if loss is None else f"{loss:.5g}" for loss in (row["gqc"], *theirs))
+        bits = f"{row['bits_per_weight']:.3f}"
+        table.add_row(row["format"], row["algorithm"], bits, *losses, verdict)
+    return table
+
+
+def best_of(document: dict[str, Any]) -> Table:
+    """The best of gqc's and the best of theirs, by format."""
+    table = Table("format", "best of gqc", "by", "best of theirs", "by", "gqc <")
+    for format_ in dict.fromkeys(row["format"] for row in document["rows"]):
+        rows = [row for row in document["rows"] if row["format"] == format_]
+        ours = min((row["gqc"], row["algorithm"]) for row in rows)
+        theirs = min(
+            (loss, f"{library} {row['algorithm']}")
+            for row in rows
+            for library, loss in row["theirs"].items()
+        )
+        verdict = "yes" if ours[0] < theirs[0] else "NO"
+        table.add_row(format_, f"{ours[0]:.5g}", ours[1], f"{theirs[0]:.5g}", theirs[1], verdict)
+    return table
+
+
+def run(name: str, names: list[str] | None, document: dict[str, Any], save: Callable) -> None:
+    """Measure the rows of one model that the document lacks."""
+    subject = SUBJECTS[name]()
+    found = {(row["format"], row["algorithm"]): row for row in document.get("rows", [])}
+    document |= {"text": subject.text, "float32": subject.loss(subject.model), "rows": []}
+    for row in ROWS:
+        wanted = names is None or any(text in row.name for text in names)
+        if wanted and row.format.startswith(subject.formats):
+            result = found.get((row.format, row.algorithm)) or measure(subject, row)
+            document["rows"].append(result)
+            save()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="gqc's quantizers beside other libraries'")
+    parser.add_argument("--models", nargs="+", default=list(SUBJECTS), choices=SUBJECTS)
+    parser.add_argument("--rows", nargs="+", help="parts of rows' names; all without")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--resume", action="store_true", help="keep the rows in the output file")
+    options = parser.parse_args()
+
+    console = Console()
+    document: dict[str, Any] = {"machine": describe_machine(), "models": {}}
+    if options.resume and options.output.exists():
+        document["models"] = json.loads(options.output.read_text())["models"]
+
+    def save() -> None:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(document, indent=1) + "\n")
+
+    for name in options.models:
+        of_model = document["models"].setdefault(name, {})
+        run(name, options.rows, of_model, save)
+        console.print(table_of(name, of_model))
+        console.print(best_of(of_model))
+
+
+if __name__ == "__main__":
+    main()
