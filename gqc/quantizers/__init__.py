@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from gqc.quantizers.four_over_six import four_over_six
+from gqc.quantizers.gptq import gptq
 from gqc.quantizers.hqq import hqq
 from gqc.quantizers.microscaling import MICROSCALING_RULES, microscaling
 from gqc.quantizers.rtn import SCALE_RULES, rtn
@@ -41,6 +43,8 @@ QUANTIZERS: dict[str, Quantizer] = {
     "hqq": hqq,
     "microscaling": microscaling,
     "scale_search": scale_search,
+    "four_over_six": four_over_six,
+    "gptq": gptq,
 }
 
 MICROSCALING = tuple(dict.fromkeys(r for rules in MICROSCALING_RULES.values() for r in rules))
@@ -50,6 +54,8 @@ RULES: dict[str, tuple[str, ...]] = {
     "hqq": ("minmax",),
     "microscaling": MICROSCALING,
     "scale_search": (*SCALE_RULES, *MICROSCALING),
+    "four_over_six": ("amax",),
+    "gptq": (*SCALE_RULES, *MICROSCALING),
 }
 """Names of the scale rules of each quantizer."""
 
@@ -59,7 +65,7 @@ FACTORS = ("awq", "smoothquant")
 TRANSFORMS = (*FACTORS, "hadamard")
 """What may be done to the channels of a layer's input before its weight is quantized."""
 
-CALIBRATED: tuple[str, ...] = FACTORS
+CALIBRATED = ("gptq", *FACTORS)
 """Quantizers and transforms that need statistics of a layer's inputs."""
 
 
@@ -84,6 +90,8 @@ __all__ = [
     "TRANSFORMS",
     "Quantizer",
     "Statistics",
+    "four_over_six",
+    "gptq",
     "hqq",
     "microscaling",
     "quantize",
