@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from gqc.quantizers.awq import awq
 from gqc.quantizers.four_over_six import four_over_six
 from gqc.quantizers.gptq import gptq
 from gqc.quantizers.hqq import hqq
 from gqc.quantizers.microscaling import MICROSCALING_RULES, microscaling
 from gqc.quantizers.rtn import SCALE_RULES, rtn
 from gqc.quantizers.scale_search import scale_search
+from gqc.quantizers.smoothquant import smoothquant
 from gqc.quantizers.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -59,8 +62,8 @@ RULES: dict[str, tuple[str, ...]] = {
 }
 """Names of the scale rules of each quantizer."""
 
-FACTORS = ("awq", "smoothquant")
-"""Transforms that multiply channels by factors."""
+FACTORS: dict[str, Callable[..., torch.Tensor | None]] = {"awq": awq, "smoothquant": smoothquant}
+"""Transforms by factors of channels, each from weights, scheme and statistics."""
 
 TRANSFORMS = (*FACTORS, "hadamard")
 """What may be done to the channels of a layer's input before its weight is quantized."""
@@ -90,6 +93,7 @@ __all__ = [
     "TRANSFORMS",
     "Quantizer",
     "Statistics",
+    "awq",
     "four_over_six",
     "gptq",
     "hqq",
@@ -97,4 +101,5 @@ __all__ = [
     "quantize",
     "rtn",
     "scale_search",
+    "smoothquant",
 ]
