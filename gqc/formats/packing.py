@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 WORD = 32
-SLICE = 1 << 22
+SLICE = 1 << 17
 """Elements to work on at once: temporaries are wider than codes, and weights are large."""
 
 
