@@ -1,6 +1,6 @@
 """Other libraries' quantizers: a weight [N, K] in, what they make of it in float32 out.
 
-Scales, and zero points that are no integers, are kept in float16, as gqc keeps them.
+Scales and zero points are as the libraries hold them for a weight in float32.
 """
 
 from __future__ import annotations
@@ -68,15 +68,15 @@ def torchao_intx(bits: int, mapping: str, algorithm: IntxChooseQParamsAlgorithm)
             intx_choose_qparams_algorithm=algorithm,
         )
         codes, zero = found.qdata.float(), spread(found.zero_point, group)
-        return (codes - zero) * spread(found.scale.half(), group)
+        return (codes - zero) * spread(found.scale, group)
 
     return Peer(quantize)
 
 
-def torchao_hqq(bits: int, optimize: bool = True) -> Peer:
+def torchao_hqq(bits: int) -> Peer:
     def quantize(weight: Tensor, group: int) -> Tensor:
         codes, scale, zero, _ = torchao_choose_hqq(
-            weight, bits, group, optimize, device="cpu", raw_output=True
+            weight, bits, group, device="cpu", raw_output=True, compute_dtype=torch.float32
         )
         return (codes.float() - spread(zero, group)) * spread(scale, group)
 
@@ -92,8 +92,7 @@ def hqq(bits: int, optimize: bool = True) -> Peer | None:
         codes, meta = HqqQuantizer.quantize(
             weight, bits, group_size=group, optimize=optimize, axis=1, bitpack=False, device="cpu"
         )
-        scale, zero = (meta[name].half().float() for name in ("scale", "zero"))
-        return ((codes.float() - zero) * scale).reshape(weight.shape)
+        return ((codes - meta["zero"]) * meta["scale"]).reshape(weight.shape)
 
     return Peer(quantize)
 
@@ -118,9 +117,7 @@ def compressed_tensors(**arguments: Any) -> Peer:
 
 
 def compressed_integers(bits: int, symmetric: bool) -> Peer:
-    return compressed_tensors(
-        num_bits=bits, type="int", symmetric=symmetric, scale_dtype=torch.float16
-    )
+    return compressed_tensors(num_bits=bits, type="int", symmetric=symmetric)
 
 
 COMPRESSED_NVFP4 = compressed_tensors(num_bits=4, type="float", scale_dtype=torch.float8_e4m3fn)
