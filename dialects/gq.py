@@ -38,6 +38,7 @@ from xdsl.traits import Pure
 
 from gqc.dialects.constraints import require
 from gqc.dialects.gq_attributes import BlockScaledType, DecisionAttr, LayoutAttr, ScheduleAttr
+from gqc.dialects.gq_channels import GatherChannelsOp, RotateChannelsOp, ScaleChannelsOp
 from gqc.dialects.gq_fused import FusedOp, YieldOp
 from gqc.targets import ANY
 
@@ -489,6 +490,9 @@ Gq = Dialect(
         LaunchOp,
         FusedOp,
         YieldOp,
+        ScaleChannelsOp,
+        GatherChannelsOp,
+        RotateChannelsOp,
     ],
     [BlockScaledType, LayoutAttr, DecisionAttr, ScheduleAttr],
 )

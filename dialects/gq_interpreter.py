@@ -70,6 +70,28 @@ class GqFunctions(InterpreterFunctions):
     def run_transpose(self, interpreter: Interpreter, op: gq.TransposeOp, args: Values) -> Values:
         return (args[0].t(),)
 
+    @impl(gq.ScaleChannelsOp)
+    def run_scale(self, interpreter: Interpreter, op: gq.ScaleChannelsOp, args: Values) -> Values:
+        import torch
+
+        x, factor = args
+        factor = factor.reshape(-1, *[1] * (x.ndim - 1 - op.axis))
+        offset = op.offset.value.data if op.offset is not None else 0.0
+        wide = x.to(torch.promote_types(x.dtype, factor.dtype)) + offset
+        y = wide / factor if op.inverse is not None else wide * factor
+        return ((y - offset).to(x.dtype),)
+
+    @impl(gq.GatherChannelsOp)
+    def run_gather(self, interpreter: Interpreter, op: gq.GatherChannelsOp, args: Values) -> Values:
+        source, order = args
+        return (source.index_select(op.axis, order),)
+
+    @impl(gq.RotateChannelsOp)
+    def run_rotate(self, interpreter: Interpreter, op: gq.RotateChannelsOp, args: Values) -> Values:
+        from gqc.formats.rotation import rotate
+
+        return (rotate(args[0], op.block.value.data),)
+
     @impl(gq.MatmulTOp)
     def run_matmul_t(self, interpreter: Interpreter, op: gq.MatmulTOp, args: Values) -> Values:
         import torch

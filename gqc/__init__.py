@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gqc.compiler import compile as compile
     from gqc.errors import GqcError as GqcError
+    from gqc.quantization import quantize as quantize
     from gqc.report import Report as Report
     from gqc.schemes import Scheme as Scheme
 
@@ -16,6 +17,7 @@ EXPORTS = {
     "GqcError": "gqc.errors",
     "Report": "gqc.report",
     "Scheme": "gqc.schemes",
+    "quantize": "gqc.quantization",
 }
 """Where each public name lives. They load when first used: the IR tools need no torch."""
 

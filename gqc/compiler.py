@@ -24,13 +24,14 @@ from gqc.frontend.export_fx import export_functions, export_fx
 from gqc.frontend.import_fx import import_fx
 from gqc.frontend.linears import capture_linears, copy_shared, replace_modules
 from gqc.frontend.signature import Imported
+from gqc.passes.fold_channels import FoldChannels
 from gqc.passes.fold_weights import FoldWeights, FoldWeightsInto
 from gqc.passes.helpers import count, matmuls
 from gqc.passes.pipeline import Stage, extend, pipeline, run_stages
 from gqc.passes.quantize_activations import QuantizeActivations
 from gqc.passes.recognize_linears import RecognizeLinears
 from gqc.report import CastKey, Report, sqnr
-from gqc.report_rows import cast_key, launched, rows_of, rows_outside
+from gqc.report_rows import cast_key, channels_kept, launched, rows_of, rows_outside
 from gqc.schemes import SchemeLike, scheme_list
 from gqc.targets import resolve
 
@@ -152,7 +153,7 @@ def lower(
 ) -> Report:
     """Run the stages on an imported model and its weights, in place, and report on it."""
     noise: dict[CastKey, float] = {}
-    report = Report(target, ())
+    report, channels = Report(target, ()), dict[str, str]()
     console = Console(stderr=True)
     shown = console.is_terminal if progress is None else progress
     with Progress(console=console, transient=True, disable=not shown) as bar:
@@ -164,12 +165,14 @@ def lower(
             bar.update(task, advance=1, description=f"quantizing {key[0]}")
 
         def after(name: str, module: ModuleOp) -> None:
-            nonlocal report
+            nonlocal report, channels
             bar.update(task, description=name)
             if name == RecognizeLinears.name and not any(matmuls(module)):
                 raise GqcError(
                     "the model has no linear layer with a stored weight: nothing to compile"
                 )
+            if name == FoldChannels.name:
+                channels = channels_kept(module)
             if name == QuantizeActivations.name:
                 refuse_uncalibrated(module, imported.weights)
             if name == "legal":
@@ -181,7 +184,7 @@ def lower(
 
         fold = FoldWeightsInto(imported.weights, observe)
         run_stages(imported.module, [stage.replacing(FoldWeights, fold) for stage in stages], after)
-    return report.completed(noise, launched(imported.module))
+    return report.completed(noise, launched(imported.module), channels)
 
 
 def refuse_taken_names(parts: nn.Module | None, imported: Imported) -> None:

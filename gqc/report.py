@@ -39,6 +39,8 @@ class Row:
     kernels: tuple[str, ...] = ()
     activation: str = ""
     """Format that the layer's input is quantized to as the model runs; empty where it is left."""
+    channels: str = ""
+    """What is done to the channels of the layer's input as the model runs, and why not before."""
 
     @property
     def key(self) -> CastKey:
@@ -62,10 +64,17 @@ class Report:
         self,
         noise: Mapping[CastKey, float],
         kernels: Mapping[tuple[str, str], tuple[str, ...]],
+        channels: Mapping[str, str],
     ) -> Report:
-        """The report with SQNR in dB of quantized weights, and kernels by layer and weight."""
+        """The report with SQNR in dB of quantized weights, kernels by layer and weight, and what is
+        done to channels by layer."""
         rows = (
-            replace(row, sqnr=noise.get(row.key), kernels=kernels.get((row.layer, row.weight), ()))
+            replace(
+                row,
+                sqnr=noise.get(row.key),
+                kernels=kernels.get((row.layer, row.weight), ()),
+                channels=channels.get(row.layer, ""),
+            )
             for row in self.rows
         )
         return Report(self.target, tuple(dict.fromkeys(rows)))  # a layer may be called twice
@@ -93,12 +102,13 @@ class Report:
         quantizes = any(row.activation for row in self.rows)
         if quantizes:
             table.add_column("activations", overflow="fold")
-        notes = list(dict.fromkeys(row.reason for row in self.rows))
+        notes = list(dict.fromkeys(note for row in self.rows for note in notes_of(row)))
         kernels = list(dict.fromkeys(row.kernels for row in self.rows if row.kernels))
         for group in group_rows(self.rows):
             first = group[0]
             kernel = f"k{kernels.index(first.kernels) + 1}" if first.kernels else ""
-            line = [*cells(group, notes.index(first.reason) + 1), kernel]
+            numbers = [notes.index(note) + 1 for note in notes_of(first)]
+            line = [*cells(group, numbers), kernel]
             if quantizes:
                 line.append(first.activation)
             table.add_row(*map(Text, line))  # as Text, a name in brackets is no markup
@@ -116,9 +126,15 @@ def group_rows(rows: Sequence[Row]) -> list[list[Row]]:
     """Rows that differ only in a number of the layer's name (and in weight and SQNR), together."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
-        key = replace(row, layer=wildcard(row.layer), weight="", sqnr=None)
+        channels = wildcard(row.channels)
+        key = replace(row, layer=wildcard(row.layer), weight="", sqnr=None, channels=channels)
         groups.setdefault((key,), []).append(row)
     return list(groups.values())
+
+
+def notes_of(row: Row) -> list[str]:
+    """What is said of a row below the table."""
+    return [row.reason, *filter(None, [wildcard(row.channels)])]
 
 
 def wildcard(layer: str) -> str:
@@ -134,8 +150,8 @@ def compact(names: Sequence[str]) -> str:
     return ", ".join(f"{stem}_{{{', '.join(buckets)}}}" for stem, buckets in stems.items())
 
 
-def cells(group: Sequence[Row], note: int) -> list[str]:
-    """The line of a table for alike layers; `note` is the number of their reason."""
+def cells(group: Sequence[Row], notes: Sequence[int]) -> list[str]:
+    """The line of a table for alike layers; `notes` are the numbers of what is said below."""
     first = group[0]
     name = first.layer if len(group) == 1 else f"{wildcard(first.layer)} ({len(group)})"
     sqnr = sorted(row.sqnr for row in group if row.sqnr is not None)
@@ -144,7 +160,7 @@ def cells(group: Sequence[Row], note: int) -> list[str]:
         spread += f"…{sqnr[-1]:.1f}"
     megabytes = sum(row.bytes for row in group) / 1e6
     shape = "×".join(map(str, first.shape))
-    decision = f"{first.decision} ({note})"
+    decision = f"{first.decision} ({', '.join(map(str, notes))})"
     return [name, shape, first.format, f"{first.bits:.4g}", spread, f"{megabytes:.2f}", decision]
 
 

@@ -10,9 +10,10 @@ from xdsl.dialects.builtin import ModuleOp, SymbolRefAttr
 from xdsl.ir import SSAValue
 
 from gqc.dialects import fx, gq
+from gqc.dialects.gq_channels import ChannelOp, reason_of
 from gqc.dialects.torch_types import DTYPES, ELEMENT_TYPES
 from gqc.frontend.linears import is_linear, peculiarity
-from gqc.passes.helpers import layer_name, weight_of
+from gqc.passes.helpers import layer_name, matmuls, weight_of
 from gqc.report import CastKey, Row
 
 
@@ -124,3 +125,25 @@ def launched(module: ModuleOp) -> dict[tuple[str, str], tuple[str, ...]]:
                 every = (*kernels.get(key, ()), *(name for _, name in op.buckets))
                 kernels[key] = tuple(dict.fromkeys(every))
     return kernels
+
+
+DONE: dict[type[ChannelOp], str] = {
+    gq.ScaleChannelsOp: "multiplied by factors",
+    gq.GatherChannelsOp: "permuted",
+    gq.RotateChannelsOp: "rotated",
+}
+"""What operations do to channels, in words."""
+
+
+def channels_kept(module: ModuleOp) -> dict[str, str]:
+    """What layers do to the channels of their inputs as the model runs, once `fold-channels` has
+    folded the rest, by layer."""
+    kept: dict[str, str] = {}
+    for matmul in matmuls(module):
+        op, said = matmul.x.owner, []
+        while isinstance(op, ChannelOp):
+            said.append(f"its input is {DONE[type(op)]} as the model runs: {reason_of(op)}")
+            op = op.source.owner
+        if said:
+            kept[layer_name(matmul)] = "; ".join(reversed(said))
+    return kept

@@ -23,10 +23,12 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
     for name in (
         "recognize-linears",
         "quantize-weights",
+        "fold-channels",
         "quantize-activations",
         "legalize",
         "assign-layouts",
         "split-m-buckets",
+        "lower-channels",
         "fuse-producers",
         "lower-quantizers",
         "lower-to-tile",

@@ -16,16 +16,18 @@ from xdsl.ir import Operation
 from xdsl.utils.exceptions import VerifyException
 
 from gqc.dialects import fx, gq, tile
+from gqc.passes.helpers import weight_of
 
 TORCH = (fx.CallOp, gq.WeightOp, gq.TransposeOp)
+CHANNELS = (gq.ScaleChannelsOp, gq.GatherChannelsOp, gq.RotateChannelsOp)
 CASTS = (gq.QcastOp, gq.DcastOp, gq.PackOp, gq.UnpackOp)
 FUSED = (gq.FusedOp, gq.YieldOp)
 
 ALLOWED: dict[str, tuple[type[Operation], ...]] = {
     "imported": (*TORCH, gq.MatmulTOp),
-    "grouped": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, gq.QcastOp),
-    "legal": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, *CASTS, *FUSED),
-    "kernels": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, gq.LaunchOp),
+    "grouped": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, gq.QcastOp, *CHANNELS),
+    "legal": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, *CASTS, *FUSED, *CHANNELS),
+    "kernels": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, gq.LaunchOp, gq.RotateChannelsOp),
 }
 """Operations that a function may hold at each stage, besides its own frame."""
 
@@ -39,6 +41,10 @@ def check_grouped(op: Operation) -> None:
         readers = [use.operation for use in op.result.uses]
         if not all(isinstance(r, gq.MatmulTOp) for r in readers):
             fail("grouped", op, "only gq.matmul_t may read a block-scaled value")
+    elif isinstance(op, gq.ScaleChannelsOp | gq.GatherChannelsOp) and weight_of(op.source) is None:
+        plain = isinstance(op, gq.GatherChannelsOp) or op.offset is None
+        if op.axis != len(gq.tensor_shape(op.source)) - 1 or not plain:
+            fail("grouped", op, "channels of activations lie along the last dimension, unshifted")
 
 
 def check_legal(op: Operation) -> None:

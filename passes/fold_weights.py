@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp, TensorType
-from xdsl.ir import Operation
+from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from gqc.dialects import gq
+from gqc.dialects.gq_channels import ChannelOp
 from gqc.dialects.interpret import interpreter
 from gqc.errors import GqcError
 from gqc.formats.layouts import Part
-from gqc.passes.helpers import layer_name, weight_of, written_buffers
+from gqc.passes.helpers import is_sole_reader, layer_name, weight_of, written_buffers
 
 if TYPE_CHECKING:
     import torch
@@ -80,6 +82,7 @@ def fold(module: ModuleOp, store: Store | None, observe: Observer | None) -> Non
         problems.insert(0, f"{len(problems)} weights cannot be quantized:")
     if problems:
         raise GqcError("\n  ".join(problems))
+    fold_channels(module, store)
     erase_unused_weights(module, store)
 
 
@@ -88,7 +91,9 @@ def fold_pack(pack: gq.PackOp, store: Store | None, observe: Observer | None, ta
     weight, type_ = weight_of(pack.weight), gq.block_scaled(pack.weight)
     assert weight is not None and type_ is not None
     names = part_names(weight.key, pack.layout.row.parts(type_))
-    form = tuple(map(str, (type_, pack.layout, *chain_of(pack)[:-1])))
+    chain = chain_of(pack)[:-1]
+    others = [weight_of(value) for op in chain for value in op.operands[1:]]
+    form = tuple(map(str, (type_, pack.layout, *chain, *others)))
     # Layers may share a weight but not its scheme, and a model may use such a name itself.
     while any(taken.get(name, form) != form for name in names):
         names = [f"{name}_" for name in names]
@@ -117,25 +122,74 @@ def chain_of(pack: gq.PackOp) -> list[Operation]:
 
 def compute(pack: gq.PackOp, store: Store, observe: Observer | None) -> tuple[torch.Tensor, ...]:
     """Run the chain in the interpreter."""
-    import torch
-
-    run = interpreter(ModuleOp([]), store)
-    weight, chain = weight_of(pack.weight), chain_of(pack)
-    assert weight is not None
-    values = run.run_op(weight, ())
+    chain = chain_of(pack)
+    values = (evaluate(chain[0].operands[0], store),)
     for op in chain:
         source = values[0]
-        try:
-            with torch.no_grad():
-                values = run.run_op(op, values)
-        except ValueError as error:
-            shape = list(gq.tensor_shape(op.operands[0]))
-            raise GqcError(f"{layer_name(op)}: weight {shape}: {error}") from error
+        values = run(op, source, store)
         if isinstance(op, gq.QcastOp):
             check_range(source, values[0], op, pack)
             if observe is not None:
                 observe(source, values[0], op)
     return values
+
+
+def run(op: Operation, source: Any, store: Store) -> tuple[Any, ...]:
+    """The results of an operation on a form of a weight; other operands are evaluated."""
+    import torch
+
+    others = (evaluate(value, store) for value in op.operands[1:])
+    try:
+        with torch.no_grad():
+            return interpreter(ModuleOp([]), store).run_op(op, (source, *others))
+    except ValueError as error:
+        shape = list(gq.tensor_shape(op.operands[0]))
+        raise GqcError(f"{layer_name(op)}: weight {shape}: {error}") from error
+
+
+def evaluate(value: SSAValue, store: Store) -> Any:
+    """A value that depends on the side store alone."""
+    op = value.owner
+    assert isinstance(op, Operation)
+    if isinstance(op, gq.WeightOp):
+        return store[op.key]
+    return run(op, evaluate(op.operands[0], store), store)[0]
+
+
+def fold_channels(module: ModuleOp, store: Store | None) -> None:
+    """Replace weights whose channels were scaled or permuted by what they become."""
+    names = Counter(op.key for op in module.walk() if isinstance(op, gq.WeightOp))
+    names.update(name for name in store or () if name not in names)
+    for op in [op for op in module.walk() if isinstance(op, ChannelOp)]:
+        weight, readers = weight_of(op.source), [use.operation for use in op.result.uses]
+        if weight is None or all(isinstance(reader, ChannelOp) for reader in readers):
+            continue  # an activation, or not the last of its operations
+        new = gq.WeightOp(changed_name(weight, op, names), op.result.type)
+        names[new.key] += 1
+        if store is not None:
+            store[new.key] = like(store[weight.key], evaluate(op.result, store))
+        new.attributes.update(weight.attributes)
+        new.location, new.result.name_hint = weight.location, weight.result.name_hint
+        Rewriter.insert_op(new, InsertPoint.before(op))
+        op.result.replace_all_uses_with(new.result)
+        erase_chain(op)
+
+
+def changed_name(weight: gq.WeightOp, op: ChannelOp, names: Mapping[str, int]) -> str:
+    """Name of a changed weight: its own, unless something reads the weight as it was."""
+    name = weight.key
+    if names[name] == 1 and is_sole_reader(op.source):
+        return name
+    while name in names:
+        name = f"{name}_"
+    return name
+
+
+def like(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """A tensor as a parameter, if it takes the place of one."""
+    from torch import nn
+
+    return nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
 def check_range(

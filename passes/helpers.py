@@ -10,6 +10,7 @@ from xdsl.ir import Operation, SSAValue
 from xdsl.pattern_rewriter import PatternRewriter
 
 from gqc.dialects import gq
+from gqc.dialects.gq_channels import ChannelOp
 from gqc.frontend.locations import module_path
 from gqc.native import Native, native
 from gqc.targets import Target
@@ -24,12 +25,26 @@ def replace(rewriter: PatternRewriter, op: Operation, new: list[Operation]) -> N
     rewriter.replace(op, new)
 
 
+OnOneTensor = gq.TransposeOp | gq.QcastOp | gq.DcastOp | gq.PackOp | gq.UnpackOp | ChannelOp
+"""Operations that give the tensor of their first operand in another form."""
+
+
 def weight_of(value: SSAValue) -> gq.WeightOp | None:
-    """The `gq.weight` that a value is computed from through casts, packing and transposes."""
+    """The `gq.weight` that a value is computed from through casts, packing, transposes, and
+    operations on channels."""
     op = value.owner
-    while isinstance(op, gq.TransposeOp | gq.QcastOp | gq.DcastOp | gq.PackOp | gq.UnpackOp):
+    while isinstance(op, OnOneTensor):
         op = op.operands[0].owner
     return op if isinstance(op, gq.WeightOp) else None
+
+
+def is_sole_reader(value: SSAValue) -> bool:
+    """Whether nothing but the one reader of a value reads the weight that it is a form of."""
+    while not isinstance(op := value.owner, gq.WeightOp):
+        if not value.has_one_use() or not isinstance(op, Operation):
+            return False
+        value = op.operands[0]
+    return value.has_one_use()
 
 
 def native_row(matmul: gq.MatmulTOp, target: Target) -> Native:

@@ -12,9 +12,11 @@ from gqc.dialects.text import context
 from gqc.errors import GqcError
 from gqc.passes.assign_layouts import AssignLayouts
 from gqc.passes.contracts import verify_stage
+from gqc.passes.fold_channels import FoldChannels
 from gqc.passes.fold_weights import FoldWeights
 from gqc.passes.fuse_producers import FuseProducers
 from gqc.passes.legalize import Legalize
+from gqc.passes.lower_channels import LowerChannels
 from gqc.passes.lower_quantizers import LowerQuantizers
 from gqc.passes.lower_to_tile import LowerToTile
 from gqc.passes.quantize_activations import QuantizeActivations
@@ -44,6 +46,7 @@ def pipeline(schemes: tuple[str, ...], target: str, lm_head: bool = False) -> tu
             (
                 RecognizeLinears(),  # linear, addmm, mm, matmul → gq.matmul_t
                 QuantizeWeights(schemes, lm_head),  # gq.qcast of each weight, by scheme
+                FoldChannels(),  # gq.scale_channels, gq.gather_channels into the weights before
                 QuantizeActivations(schemes),  # gq.qcast of inputs, where the scheme says so
             ),
         ),
@@ -53,6 +56,7 @@ def pipeline(schemes: tuple[str, ...], target: str, lm_head: bool = False) -> tu
                 Legalize(target),  # native, or an explicit gq.dcast and the reason
                 AssignLayouts(target),  # gq.pack, gq.unpack in the target's layout
                 SplitMBuckets(target),  # a tile schedule for each bucket of rows
+                LowerChannels(),  # mul, index_select: what was not folded
                 FuseProducers(),  # gq.fused: RMSNorm, SiLU·mul … into the quantizer that reads it
             ),
         ),

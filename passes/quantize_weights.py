@@ -12,6 +12,7 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from gqc.dialects import gq
+from gqc.dialects.gq_channels import ChannelOp
 from gqc.errors import GqcError
 from gqc.passes.helpers import count, layer_name, matmuls, weight_of, written_buffers
 from gqc.schemes import GROUPS, KEEP, Patterns, Scheme, parse_scheme
@@ -99,7 +100,8 @@ def is_shared(matmul: gq.MatmulTOp) -> bool:
     if weight is None or "shared" in weight.attributes:
         return weight is not None
     readers = (use.operation for use in weight.result.uses)
-    return not all(isinstance(r, gq.MatmulTOp | gq.TransposeOp | gq.QcastOp) for r in readers)
+    forms = gq.MatmulTOp | gq.TransposeOp | gq.QcastOp | ChannelOp
+    return not all(isinstance(r, forms) for r in readers)
 
 
 def refuse_ragged_groups(layers: list[tuple[gq.MatmulTOp, Scheme]]) -> None:

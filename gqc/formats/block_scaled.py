@@ -46,6 +46,18 @@ class BlockScaled:
         *_, rows, columns = (1, *self.type.block_of(values.shape))
         return values.reshape(-1, rows, values.shape[-1] // columns, columns)
 
+    def index_select(self, dim: int, index: torch.Tensor) -> BlockScaled:
+        """Its elements at `index`, int64, along a dimension in which blocks have the extent 1.
+
+        Raises ValueError along another: blocks would be taken apart.
+        """
+        if self.type.block_of(self.codes.shape)[dim] != 1:
+            raise ValueError(f"blocks of {self.type} extend along dimension {dim}")
+        scale, zero = self.scale.index_select(dim, index), self.zero
+        zero = None if zero is None else zero.index_select(dim, index)
+        codes = self.codes.index_select(dim, index)
+        return BlockScaled(self.type, codes, scale, zero, self.tensor_scale)
+
     def slices(self) -> Iterator[tuple[slice, BlockScaled]]:
         """Its rows a slice at a time, for work whose temporaries are wider than codes."""
         rows = self.type.block_of(self.codes.shape)[0]

@@ -26,6 +26,7 @@ from gqc.dialects.gq import (
     LaunchOp,
     LayoutAttr,
     MatmulTOp,
+    RotateChannelsOp,
     TensorScaleOp,
     TransposeOp,
     WeightOp,
@@ -326,6 +327,9 @@ class Exporter:
         element = str(op.format.element)
         self.call(op, torch.ops.gqc.tensor_scale.default, self.nodes[op.source], element)
 
+    def export_rotate(self, op: RotateChannelsOp) -> None:
+        self.call(op, torch.ops.gqc.rotate.default, self.nodes[op.source], op.block.value.data)
+
     def export_return(self, op: ReturnOp) -> None:
         """Copy what mutates, return the rest."""
         seen = []
@@ -360,6 +364,7 @@ EMITTERS: dict[type[Operation], Callable[[Exporter, Any], None]] = {
     MatmulTOp: Exporter.export_matmul_t,
     LaunchOp: Exporter.export_launch,
     TensorScaleOp: Exporter.export_tensor_scale,
+    RotateChannelsOp: Exporter.export_rotate,
     ReturnOp: Exporter.export_return,
 }
 

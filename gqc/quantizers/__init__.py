@@ -71,6 +71,9 @@ TRANSFORMS = (*FACTORS, "hadamard")
 CALIBRATED = ("gptq", *FACTORS)
 """Quantizers and transforms that need statistics of a layer's inputs."""
 
+WEIGHTED = ("scale_search", *CALIBRATED)
+"""Those that make use of statistics where there are any."""
+
 
 def quantize(
     weight: torch.Tensor, scheme: Scheme, statistics: Statistics | None = None
@@ -91,6 +94,7 @@ __all__ = [
     "RULES",
     "SCALE_RULES",
     "TRANSFORMS",
+    "WEIGHTED",
     "Quantizer",
     "Statistics",
     "awq",

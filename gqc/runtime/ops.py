@@ -1,5 +1,5 @@
 """The operators that a compiled model calls: `torch.ops.gqc.matmul`, and where activations are
-quantized, `quantize` and `tensor_scale`.
+quantized or rotated, `quantize`, `tensor_scale` and `rotate`.
 
 They are functional, have fake kernels, and name their kernels by a key, so they survive
 `torch.compile(fullgraph=True)`, `torch.export` and `copy.deepcopy`.
@@ -22,6 +22,7 @@ from gqc.backends import BACKENDS, Launcher
 from gqc.dialects import gq, tile
 from gqc.dialects.text import parse_ir, print_ir
 from gqc.dialects.torch_types import DTYPES
+from gqc.formats import rotation
 from gqc.formats.byte_layouts import sized
 from gqc.formats.elements import ELEMENTS
 from gqc.formats.microscaling import nvfp4_tensor_scale
@@ -191,6 +192,7 @@ LIBRARY = {
     "matmul": "(Tensor x, Tensor[] scales, Tensor[] weights, Tensor? bias, str kernel) -> Tensor",
     "quantize": "(Tensor[] inputs, str kernel) -> Tensor[]",
     "tensor_scale": "(Tensor x, str element) -> Tensor",
+    "rotate": "(Tensor x, int block) -> Tensor",
 }
 """Schemas of the operators."""
 
@@ -232,6 +234,12 @@ def tensor_scale(x: Tensor, element: str) -> Tensor:
     return nvfp4_tensor_scale(x.float().abs(), ELEMENTS[element]).reshape(1)
 
 
+@torch.library.impl("gqc::rotate", "default")
+def rotate(x: Tensor, block: int) -> Tensor:
+    """x [..., K] with each `block` elements of K rotated: see `formats.rotation.rotate`."""
+    return rotation.rotate(x, block)
+
+
 @torch.library.register_fake("gqc::matmul")
 def matmul_fake(
     x: Tensor, scales: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None, kernel: str
@@ -247,3 +255,8 @@ def quantize_fake(inputs: Sequence[Tensor], kernel: str) -> list[Tensor]:
 @torch.library.register_fake("gqc::tensor_scale")
 def tensor_scale_fake(x: Tensor, element: str) -> Tensor:
     return x.new_empty(1, dtype=torch.float32)
+
+
+@torch.library.register_fake("gqc::rotate")
+def rotate_fake(x: Tensor, block: int) -> Tensor:
+    return x.new_empty(x.shape)

@@ -125,3 +125,15 @@ def test_packed_bytes_are_what_the_bits_say(block_scaled: Any) -> None:
         parts = LAYOUTS["k_words"].pack(weight, 1)
         stored = 8 * sum(p.numel() * p.element_size() for p in parts)
         assert stored == 64 * 128 * weight.type.bits_per_element((64, 128)), name
+
+
+@pytest.mark.parametrize(
+    "format", ["1x16 : f16 : ui4, zero = f16, zero_mode = rescale", "1x16 : f8E4M3FN : f4E2M1FN"]
+)
+def test_rows_are_selected_whole(block_scaled: Any, format: str) -> None:
+    weight, order = block_scaled(format, 6, 48), torch.tensor([5, 3, 1, 0, 2, 4])
+    moved = weight.index_select(0, order)
+    assert moved.type == weight.type
+    assert torch.equal(moved.dequantize(), weight.dequantize()[order])
+    with pytest.raises(ValueError, match="extend along dimension 1"):
+        weight.index_select(1, torch.arange(48))
