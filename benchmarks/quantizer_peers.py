@@ -15,7 +15,8 @@ from compressed_tensors.quantization.lifecycle import forward as compressed
 from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
 from perplexity import rounded
 from torch import Tensor
-from torchao.quantization import MappingType
+from torchao.prototype.awq.core import AWQObserver
+from torchao.quantization import IntxWeightOnlyConfig, MappingType, PerGroup
 from torchao.quantization.quant_primitives import (
     _choose_qparams_and_quantize_affine_hqq as torchao_choose_hqq,
 )
@@ -39,10 +40,14 @@ Rounding = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class Peer:
-    """A library's result: its weights, and inputs where it quantizes these too."""
+    """A library's result: its weights, and inputs where it quantizes these too.
+
+    weight_for: in place of `weight` where inputs of the layer [rows, K] have a say.
+    """
 
     weight: Rounding
     activation: Rounding | None = None
+    weight_for: Callable[[Tensor, Tensor, int], Tensor] | None = None
 
 
 def spread(part: Tensor, group: int) -> Tensor:
@@ -81,6 +86,24 @@ def torchao_hqq(bits: int) -> Peer:
         return (codes.float() - spread(zero, group)) * spread(scale, group)
 
     return Peer(quantize)
+
+
+def torchao_awq(bits: int) -> Peer:
+    """Its prototype's observer finds the factors; weights are rounded under them by `torchao_rtn`.
+
+    Its GPTQ prototype runs on CUDA alone.
+    """
+    rtn = torchao_rtn(bits, "ASYMMETRIC")
+
+    def quantize(weight: Tensor, inputs: Tensor, group: int) -> Tensor:
+        element = getattr(torch, f"int{bits}")
+        config = IntxWeightOnlyConfig(element, PerGroup(group), MappingType.ASYMMETRIC)
+        observer = AWQObserver(weight, None, config)
+        observer(inputs, inputs)
+        factors = observer.calculate_qparams()
+        return rtn.weight(weight * factors, group) / factors
+
+    return Peer(rtn.weight, weight_for=quantize)
 
 
 def hqq(bits: int, optimize: bool = True) -> Peer | None:

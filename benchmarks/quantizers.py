@@ -36,7 +36,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from gqc.quantizers import QUANTIZERS
+import gqc
+from gqc.checkpoints.weights import Rotated, dense
+from gqc.formats.rotation import rotate
+from gqc.quantizers import microscaling
 from gqc.schemes import Scheme, parse_scheme
 from gqc.tools import models
 from gqc.tools.perplexity import perplexity, token_windows
@@ -59,17 +62,20 @@ class Row:
     ours: str
     theirs: dict[str, Peer | None]
     group: int
+    calibrated: bool = False
 
     @property
     def name(self) -> str:
         return f"{self.format} {self.algorithm}"
 
 
+CALIBRATED = ("awq", "gptq", "awq+gptq", "hadamard+gptq")
 INTEGERS = [(4, 128), (4, 64), (3, 64), (2, 32)]
 
 
 def integer_rows() -> Iterator[Row]:
-    """Scales and float zero points are float32, as the others hold them for a float32 model."""
+    """Where the arithmetic is the same, scales and zero points are float32, as the others hold them
+    for a float32 model; elsewhere gqc's are float16."""
     for bits, group in INTEGERS:
         whole = f"ui{bits} g{{g}} scale=f32 zero=ui{bits} zero_mode=quantized scale_rule=minmax"
         real = f"ui{bits} g{{g}} scale=f32 zero=f32 zero_mode=rescale scale_rule=minmax"
@@ -102,20 +108,23 @@ def integer_rows() -> Iterator[Row]:
                 {"hqq": peers.hqq(bits, optimize=False)},
             ),
             (
-                "hqq, float zero points",
-                f"{real} quantizer=hqq",
+                "hqq",
+                f"int{bits}_g{{g}}+hqq",
                 {"torchao": peers.torchao_hqq(bits), "hqq": peers.hqq(bits)},
             ),
             (
                 "search, symmetric",
-                f"{symmetric} quantizer=scale_search scale_rule=half",
+                f"int{bits}_g{{g}}_sym+scale_search",
                 {"torchao": peers.torchao_hqq_scale_only(bits)},
             ),
-            ("search, integer zero points", f"{whole} quantizer=scale_search", {}),
-            ("search, float zero points", f"{real} quantizer=scale_search", {}),
+            ("search, float zero points", f"int{bits}_g{{g}}+scale_search", {}),
+            ("awq", f"int{bits}_g{{g}}+awq", {"torchao": peers.torchao_awq(bits)}),
+            ("gptq", f"int{bits}_g{{g}}+gptq", {}),
+            ("awq+gptq", f"int{bits}_g{{g}}+awq+gptq", {}),
         ]
         for algorithm, ours, theirs in rows:
-            yield Row(f"W{bits} g{group}", algorithm, ours, theirs, group)
+            calibrated = algorithm in CALIBRATED
+            yield Row(f"W{bits} g{group}", algorithm, ours, theirs, group, calibrated)
 
 
 def float_rows() -> Iterator[Row]:
@@ -128,14 +137,18 @@ def float_rows() -> Iterator[Row]:
             if suffix == "_even":
                 libraries["compressed-tensors"] = theirs(peers.COMPRESSED_MXFP4)
             yield Row(f"{prefix}mxfp4", f"scales {suffix[1:] or 'floor'}", name, libraries, 32)
-        yield Row(f"{prefix}mxfp4", "scale search", f"{prefix}mxfp4+scale_search", {}, 32)
+        yield Row(f"{prefix}mxfp4", "search", f"{prefix}mxfp4+scale_search", {}, 32)
+        for how in ("gptq", "hadamard+gptq"):
+            yield Row(f"{prefix}mxfp4", how, f"{prefix}mxfp4_even+{how}", {}, 32, True)
         name = f"{prefix}nvfp4"
         libraries = {
             "torchao": theirs(peers.torchao_floats(name)),
             "compressed-tensors": theirs(peers.COMPRESSED_NVFP4),
         }
         yield Row(name, "amax", name, libraries, 16)
-        yield Row(name, "scale search", f"{name}+scale_search", {}, 16)
+        yield Row(name, "search", f"{name}+scale_search", {}, 16)
+        yield Row(name, "four over six", f"{name}+four_over_six", {}, 16)
+        yield Row(name, "gptq", f"{name}+gptq", {}, 16, True)
 
 
 ROWS = (*integer_rows(), *float_rows())
@@ -150,23 +163,31 @@ class Subject:
     model: nn.Module
     text: str
     loss: Callable[[nn.Module], float]
+    calibration: list[Any]
+    """Inputs of other text than what it is scored on."""
     formats: tuple[str, ...] = ("",)
     """Beginnings of names of formats."""
 
 
 def minilm() -> Subject:
     model, tokenizer = models.minilm()
-    batch = sentence_batch(tokenizer, models.wikitext2(), SENTENCES)
+    text = models.wikitext2()
+    batch = sentence_batch(tokenizer, text, SENTENCES)
+    calibration = [sentence_batch(tokenizer, text[len(text) // 2 :], SENTENCES)]
     exact = embeddings(model, batch)
-    text = f"1 − cosine to float32, {SENTENCES} sentences of WikiText-2"
-    return Subject(model, text, lambda new: 1 - mean_cosine(embeddings(new, batch), exact))
+    return Subject(
+        model,
+        f"1 − cosine to float32, {SENTENCES} sentences of WikiText-2",
+        lambda new: 1 - mean_cosine(embeddings(new, batch), exact),
+        calibration,
+    )
 
 
-def stories15m(windows: int = 64) -> Subject:
+def stories15m(windows: int = 32, calibration: int = 8) -> Subject:
     model = models.stories15m()
-    tokens = samples(model, windows)
+    tokens, others = samples(model, windows + calibration).split([windows, calibration])
     text = f"perplexity, {tokens[:, 1:].numel()} tokens sampled from the float32 model"
-    return Subject(model, text, lambda new: perplexity(new, tokens))
+    return Subject(model, text, lambda new: perplexity(new, tokens), [*others.split(1)])
 
 
 @torch.inference_mode()
@@ -185,9 +206,16 @@ def samples(model: Any, windows: int) -> Tensor:
 
 def smollm2(windows: int = 2) -> Subject:
     model, tokenizer = models.smollm2()
-    tokens = token_windows(tokenizer, models.wikitext2(), windows, CONTEXT)
-    text = f"perplexity, {tokens[:, 1:].numel()} tokens of WikiText-2; weights on an int4 grid"
-    return Subject(model, text, lambda new: perplexity(new, tokens), ("mxfp4", "nvfp4"))
+    text = models.wikitext2()
+    tokens = token_windows(tokenizer, text, windows, CONTEXT)
+    others = token_windows(tokenizer, text[len(text) // 2 :], windows, CONTEXT)
+    return Subject(
+        model,
+        f"perplexity, {tokens[:, 1:].numel()} tokens of WikiText-2; weights on an int4 grid",
+        lambda new: perplexity(new, tokens),
+        [*others.split(1)],
+        ("mxfp4", "nvfp4"),
+    )
 
 
 SUBJECTS: dict[str, Callable[[], Subject]] = {
@@ -211,36 +239,61 @@ def group_of(layer: nn.Linear, group: int) -> int:
 
 
 @torch.inference_mode()
-def by_peer(model: nn.Module, row: Row, peer: Peer) -> nn.Module:
+def by_peer(subject: Subject, row: Row, peer: Peer) -> nn.Module:
     """A copy of the model as another library quantizes it."""
-    new = copy.deepcopy(model)
-    for layer in linears(new).values():
-        group = group_of(layer, row.group)
-        layer.weight.data = peer.weight(layer.weight.data, group)
+    new = copy.deepcopy(subject.model)
+    seen = inputs_of(subject) if peer.weight_for else {}
+    for name, layer in linears(new).items():
+        group, weight = group_of(layer, row.group), layer.weight.data
+        if peer.weight_for is None:
+            layer.weight.data = peer.weight(weight, group)
+        else:
+            layer.weight.data = peer.weight_for(weight, seen[name], group)
         if peer.activation is not None:
             quantize_inputs(layer, peer.activation, group)
     return new
 
 
+def inputs_of(subject: Subject) -> dict[str, Tensor]:
+    """Inputs [rows, K] of each layer in calibration."""
+    seen: dict[str, list[Tensor]] = {}
+    hooks = [
+        layer.register_forward_pre_hook(
+            lambda _, args, name=name: seen.setdefault(name, []).append(args[0].flatten(0, -2))
+        )
+        for name, layer in linears(subject.model).items()
+    ]
+    for each in subject.calibration:
+        subject.model(**each) if isinstance(each, dict) else subject.model(each)
+    for hook in hooks:
+        hook.remove()
+    return {name: torch.cat(parts) for name, parts in seen.items()}
+
+
 @torch.inference_mode()
-def by_gqc(model: nn.Module, row: Row) -> nn.Module:
+def by_gqc(subject: Subject, row: Row) -> nn.Module:
     """A copy of the model as gqc quantizes it."""
-    new = copy.deepcopy(model)
-    for layer in linears(new).values():
-        group = group_of(layer, row.group)
-        scheme = parse_scheme(row.ours.format(g=group))
-        layer.weight.data = rounded(layer.weight.data, scheme)
-        if scheme.activation is not None:
-            activation = scheme.activation
-            quantize_inputs(layer, lambda x, _, scheme=activation: rounded(x, scheme), group)
+    new = copy.deepcopy(subject.model)
+    layers = linears(new)
+    schemes = {n: row.ours.format(g=group_of(layer, row.group)) for n, layer in layers.items()}
+    calibration = subject.calibration if row.calibrated else None
+    source = gqc.quantize(subject.model, scheme=schemes, calibration=calibration, progress=False)
+    for name, parameter in new.named_parameters():
+        parameter.data = dense(source.read(name))
+    for name, layer in layers.items():
+        weight, scheme = source.read(f"{name}.weight"), source.activation(f"{name}.weight")
+        if scheme is not None:
+            block = weight.block if isinstance(weight, Rotated) else None
+            quantize_inputs(layer, lambda x, _, s=scheme, b=block: rounded(x, s, b), 0)
     return new
 
 
-def rounded(tensor: Tensor, scheme: Scheme) -> Tensor:
-    """A tensor as gqc quantizes and dequantizes it, in float32."""
-    flat = tensor.reshape(-1, tensor.shape[-1])
-    found = QUANTIZERS[scheme.quantizer](flat, scheme.type(), scheme.scale_rule)
-    return found.dequantize().view_as(tensor)
+def rounded(x: Tensor, scheme: Scheme, block: int | None) -> Tensor:
+    """Inputs [..., K] as gqc quantizes and dequantizes them, rotated in blocks meanwhile."""
+    flat = x.reshape(-1, x.shape[-1])
+    turned = flat if block is None else rotate(flat, block)
+    found = microscaling(turned, scheme.type(), scheme.scale_rule).dequantize()
+    return (found if block is None else rotate(found, block)).view_as(x)
 
 
 def quantize_inputs(layer: nn.Linear, rounding: Rounding, group: int) -> None:
@@ -265,8 +318,8 @@ def measure(subject: Subject, row: Row) -> dict[str, Any]:
         "algorithm": row.algorithm,
         "scheme": row.ours,
         "bits_per_weight": bits_per_weight(subject.model, row),
-        "gqc": subject.loss(by_gqc(subject.model, row)),
-        "theirs": {n: subject.loss(by_peer(subject.model, row, p)) for n, p in theirs.items()},
+        "gqc": subject.loss(by_gqc(subject, row)),
+        "theirs": {n: subject.loss(by_peer(subject, row, p)) for n, p in theirs.items()},
     }
 
 

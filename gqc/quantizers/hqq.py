@@ -27,7 +27,7 @@ P = 0.7
 BETA, KAPPA = 10.0, 1.01
 TURNS = 20
 """All as the authors have them."""
-GAIN = 1e-3
+GAIN = 1e-4
 """Turns end when the squares of errors fall by less than this part of them."""
 BLOCK = (1, 3)
 """Dimensions of a block."""

@@ -63,7 +63,7 @@ def line_by_the_paper(w: np.ndarray) -> tuple[float, float, float]:
     for _ in range(20):
         q = ((w - offset) / scale).round().clip(0, 3)
         e = w - (q * scale + offset)
-        if not (e**2).sum() < last * (1 - 1e-3):
+        if not (e**2).sum() < last * (1 - 1e-4):
             break
         last = (e**2).sum()
         outliers = np.sign(e) * (np.abs(e) - np.abs(e) ** -0.3 / beta).clip(0)
