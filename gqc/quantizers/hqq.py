@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gqc.formats.block_scaled import BlockScaled, per_block
-from gqc.quantizers.rtn import codes_under, rtn
+from gqc.quantizers.rtn import codes_under, rtn, stored
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +72,7 @@ def improve(start: BlockScaled, weight: torch.Tensor) -> None:
     better = after < before  # never where a format had no room
     for old, new in ((start.scale, scale), (zero, moved)):
         old.copy_(torch.where(better, new, per_block(old)).view_as(old))
-    codes = torch.where(better, codes.to(start.codes.dtype), start.blocked(start.codes))
+    codes = torch.where(better, stored(codes, type_.format), start.blocked(start.codes))
     start.codes.copy_(codes.view_as(start.codes))
 
 
