@@ -183,14 +183,14 @@ def minilm() -> Subject:
     )
 
 
-def stories15m(windows: int = 32, calibration: int = 8) -> Subject:
+def stories15m(windows: int = 16, calibration: int = 8) -> Subject:
     model = models.stories15m()
     tokens, others = samples(model, windows + calibration).split([windows, calibration])
     text = f"perplexity, {tokens[:, 1:].numel()} tokens sampled from the float32 model"
     return Subject(model, text, lambda new: perplexity(new, tokens), [*others.split(1)])
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def samples(model: Any, windows: int) -> Tensor:
     """Tokens that the model samples at temperature 1 under seed 0, [windows, its positions]."""
     generator = torch.Generator().manual_seed(0)
@@ -238,7 +238,7 @@ def group_of(layer: nn.Linear, group: int) -> int:
     return group if layer.in_features % group == 0 else 32
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def by_peer(subject: Subject, row: Row, peer: Peer) -> nn.Module:
     """A copy of the model as another library quantizes it."""
     new = copy.deepcopy(subject.model)
@@ -270,7 +270,7 @@ def inputs_of(subject: Subject) -> dict[str, Tensor]:
     return {name: torch.cat(parts) for name, parts in seen.items()}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def by_gqc(subject: Subject, row: Row) -> nn.Module:
     """A copy of the model as gqc quantizes it."""
     new = copy.deepcopy(subject.model)

