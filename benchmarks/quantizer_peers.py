@@ -6,6 +6,7 @@ Scales and zero points are as the libraries hold them for a weight in float32.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +30,10 @@ from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor 
 
 from gqc.schemes import preset
 
-try:
-    from hqq.core.quantize import Quantizer as HqqQuantizer  # pyright: ignore
-except ImportError:  # the `bench` extra has it
-    HqqQuantizer = None
+HqqQuantizer: Any = None
+"""The authors' quantizer, where `hqq` is installed (the `bench` extra)."""
+with suppress(ImportError):
+    from hqq.core.quantize import Quantizer as HqqQuantizer  # pyright: ignore[reportMissingImports]
 
 Rounding = Callable[[Tensor, int], Tensor]
 """Of a tensor and the group along its last dimension, in float32."""
@@ -67,7 +68,7 @@ def torchao_intx(bits: int, mapping: str, algorithm: IntxChooseQParamsAlgorithm)
     def quantize(weight: Tensor, group: int) -> Tensor:
         found = IntxUnpackedToInt8Tensor.from_hp(
             weight,
-            (1, group),
+            (1, group),  # pyright: ignore[reportArgumentType]
             getattr(torch, f"int{bits}"),
             mapping_type=MappingType[mapping],
             intx_choose_qparams_algorithm=algorithm,
@@ -127,7 +128,7 @@ def compressed_tensors(**arguments: Any) -> Peer:
         strategy = (
             "tensor_group" if arguments.get("scale_dtype") == torch.float8_e4m3fn else "group"
         )
-        args = QuantizationArgs(**arguments, group_size=group, strategy=strategy)
+        args = QuantizationArgs(**arguments, group_size=group, strategy=strategy)  # pyright: ignore
         flat = tensor.reshape(-1, tensor.shape[-1])
         low, high = flat.unflatten(1, (-1, group)).aminmax(dim=-1)
         whole = generate_gparam(low.min(), high.max()) if strategy == "tensor_group" else None

@@ -256,13 +256,13 @@ def by_peer(subject: Subject, row: Row, peer: Peer) -> nn.Module:
 
 def inputs_of(subject: Subject) -> dict[str, Tensor]:
     """Inputs [rows, K] of each layer in calibration."""
-    seen: dict[str, list[Tensor]] = {}
-    hooks = [
-        layer.register_forward_pre_hook(
-            lambda _, args, name=name: seen.setdefault(name, []).append(args[0].flatten(0, -2))
-        )
-        for name, layer in linears(subject.model).items()
-    ]
+    seen: dict[str, list[Tensor]] = {name: [] for name in linears(subject.model)}
+
+    def keep(parts: list[Tensor]) -> Callable[[Any, tuple[Tensor, ...]], None]:
+        return lambda _, args: parts.append(args[0].flatten(0, -2))
+
+    layers = linears(subject.model)
+    hooks = [layer.register_forward_pre_hook(keep(seen[name])) for name, layer in layers.items()]
     for each in subject.calibration:
         subject.model(**each) if isinstance(each, dict) else subject.model(each)
     for hook in hooks:
@@ -376,9 +376,11 @@ def run(name: str, names: list[str] | None, document: dict[str, Any], save: Call
     found = {(row["format"], row["algorithm"]): row for row in document.get("rows", [])}
     document |= {"text": subject.text, "float32": subject.loss(subject.model), "rows": []}
     for row in ROWS:
+        result = found.get((row.format, row.algorithm))
         wanted = names is None or any(text in row.name for text in names)
-        if wanted and row.format.startswith(subject.formats):
-            result = found.get((row.format, row.algorithm)) or measure(subject, row)
+        if result is None and wanted and row.format.startswith(subject.formats):
+            result = measure(subject, row)
+        if result is not None:
             document["rows"].append(result)
             save()
 

@@ -54,7 +54,7 @@ def ours(text: str) -> Quantize:
 def torchao_intx(bits: int, group: int, mapping: str) -> Quantize:
     return lambda weight: IntxUnpackedToInt8Tensor.from_hp(
         weight,
-        (1, group),
+        (1, group),  # pyright: ignore[reportArgumentType]
         getattr(torch, f"int{bits}"),
         mapping_type=MappingType[mapping],
         intx_choose_qparams_algorithm=IntxChooseQParamsAlgorithm.AFFINE,
