@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from gqc.compiler import compile as compile
     from gqc.errors import GqcError as GqcError
     from gqc.loading import load as load
+    from gqc.quantization import quantize as quantize
     from gqc.report import Report as Report
     from gqc.schemes import Scheme as Scheme
 
@@ -19,6 +20,7 @@ EXPORTS = {
     "load": "gqc.loading",
     "Report": "gqc.report",
     "Scheme": "gqc.schemes",
+    "quantize": "gqc.quantization",
     "save": "gqc.checkpoints.save",
 }
 """Where each public name lives. They load when first used: the IR tools need no torch."""

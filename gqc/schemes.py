@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from gqc.errors import GqcError
 from gqc.formats.elements import ELEMENTS, INTEGER_BITS
-from gqc.quantizers import CALIBRATED, FACTORS, RULES, TRANSFORMS
+from gqc.quantizers import CALIBRATED, FACTORS, RULES, TRANSFORMS, WEIGHTED
 
 if TYPE_CHECKING:
     from gqc.dialects.gq import BlockScaledType
@@ -85,8 +85,22 @@ class Scheme:
     @property
     def needs_calibration(self) -> bool:
         """Whether a layer cannot be quantized so without inputs that reach it."""
-        static = self.activation is not None and self.activation.static
-        return static or not {self.quantizer, *self.transforms}.isdisjoint(CALIBRATED)
+        return self.is_static or not self.parts.isdisjoint(CALIBRATED)
+
+    @property
+    def uses_calibration(self) -> bool:
+        """Whether inputs that reach a layer make a difference to how it is quantized."""
+        return self.is_static or not self.parts.isdisjoint(WEIGHTED)
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the tensor scale of the layer's input is calibrated."""
+        return self.activation is not None and self.activation.static
+
+    @property
+    def parts(self) -> set[str]:
+        """Names of the quantizer and the transforms."""
+        return {self.quantizer, *self.transforms}
 
     def type(self, rank: int = 2) -> BlockScaledType:
         """The type of a tensor so quantized along its last axis. Raises GqcError without one."""

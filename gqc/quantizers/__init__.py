@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from gqc.quantizers.awq import awq
+from gqc.quantizers.four_over_six import four_over_six
+from gqc.quantizers.gptq import gptq
 from gqc.quantizers.hqq import hqq
 from gqc.quantizers.microscaling import MICROSCALING_RULES, microscaling
 from gqc.quantizers.rtn import SCALE_RULES, rtn
 from gqc.quantizers.scale_search import scale_search
+from gqc.quantizers.smoothquant import smoothquant
 from gqc.quantizers.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -41,6 +46,8 @@ QUANTIZERS: dict[str, Quantizer] = {
     "hqq": hqq,
     "microscaling": microscaling,
     "scale_search": scale_search,
+    "four_over_six": four_over_six,
+    "gptq": gptq,
 }
 
 MICROSCALING = tuple(dict.fromkeys(r for rules in MICROSCALING_RULES.values() for r in rules))
@@ -50,17 +57,22 @@ RULES: dict[str, tuple[str, ...]] = {
     "hqq": ("minmax",),
     "microscaling": MICROSCALING,
     "scale_search": (*SCALE_RULES, *MICROSCALING),
+    "four_over_six": ("amax",),
+    "gptq": (*SCALE_RULES, *MICROSCALING),
 }
 """Names of the scale rules of each quantizer."""
 
-FACTORS = ("awq", "smoothquant")
-"""Transforms that multiply channels by factors."""
+FACTORS: dict[str, Callable[..., torch.Tensor | None]] = {"awq": awq, "smoothquant": smoothquant}
+"""Transforms by factors of channels, each from weights, scheme and statistics."""
 
 TRANSFORMS = (*FACTORS, "hadamard")
 """What may be done to the channels of a layer's input before its weight is quantized."""
 
-CALIBRATED: tuple[str, ...] = FACTORS
+CALIBRATED = ("gptq", *FACTORS)
 """Quantizers and transforms that need statistics of a layer's inputs."""
+
+WEIGHTED = ("scale_search", *CALIBRATED)
+"""Those that make use of statistics where there are any."""
 
 
 def quantize(
@@ -82,11 +94,16 @@ __all__ = [
     "RULES",
     "SCALE_RULES",
     "TRANSFORMS",
+    "WEIGHTED",
     "Quantizer",
     "Statistics",
+    "awq",
+    "four_over_six",
+    "gptq",
     "hqq",
     "microscaling",
     "quantize",
     "rtn",
     "scale_search",
+    "smoothquant",
 ]
