@@ -47,6 +47,12 @@ JUDGES = ("gates.py", "loads.py", "disassembly.py", "machines.py")
 
 BATCH = 32
 
+EXCEPTIONS = (
+    # Triton 3.9 reads w as the wider codes lie that are made of it.
+    (r"sm_120 matmul_bf16_f\dE\dM\w+_f4E2M1FN_", "128-bit loads: w by 64 bits, could be 128"),
+)
+"""Gates that kernels may miss, by their names."""
+
 SCHEMES = [
     "int4_g128",
     *(name for name in PRESETS if not name.endswith((*filter(None, ROUNDINGS), "_static"))),
@@ -146,9 +152,10 @@ def judge(cases: list[Case], python: str) -> dict[str, dict[str, Any]]:
     return {case.name: result(case, one) for case, one in zip(cases, built, strict=True)}
 
 
-def missed(kept: dict[str, Any]) -> list[str]:
-    """The gates that a result misses."""
-    return kept.get("missed", [])
+def missed(name: str, kept: dict[str, Any]) -> list[str]:
+    """The gates that a result misses and may not."""
+    allowed = [fault for pattern, fault in EXCEPTIONS if re.match(pattern, name)]
+    return [fault for fault in kept.get("missed", []) if fault not in allowed]
 
 
 def save(version: str, found: dict[str, dict[str, Any]], complete: bool) -> None:
@@ -180,9 +187,9 @@ def main() -> None:
     for start in track(range(0, len(todo), BATCH), f"Triton {version}", console=console):
         found |= judge(todo[start : start + BATCH], python)
         save(version, found, start + BATCH >= len(todo))
-    faults = {name: "; ".join(missed(kept)) for name, kept in found.items() if missed(kept)}
-    for name, fault in faults.items():
-        console.print(f"{name}: {fault}")
+    faults = {name: faults for name, kept in found.items() if (faults := missed(name, kept))}
+    for name, texts in faults.items():
+        console.print(f"{name}: {'; '.join(texts)}")
     console.print(f"{len(found)} kernels with Triton {version}, {len(faults)} miss a gate")
 
 
