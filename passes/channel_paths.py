@@ -40,58 +40,77 @@ class Leaf:
     offset: float | None = None
 
 
+Use = tuple[Operation, int]
+"""An operand of an operation."""
+
+
 @dataclass
 class Path:
     """The search for the weights to change in place of an activation.
 
-    `scales` tells a factor from a permutation. A factor goes into one side of a product, along a
-    path that nothing else reads; a permutation goes into both, and what reads a value on the way
-    must be on the way too.
+    A factor goes into one side of a product, along a path that nothing else reads. A permutation
+    goes into both sides, and each use of a value on the way must be on the way too.
     """
 
     change: ByVector
     fixed: Mapping[str, str]
     """Weights that may not be changed, by name, and why."""
-    visited: set[SSAValue] = field(default_factory=set)
+    uses: set[Use] = field(default_factory=set)
+    reached: dict[SSAValue, Axes] = field(default_factory=dict)
+    pending: list[Use] = field(default_factory=list)
+    """What a permutation goes through: uses, the values used, and uses yet to follow."""
 
     @property
     def scales(self) -> bool:
+        """Whether the change is by factors, not a permutation."""
         return isinstance(self.change, gq.ScaleChannelsOp)
 
     def leaves(self) -> list[Leaf]:
         """Where weights are to be changed. Raises Stays."""
         found = self.follow(self.change, 0, (self.change.axis,))
-        if not self.scales:
-            known = {self.change, *(value.owner for value in self.visited)}
-            for value in self.visited:
-                refuse_readers(value, known)
+        while self.pending:
+            reader, index = self.pending.pop()
+            found += self.step(reader, index, self.reached[reader.operands[index]])
+        for value in self.reached:
+            refuse_readers(value, self.uses)
         return found
 
     def follow(
         self, reader: Operation, index: int, axes: Axes, offset: float | None = None
     ) -> list[Leaf]:
-        """Where weights are to be changed so that an operand of an operation is."""
+        """Where weights are to be changed so that an operand of an operation is.
+
+        A permutation is followed later: every path has to go through, and there may be many.
+        """
+        if self.scales:
+            return self.step(reader, index, axes, offset)
+        if len(axes) > 1:
+            raise Stays("the permutation would mix the heads of an attention")
         value = reader.operands[index]
-        if value in self.visited and not self.scales:
-            return []
+        if value not in self.reached:
+            self.pending.append((reader, index))
+        if self.reached.setdefault(value, axes) != axes:
+            raise Stays(f"{named(value.owner)} is read along two dimensions")
+        self.uses.add((reader, index))
+        return []
+
+    def step(
+        self, reader: Operation, index: int, axes: Axes, offset: float | None = None
+    ) -> list[Leaf]:
+        """The same, one operation on."""
+        value = reader.operands[index]
         if weight_of(value) is not None:
             return [self.leaf(reader, index, axes, offset)]
-        if self.scales:
-            refuse_readers(value, {reader})
-            if not isinstance(gq.element_type(value), AnyFloat):
-                raise Stays(f"{named(value.owner)} gives no floats")
-        elif len(axes) > 1:
-            raise Stays("the permutation would mix the heads of an attention")
-        self.visited.add(value)
         op = value.owner
         if isinstance(op, Block):
             raise Stays("an argument of the function: nothing before it is known")
-        if isinstance(op, gq.MatmulTOp):
-            rule = matmul
-        elif isinstance(op, CallOp):
+        if self.scales:
+            refuse_readers(value, {(reader, index)})
+        if not isinstance(gq.element_type(value), AnyFloat):
+            raise Stays(f"{named(op)} gives no floats")
+        rule = matmul if isinstance(op, gq.MatmulTOp) else None
+        if isinstance(op, CallOp):
             rule = RULES.get(op.callee.data)
-        else:
-            rule = None
         if rule is None or (offset is not None and rule is not through):
             raise Stays(f"{named(op)} computes it")
         return rule(self, op, axes) if offset is None else self.follow(op, 0, axes, offset)
@@ -115,13 +134,12 @@ class Path:
         return Leaf(reader, index, dim, offset)
 
 
-def refuse_readers(value: SSAValue, known: Collection[Operation | Block]) -> None:
-    """Raise Stays if other operations than those known read a value."""
-    others = dict.fromkeys(named(u.operation) for u in value.uses if u.operation not in known)
+def refuse_readers(value: SSAValue, known: Collection[Use]) -> None:
+    """Raise Stays if a value has other uses than those known."""
+    others = [use.operation for use in value.uses if (use.operation, use.index) not in known]
     if others:
-        raise Stays(f"{named(value.owner)} is read by {', '.join(others)} too")
-    if len(known) == 1 and not value.has_one_use():
-        raise Stays(f"{named(value.owner)} is read twice")
+        names = ", ".join(dict.fromkeys(map(named, others)))
+        raise Stays(f"{named(value.owner)} is read by {names} too")
 
 
 def named(op: Operation | Block) -> str:

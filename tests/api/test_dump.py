@@ -19,10 +19,12 @@ from gqc.dialects.tile import KernelOp
 PASSES = (
     "recognize-linears",
     "quantize-weights",
+    "fold-channels",
     "quantize-activations",
     "legalize",
     "assign-layouts",
     "split-m-buckets",
+    "lower-channels",
     "fuse-producers",
     "lower-quantizers",
     "lower-to-tile",
@@ -36,7 +38,7 @@ STAGES = {
 }
 """The pass that ends each stage."""
 
-UNTARGETED = ("fuse-producers", "fold-weights")
+UNTARGETED = ("lower-channels", "fuse-producers", "fold-weights")
 
 
 class Dumped:
@@ -114,9 +116,9 @@ def parse_kernels(text: str) -> list[KernelOp]:
 def test_gqc_opt_goes_on_from_a_dump(dumped):
     """The rest of the passes, run by gqc-opt on a dumped file, give the dump's last file."""
     target = dumped.compiled.kernels[0].target
-    passes = ",".join(n if n in UNTARGETED else f"{n}{{target={target}}}" for n in PASSES[3:])
+    passes = ",".join(n if n in UNTARGETED else f"{n}{{target={target}}}" for n in PASSES[4:])
     tool = Path(sys.executable).with_name("gqc-opt")
-    source = dumped.files()[3]
+    source = dumped.files()[4]
     done = subprocess.run([tool, "-p", passes, source], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     last = re.sub(r" loc\(.*?\)", "", dumped.files()[-1].read_text())

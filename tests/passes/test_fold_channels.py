@@ -74,6 +74,12 @@ KEPT: list[tuple[str, Any, str, str]] = [
         "gather",
         "the permutation would mix the heads of an attention",
     ),
+    (
+        "inner layer",
+        models.Inner,
+        "scale",
+        "gq.matmul_t is read by gq.matmul_t, aten.add.Tensor too",
+    ),
     ("buffer", models.Buffer, "scale", "weight is a buffer, not a parameter"),
     ("norm called twice", models.Tied, "scale", "weight is read elsewhere too"),
     ("tied layers", models.TiedLayers, "scale", "first.weight is read elsewhere too"),
@@ -183,6 +189,7 @@ def test_rows_of_a_quantized_weight_move_whole():
 
     (op,) = (op for op in module.walk() if isinstance(op, gq.WeightOp) and "first" in op.key)
     quantized = gq.block_scaled(op.result)
+    assert quantized is not None
     store: dict[str, Any] = {
         "first.weight": QUANTIZERS["rtn"](torch.randn(8, 16), quantized, "minmax"),
         "last.weight": torch.randn(4, 8),

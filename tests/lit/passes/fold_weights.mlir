@@ -50,3 +50,29 @@ func.func @two_schemes() -> (tensor<64x8xi32>, tensor<2x64xf16>, tensor<64x8xi32
   %b, %t = gq.pack %r layout <k_words> : tensor<64x64x!gq.block_scaled<1x64 : f16 : si4>> -> tensor<64x8xi32>, tensor<1x64xf16>
   func.return %a, %s, %b, %t : tensor<64x8xi32>, tensor<2x64xf16>, tensor<64x8xi32>, tensor<1x64xf16>
 }
+
+// A weight whose channels are changed keeps its name, unless something reads it as it was. What is
+// packed is named by the weight, and differs where the factor does.
+// CHECK-LABEL: func.func @channels
+// CHECK-NEXT:    %[[N:.*]] = gq.weight @norm.weight : tensor<64xf32>
+// CHECK-NEXT:    %[[OLD:.*]] = gq.weight @read.weight : tensor<64xf32>
+// CHECK-NEXT:    %[[NEW:.*]] = gq.weight @read.weight_ : tensor<64xf32>
+// CHECK-NEXT:    %[[B:.*]] = gq.weight @proj.weight_packed_ :
+// CHECK-NEXT:    %[[A:.*]] = gq.weight @proj.weight_packed :
+// CHECK-NEXT:    func.return %[[N]], %[[OLD]], %[[NEW]], %[[A]], %[[B]]
+func.func @channels() -> (tensor<64xf32>, tensor<64xf32>, tensor<64xf32>, tensor<64x8xi32>, tensor<64x8xi32>) {
+  %f = gq.weight @factor : tensor<64xf32>
+  %g = gq.weight @other : tensor<64xf32>
+  %n = gq.weight @norm.weight : tensor<64xf32>
+  %norm = gq.scale_channels %n by %f along 0 : tensor<64xf32>, tensor<64xf32> -> tensor<64xf32>
+  %r = gq.weight @read.weight : tensor<64xf32>
+  %r1 = gq.scale_channels %r by %f along 0 : tensor<64xf32>, tensor<64xf32> -> tensor<64xf32>
+  %w = gq.weight @proj.weight : tensor<64x64xf32>
+  %w1 = gq.scale_channels %w by %f along 1 : tensor<64x64xf32>, tensor<64xf32> -> tensor<64x64xf32>
+  %q1 = gq.qcast %w1 by "rtn" "half" : tensor<64x64xf32> -> tensor<64x64x!gq.block_scaled<1x32 : f16 : si4>>
+  %a, %s = gq.pack %q1 layout <k_words> : tensor<64x64x!gq.block_scaled<1x32 : f16 : si4>> -> tensor<64x8xi32>, tensor<2x64xf16>
+  %w2 = gq.scale_channels %w by %g along 1 : tensor<64x64xf32>, tensor<64xf32> -> tensor<64x64xf32>
+  %q2 = gq.qcast %w2 by "rtn" "half" : tensor<64x64xf32> -> tensor<64x64x!gq.block_scaled<1x32 : f16 : si4>>
+  %b, %t = gq.pack %q2 layout <k_words> : tensor<64x64x!gq.block_scaled<1x32 : f16 : si4>> -> tensor<64x8xi32>, tensor<2x64xf16>
+  func.return %norm, %r, %r1, %a, %b : tensor<64xf32>, tensor<64xf32>, tensor<64xf32>, tensor<64x8xi32>, tensor<64x8xi32>
+}
