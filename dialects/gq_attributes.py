@@ -93,6 +93,16 @@ class BlockScaledType(ParametrizedAttribute, TypeAttribute):
     def has_tensor_scale(self) -> bool:
         return not isinstance(self.tensor_scale, Absent)
 
+    @property
+    def text(self) -> str:
+        """Its parameters: what stands between `!gq.block_scaled<` and `>`."""
+        return str(self).removeprefix(f"!{self.name}<").removesuffix(">")
+
+    def with_block(self, block: Sequence[int]) -> BlockScaledType:
+        """The same formats in other blocks."""
+        rest = (self.scale, self.element, self.zero, self.zero_mode, self.tensor_scale)
+        return BlockScaledType.new([ArrayAttr([IntAttr(n) for n in block]), *rest])
+
     def block_of(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The block's extents in a tensor of this shape, `?` filled in."""
         return tuple(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gqc.compiler import compile as compile
     from gqc.errors import GqcError as GqcError
+    from gqc.loading import load as load
     from gqc.quantization import quantize as quantize
     from gqc.report import Report as Report
     from gqc.schemes import Scheme as Scheme
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 EXPORTS = {
     "compile": "gqc.compiler",
     "GqcError": "gqc.errors",
+    "load": "gqc.loading",
     "Report": "gqc.report",
     "Scheme": "gqc.schemes",
     "quantize": "gqc.quantization",

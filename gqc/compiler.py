@@ -25,19 +25,21 @@ from gqc.frontend.import_fx import import_fx
 from gqc.frontend.linears import capture_linears, copy_shared, replace_modules
 from gqc.frontend.signature import Imported
 from gqc.passes.fold_channels import FoldChannels
-from gqc.passes.fold_weights import FoldWeights, FoldWeightsInto
+from gqc.passes.fold_weights import FoldWeights, FoldWeightsInto, Quantized
 from gqc.passes.helpers import count, matmuls
 from gqc.passes.pipeline import Stage, extend, pipeline, run_stages
 from gqc.passes.quantize_activations import QuantizeActivations
 from gqc.passes.recognize_linears import RecognizeLinears
 from gqc.report import CastKey, Report, sqnr
-from gqc.report_rows import cast_key, channels_kept, launched, rows_of, rows_outside
+from gqc.report_rows import channels_kept, key_of, launched, rows_of, rows_outside
 from gqc.schemes import SchemeLike, scheme_list
+from gqc.stored_weights import take_weights
 from gqc.targets import resolve
 
 if TYPE_CHECKING:
     import torch
 
+    from gqc.checkpoints.source import Source
     from gqc.formats.block_scaled import BlockScaled
 
 
@@ -45,7 +47,8 @@ def compile(
     model: nn.Module | fx.GraphModule | ExportedProgram,
     example_inputs: Any = None,
     *,
-    scheme: SchemeLike | Mapping[str, SchemeLike] = "int4_g128",
+    scheme: SchemeLike | Mapping[str, SchemeLike] | None = None,
+    weights: Source | None = None,
     target: str = "auto",
     ignore: Sequence[str] = (),
     lm_head: bool = False,
@@ -63,8 +66,11 @@ def compile(
     and `.ir(stage)`, and is in evaluation mode. The model itself is not changed; what stays dense
     shares its storage.
 
-    scheme: a preset (`int4_g128`, `int8_row_sym`), a `gqc.Scheme`, or a map from patterns of module
-    names to either, first match first. ignore: patterns of layers to leave as they are. target:
+    scheme: a preset (`int4_g128`, which is the default, `int8_row_sym`), a `gqc.Scheme`, or a map
+    from patterns of module names to either, first match first. weights: a checkpoint
+    (`open_checkpoint`) or what `gqc.quantize` gave: the model takes all parameters from there, and
+    may be on the meta device; weights that are quantized stay as they are, and without a scheme the
+    others are left dense. ignore: patterns of layers to leave as they are. target:
     `auto` (where the model's parameters lie), `cpu`, or a row of `gqc.targets.TARGETS`. lm_head:
     quantize the output head too. dynamic_shapes: as of `torch.export.export`, where the inferred
     ones fall short. calibration: inputs of the model, any number, each as `example_inputs` are, for
@@ -79,8 +85,13 @@ def compile(
     if not isinstance(model, nn.Module | ExportedProgram):
         raise GqcError(f"cannot compile a {type(model).__name__}: give an nn.Module")
     machine = resolve(target, model)
-    schemes = scheme_list(scheme, ignore)
-    stages = extend(pipeline(schemes, machine.name, lm_head), passes or {})
+    stored = None if weights is None else take_weights(model, weights)
+    model = model if stored is None else stored.model
+    if scheme is None:
+        scheme = "int4_g128" if stored is None else {}
+    schemes, forms = scheme_list(scheme, ignore), [] if stored is None else stored.forms.values()
+    stages = pipeline(schemes, machine.name, lm_head, tuple(map(str, forms)))
+    stages = extend(stages, passes or {})
     scales = input_scales(model, schemes, calibration)
     parts = None  # a copy of the model, whose linear layers alone are compiled
     if example_inputs is not None or isinstance(model, ExportedProgram | fx.GraphModule):
@@ -92,13 +103,15 @@ def compile(
         imported = capture_linears(parts)
     imported.weights.update(scales)
     refuse_taken_names(parts, imported)
-    if unloaded := [name for name, weight in imported.weights.items() if weight.is_meta]:
-        raise GqcError(
-            f"{len(unloaded)} weights are on the meta device, {unloaded[0]} first: load them"
-        )
+    refuse_unloaded(imported)
+    if stored is not None:
+        imported.weights = stored.side_store(imported.weights)
     source = imported.module.clone()
     dump = Dump(dump_ir) if dump_ir is not None else None
     report = lower(imported, stages, machine.name, dump, progress)
+    if stored is not None:
+        stored.settle(imported, parts)
+        report = report.completed(stored.noise)
     if parts is not None:
         report = Report(report.target, (*report.rows, *rows_outside(parts, report.rows)))
     if all(row.decision == "kept" for row in report.rows):
@@ -107,6 +120,14 @@ def compile(
     if dump is not None:
         dump.kernels(compilation.kernels)
     return attach(export_fx(imported) if parts is None else rebuild(parts, imported), compilation)
+
+
+def refuse_unloaded(imported: Imported) -> None:
+    """Raise GqcError if there are weights on the meta device."""
+    if unloaded := [name for name, weight in imported.weights.items() if weight.is_meta]:
+        raise GqcError(
+            f"{len(unloaded)} weights are on the meta device, {unloaded[0]} first: load them"
+        )
 
 
 def input_scales(
@@ -159,10 +180,12 @@ def lower(
     with Progress(console=console, transient=True, disable=not shown) as bar:
         task = bar.add_task("passes")
 
-        def observe(weight: torch.Tensor, quantized: BlockScaled, cast: gq.QcastOp) -> None:
-            key = cast_key(cast)
-            noise[key] = sqnr(weight, quantized)
-            bar.update(task, advance=1, description=f"quantizing {key[0]}")
+        def observe(weight: torch.Tensor | None, quantized: BlockScaled, op: Quantized) -> None:
+            key = key_of(op)
+            if weight is not None:
+                noise[key] = sqnr(weight, quantized)
+            done = "packing" if weight is None else "quantizing"
+            bar.update(task, advance=1, description=f"{done} {key[0]}")
 
         def after(name: str, module: ModuleOp) -> None:
             nonlocal report, channels
@@ -184,7 +207,7 @@ def lower(
 
         fold = FoldWeightsInto(imported.weights, observe)
         run_stages(imported.module, [stage.replacing(FoldWeights, fold) for stage in stages], after)
-    return report.completed(noise, launched(imported.module), channels)
+    return report.completed(noise).lowered(launched(imported.module), channels)
 
 
 def refuse_taken_names(parts: nn.Module | None, imported: Imported) -> None:

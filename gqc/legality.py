@@ -28,12 +28,14 @@ NATIVE_BLOCKS = {"f8E8M0FNU": 32, "f8E4M3FN": 16}
 class Legality:
     """kind: `native`, `emulated` (decoded exactly, then multiplied as floats) or `refused`.
 
-    native: the row of the table that says how.
+    native: the row of the table that says how. decoded: the float type that the operands of an
+    emulated product get.
     """
 
     kind: str
     reason: str
     native: Native | None = None
+    decoded: str | None = None
 
 
 def legality(
@@ -57,9 +59,30 @@ def legality(
             f"its activations are {activation}, the target multiplies "
             f"{' and '.join(target.units)}: convert the model, for example model.bfloat16()",
         )
-    unit = f"{target.units[activation]} in {activation}"
+    decoded = decoded_type(activation, x, weight)
+    if decoded is None:
+        return Legality(
+            "refused",
+            f"its activations in {x} may be beyond 65504, the greatest f16, in which its weight of "
+            f"{weight.element} under {weight.scale} is decoded: convert the model, for example "
+            "model.bfloat16()",
+        )
+    unit = f"{target.units[decoded]} in {decoded}"
     what = f"{target.name} multiplies no {pair(x, weight)}"
-    return Legality("emulated", f"{what}: decoded in registers, then {unit}")
+    return Legality("emulated", f"{what}: decoded in registers, then {unit}", decoded=decoded)
+
+
+def decoded_type(activation: str, x: BlockScaledType | None, weight: BlockScaledType) -> str | None:
+    """The float type that operands are decoded to: that of the activations, as the model has them.
+
+    But a scale of E8M0 may be rounded up beyond what f16 holds. bf16 holds that, and exactly what
+    codes of 8 bits or fewer stand for under 8-bit scales. None where the weight has wider ones.
+    """
+    if activation != "f16" or x is None:
+        return activation
+    if str(weight.scale) in NATIVE_BLOCKS:
+        return "bf16"
+    return None if str(x.scale) == "f8E8M0FNU" else activation
 
 
 def pair(x: BlockScaledType | None, weight: BlockScaledType) -> str:

@@ -60,18 +60,18 @@ class Report:
         """Storage of all weights in bytes; one that layers share counts once."""
         return sum({row.key: row.bytes for row in self.rows}.values())
 
-    def completed(
-        self,
-        noise: Mapping[CastKey, float],
-        kernels: Mapping[tuple[str, str], tuple[str, ...]],
-        channels: Mapping[str, str],
+    def completed(self, noise: Mapping[CastKey, float]) -> Report:
+        """The report with SQNR in dB of quantized weights."""
+        rows = (replace(row, sqnr=noise.get(row.key, row.sqnr)) for row in self.rows)
+        return Report(self.target, tuple(rows))
+
+    def lowered(
+        self, kernels: Mapping[tuple[str, str], tuple[str, ...]], channels: Mapping[str, str]
     ) -> Report:
-        """The report with SQNR in dB of quantized weights, kernels by layer and weight, and what is
-        done to channels by layer."""
+        """The report with kernels by layer and weight, and what is done to channels by layer."""
         rows = (
             replace(
                 row,
-                sqnr=noise.get(row.key),
                 kernels=kernels.get((row.layer, row.weight), ()),
                 channels=channels.get(row.layer, ""),
             )

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator
 from math import prod
 
 from torch import nn
-from xdsl.dialects.builtin import ModuleOp, SymbolRefAttr
+from xdsl.dialects.builtin import ModuleOp, StringAttr, SymbolRefAttr
 from xdsl.ir import SSAValue
 
 from gqc.dialects import fx, gq
 from gqc.dialects.gq_channels import ChannelOp, reason_of
 from gqc.dialects.torch_types import DTYPES, ELEMENT_TYPES
 from gqc.frontend.linears import is_linear, peculiarity
+from gqc.passes.fold_weights import Quantized
 from gqc.passes.helpers import layer_name, matmuls, weight_of
 from gqc.report import CastKey, Row
 
@@ -59,22 +60,21 @@ def matmul_row(op: gq.MatmulTOp) -> Row:
     """The row of one matmul."""
     assert op.decision is not None
     decision, reason = op.decision.kind.data, op.decision.reason.data
-    weight, cast = weight_of(op.weight), cast_of(op.weight)
+    weight, quantized = weight_of(op.weight), quantized_of(op.weight)
     assert weight is not None
-    if cast is None:
+    if quantized is None:
         return dense_row(layer_name(op), weight, op.weight, decision, reason)
-    type_, shape = gq.block_scaled(cast.result), gq.tensor_shape(op.weight)
+    type_, shape = gq.block_scaled(quantized.result), gq.tensor_shape(op.weight)
     assert type_ is not None
-    packs = (use.operation for use in cast.result.uses)
-    held = sum(bytes_of(part) for p in packs if isinstance(p, gq.PackOp) for part in p.parts)
+    held = packed_bytes(quantized.result)
     fate = (shape, decision, reason, type_.bits_per_element(shape), held)
-    return Row(layer_name(op), *cast_key(cast), *fate, activation=activation_of(op))
+    return Row(layer_name(op), *key_of(quantized), *fate, activation=activation_of(op))
 
 
 def activation_of(op: gq.MatmulTOp) -> str:
     """Format that the input of a matmul is quantized to, and its tensor scale; empty without."""
-    cast = cast_of(op.x)
-    if cast is None:
+    cast = quantized_of(op.x)
+    if not isinstance(cast, gq.QcastOp):
         return ""
     type_ = gq.block_scaled(cast.result)
     assert type_ is not None
@@ -97,21 +97,32 @@ def bytes_of(value: SSAValue) -> int:
     return prod(gq.tensor_shape(value)) * DTYPES[gq.element_type(value)].itemsize
 
 
-def cast_of(value: SSAValue) -> gq.QcastOp | None:
-    """The cast that a value comes from, through packing and back; None without one."""
+def packed_bytes(value: SSAValue) -> int:
+    """Storage of what a quantized weight is packed into, its rows in any order."""
+    readers = [use.operation for use in value.uses]
+    parts = (part for op in readers if isinstance(op, gq.PackOp) for part in op.parts)
+    moved = (op.result for op in readers if isinstance(op, gq.GatherChannelsOp))
+    return sum(map(bytes_of, parts)) + sum(map(packed_bytes, moved))
+
+
+def quantized_of(value: SSAValue) -> Quantized | None:
+    """The cast or the stored weight that a value comes from, through packing and back, if any."""
     op = value.owner
-    while isinstance(op, gq.DcastOp | gq.UnpackOp | gq.PackOp):
+    while isinstance(op, gq.DcastOp | gq.UnpackOp | gq.PackOp | gq.GatherChannelsOp):
         op = op.operands[0].owner
-    return op if isinstance(op, gq.QcastOp) else None
+    if isinstance(op, gq.QcastOp | gq.WeightOp) and gq.block_scaled(op.result) is not None:
+        return op
+    return None
 
 
-def cast_key(cast: gq.QcastOp) -> CastKey:
-    """What a quantized weight is known by: the name, the format, the quantizer and scale rule."""
-    weight = weight_of(cast.source)
-    assert weight is not None
-    format_ = str(gq.block_scaled(cast.result))
-    format_ = format_.removeprefix("!gq.block_scaled<").removesuffix(">")
-    return weight.key, format_, f"{cast.quantizer.data} {cast.scale_rule.data}"
+def key_of(op: Quantized) -> CastKey:
+    """What a quantized weight is known by: the name, the format, how it was quantized."""
+    weight, type_ = weight_of(op.result), gq.block_scaled(op.result)
+    assert weight is not None and type_ is not None
+    if isinstance(op, gq.QcastOp):
+        return weight.key, type_.text, f"{op.quantizer.data} {op.scale_rule.data}"
+    origin = op.attributes.get("origin")
+    return weight.key, type_.text, origin.data if isinstance(origin, StringAttr) else ""
 
 
 def launched(module: ModuleOp) -> dict[tuple[str, str], tuple[str, ...]]:

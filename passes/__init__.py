@@ -22,6 +22,7 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
     name: pass_(name)
     for name in (
         "recognize-linears",
+        "adopt-weights",
         "quantize-weights",
         "fold-channels",
         "quantize-activations",

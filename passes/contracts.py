@@ -37,9 +37,9 @@ def fail(stage: str, op: Operation, message: str) -> None:
 
 
 def check_grouped(op: Operation) -> None:
-    if isinstance(op, gq.QcastOp):
+    if isinstance(op, gq.QcastOp | gq.WeightOp) and gq.block_scaled(op.result) is not None:
         readers = [use.operation for use in op.result.uses]
-        if not all(isinstance(r, gq.MatmulTOp) for r in readers):
+        if not all(isinstance(r, gq.MatmulTOp | gq.GatherChannelsOp) for r in readers):
             fail("grouped", op, "only gq.matmul_t may read a block-scaled value")
     elif isinstance(op, gq.ScaleChannelsOp | gq.GatherChannelsOp) and weight_of(op.source) is None:
         plain = isinstance(op, gq.GatherChannelsOp) or op.offset is None

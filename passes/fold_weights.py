@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from gqc.formats.block_scaled import BlockScaled
 
 Store = MutableMapping[str, "torch.Tensor"]
-Observer = Callable[["torch.Tensor", "BlockScaled", gq.QcastOp], None]
-"""Called with each weight, its quantized form, and the cast that made it."""
+Quantized = gq.QcastOp | gq.WeightOp
+"""What gives a quantized weight: the cast of a dense one, or the store."""
+Observer = Callable[["torch.Tensor | None", "BlockScaled", Quantized], None]
+"""Called with each weight, None if it is stored quantized, its quantized form, and its maker."""
 Taken = dict[str, tuple[str, ...] | None]
 """What each packed weight was made by, by the name of its first part; None where a name is taken
 by something else."""
@@ -123,7 +125,10 @@ def chain_of(pack: gq.PackOp) -> list[Operation]:
 def compute(pack: gq.PackOp, store: Store, observe: Observer | None) -> tuple[torch.Tensor, ...]:
     """Run the chain in the interpreter."""
     chain = chain_of(pack)
-    values = (evaluate(chain[0].operands[0], store),)
+    source = chain[0].operands[0]
+    values = (evaluate(source, store),)
+    if isinstance(source.owner, gq.WeightOp) and gq.block_scaled(source) and observe is not None:
+        observe(None, values[0], source.owner)
     for op in chain:
         source = values[0]
         values = run(op, source, store)
@@ -195,7 +200,7 @@ def like(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
 def check_range(
     source: torch.Tensor, quantized: BlockScaled, cast: gq.QcastOp, pack: gq.PackOp
 ) -> None:
-    """Kernels that decode codes multiply in the weight's own type: no value may be beyond it.
+    """Kernels that decode codes may multiply in the weight's own type: no value may be beyond it.
 
     A scale that is rounded up may take the greatest weights of float16 there. The layout `bytes` is
     of matrix units, which multiply codes and scales of any range.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ModuleOp, bf16, f16, f32
 from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
@@ -41,10 +41,10 @@ class Legalize(ModulePass):
         decoded: Decoded = {}
         for matmul, decision in decisions.items():
             attribute = gq.DecisionAttr(decision.kind, decision.reason)
-            if decision.kind == "native":
+            if decision.decoded is None:
                 matmul.decision = attribute
             else:
-                dequantize(matmul, attribute, decoded)
+                dequantize(matmul, FLOATS[decision.decoded], attribute, decoded)
 
 
 def decide(matmul: gq.MatmulTOp, target: Target) -> Legality:
@@ -62,22 +62,26 @@ def activation_type(matmul: gq.MatmulTOp) -> Attribute:
     return gq.element_type(cast.source if isinstance(cast, gq.QcastOp) else matmul.x)
 
 
+FLOATS = {str(type_): type_ for type_ in (f16, bf16, f32)}
+
 Decoded = dict[tuple[SSAValue, Attribute], gq.DcastOp]
 """The cast of each activation to each float type."""
 
 
-def dequantize(matmul: gq.MatmulTOp, decision: gq.DecisionAttr, decoded: Decoded) -> None:
+def dequantize(
+    matmul: gq.MatmulTOp, element: Attribute, decision: gq.DecisionAttr, decoded: Decoded
+) -> None:
     """Have a matmul read floats: both operands dequantized before it, with the decision.
 
-    They get the type of the activations as the model has them; tensor scales stay apart.
+    They get the float type `element`; tensor scales stay apart.
     """
-    activation, inputs, alphas = activation_type(matmul), matmul.x, []
+    inputs, alphas = matmul.x, []
     if gq.block_scaled(inputs) is not None:
-        if (inputs, activation) not in decoded:
+        if (inputs, element) not in decoded:
             assert isinstance(inputs.owner, Operation)
-            decoded[inputs, activation] = dcast(inputs, activation, InsertPoint.after(inputs.owner))
-        inputs, alphas = results(decoded[inputs, activation])
-    cast = dcast(matmul.weight, activation, InsertPoint.before(matmul))
+            decoded[inputs, element] = dcast(inputs, element, InsertPoint.after(inputs.owner))
+        inputs, alphas = results(decoded[inputs, element])
+    cast = dcast(matmul.weight, element, InsertPoint.before(matmul))
     cast.location = matmul.location
     values, scales = results(cast)
     types = (matmul.bias, matmul.result.type, decision)

@@ -38,9 +38,9 @@ def kernel_name(matmul: gq.MatmulTOp, unpack: gq.UnpackOp, schedule: gq.Schedule
     x_scale = "_scaled" if x_scales(matmul) else ""
     bias = "_bias" if matmul.bias is not None else ""
     rows = "any" if schedule.rows.data == ANY else f"m{schedule.rows.data}"
-    activation = gq.element_type(matmul.x)
-    if (x := gq.block_scaled(matmul.x)) is not None:
-        activation = f"{gq.element_type(matmul.result)}_{x.element}"
+    result, x = gq.element_type(matmul.result), gq.block_scaled(matmul.x)
+    element = gq.element_type(matmul.x) if x is None else x.element
+    activation = f"{result}" if element == result else f"{result}_{element}"
     format_ = f"{type_.element}_{group}_{type_.scale}{zero}{whole}"
     return f"matmul_{activation}{x_scale}_{format_}_{n}x{k}{bias}_{rows}"
 

@@ -10,6 +10,7 @@ from xdsl.passes import ModulePass
 
 from gqc.dialects.text import context
 from gqc.errors import GqcError
+from gqc.passes.adopt_weights import AdoptWeights
 from gqc.passes.assign_layouts import AssignLayouts
 from gqc.passes.contracts import verify_stage
 from gqc.passes.fold_channels import FoldChannels
@@ -37,14 +38,21 @@ class Stage:
         return Stage(self.name, tuple(pass_ if isinstance(p, kind) else p for p in self.passes))
 
 
-def pipeline(schemes: tuple[str, ...], target: str, lm_head: bool = False) -> tuple[Stage, ...]:
-    """The stages of a compilation; `schemes` are `pattern=scheme` entries, first match first."""
+def pipeline(
+    schemes: tuple[str, ...], target: str, lm_head: bool = False, forms: tuple[str, ...] = ()
+) -> tuple[Stage, ...]:
+    """The stages of a compilation.
+
+    `schemes` are `pattern=scheme` entries, first match first; `forms` are of stored weights
+    (`gqc.passes.adopt_weights.Form`).
+    """
     return (
         Stage("imported", ()),
         Stage(
             "grouped",
             (
                 RecognizeLinears(),  # linear, addmm, mm, matmul → gq.matmul_t
+                AdoptWeights(forms),  # gq.weight of a quantized type, where it is stored so
                 QuantizeWeights(schemes, lm_head),  # gq.qcast of each weight, by scheme
                 FoldChannels(),  # gq.scale_channels, gq.gather_channels into the weights before
                 QuantizeActivations(schemes),  # gq.qcast of inputs, where the scheme says so

@@ -36,7 +36,7 @@ class QuantizeActivations(ModulePass):
         casts: Casts = {}
         for matmul in matmuls(op):
             _, scheme = patterns.match(layer_name(matmul)) or (None, "")
-            if gq.block_scaled(matmul.weight) is None:
+            if not isinstance(matmul.weight.owner, gq.QcastOp):
                 continue
             activation = parse_scheme(scheme).activation
             if activation is not None and weight_of(matmul.x) is None:  # no stored tensor

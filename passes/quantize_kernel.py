@@ -39,8 +39,8 @@ from gqc.targets import resolve
 class Decoded:
     """y [M, K] = code · scale as floats; the scale of the tensor is left to the matmul.
 
-    bf16 and f32 hold every product exactly but for subnormals of theirs; f16 where no scale is
-    rounded up beyond its greatest number, 65504.
+    bf16 and f32 hold every product exactly but for subnormals of theirs. (f16 does not: a scale may
+    be rounded up beyond 65504.)
     """
 
     element: Attribute

@@ -18,6 +18,7 @@ from gqc.passes.helpers import count, layer_name, matmuls, weight_of, written_bu
 from gqc.schemes import GROUPS, KEEP, Patterns, Scheme, parse_scheme
 
 HEAD = "*lm_head"
+SHARED = "its weight is shared with another operation (a tied embedding)"
 
 Casts = dict[tuple[SSAValue, Scheme], SSAValue]
 """The quantized form of each weight under each scheme."""
@@ -29,8 +30,9 @@ class QuantizeWeights(ModulePass):
 
     The output head is kept unless `lm_head` is set or a pattern is its very name, whether it is
     called so or shares its weight with the embedding. Buffers, and what the model writes, are
-    always kept. Raises GqcError, before anything is changed, that names every pattern no layer
-    matches and every layer whose K its group does not divide.
+    always kept; what has a decision or a quantized weight is passed over. Raises GqcError, before
+    anything is changed, that names every pattern no layer matches and every layer whose K its group
+    does not divide.
     """
 
     name = "quantize-weights"
@@ -45,6 +47,8 @@ class QuantizeWeights(ModulePass):
         kept: list[tuple[gq.MatmulTOp, str]] = []
         chosen: list[tuple[gq.MatmulTOp, Scheme]] = []
         for matmul in matmuls(op):
+            if matmul.decision is not None or gq.block_scaled(matmul.weight) is not None:
+                continue
             pattern, scheme = patterns.match(layer_name(matmul)) or (None, KEEP)
             reason = self.reason_to_keep(matmul, pattern, scheme, written)
             if reason is None:
@@ -78,7 +82,7 @@ class QuantizeWeights(ModulePass):
         if fnmatchcase(name, HEAD):
             return "the output head is kept by default"
         if is_shared(matmul):
-            return "its weight is shared with another operation (a tied embedding)"
+            return SHARED
         return None
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from gqc.legality import MATRIX, of_scheme
+from gqc.legality import MATRIX, legality, of_scheme
 from gqc.native import NATIVE
 from gqc.schemes import MX_ELEMENTS, PRESETS, Scheme, preset
 from gqc.targets import TARGETS
@@ -54,6 +56,26 @@ def test_the_table_holds_no_row_that_no_scheme_reaches() -> None:
 def test_refusals(scheme: Scheme, reason: str, target: str) -> None:
     found = of_scheme(scheme, TARGETS[target])
     assert found.kind == "refused" and found.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("weight", "x", "decoded"),
+    [
+        ("w4a16_mxfp4", None, "f16"),
+        ("w4a16_mxfp4", "mxfp8_ceil", "bf16"),
+        ("w4a16_nvfp4", "mxfp8_ceil", "bf16"),
+        ("int4_g32", "nvfp4", "f16"),
+        ("int4_g32", "mxfp8_ceil", None),
+    ],
+)
+def test_activations_beyond_f16_are_decoded_to_bf16_or_refused(
+    weight: str, x: str | None, decoded: str | None
+) -> None:
+    x_type = None if x is None else preset(x).type()
+    found = legality(TARGETS["sm_90"], "f16", x_type, preset(weight).type(), (64, 64))
+    assert (found.kind, found.decoded) == ("emulated" if decoded else "refused", decoded)
+    words = f"wgmma in {decoded}" if decoded else "activations in .*beyond 65504.*model.bfloat16"
+    assert re.search(words, found.reason)
 
 
 def test_blocks_that_no_unit_takes_are_decoded() -> None:

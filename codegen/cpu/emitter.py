@@ -321,26 +321,32 @@ class Emitter:
             self.or_(self.bitcast(value, self.vector(i32)), exponent), self.vector(f32)
         )
 
-    def narrow(self, value: SSAValue, element: Attribute) -> SSAValue:
-        """An f32 vector in another float type, rounded to nearest even."""
+    def round(self, value: SSAValue, element: Attribute) -> SSAValue:
+        """f32 lanes rounded to values of another float type: the nearest, ties to even."""
         if element == f32:
             return value
-        if element == bf16 and not self.isa.dot_bf16:
+        if element == bf16:
             return self.round_to_bf16(value)
-        return self.emit(llvm.FPTruncOp(value, self.vector(element)))
+        return self.widen(self.narrow(value, element))
 
     def round_to_bf16(self, value: SSAValue) -> SSAValue:
-        """Rounding by integer arithmetic: LLVM calls a library where the CPU cannot do it. NaN, the
-        magnitudes above infinity's, keeps its upper half and becomes quiet."""
+        """Rounding by integer arithmetic: the instruction of AVX512-BF16 makes subnormals zeros,
+        and without it LLVM calls a library. NaN, magnitudes above infinity's, becomes quiet."""
         word = self.bitcast(value, self.vector(i32))
         bias = self.emit(llvm.AddOp(self.and_(self.shift(word, 16), 1), self.bits(0x7FFF)))
         rounded = self.emit(llvm.AddOp(word, bias))
         is_nan = self.compare("ugt", self.and_(word, 0x7FFFFFFF), self.bits(0x7F800000))
-        nan = self.emit(llvm.SExtOp(is_nan, self.vector(i32)))
-        quiet = self.emit(llvm.AndOp(nan, self.or_(word, self.bits(0x400000))))
-        number = self.emit(llvm.AndOp(rounded, self.emit(llvm.XOrOp(nan, self.bits(-1)))))
-        kept = self.emit(llvm.TruncOp(self.shift(self.or_(quiet, number), 16), self.vector(i16)))
-        return self.bitcast(kept, self.vector(bf16))
+        kept = self.select(is_nan, self.or_(word, self.bits(0x400000)), rounded)
+        return self.bitcast(self.and_(kept, 0xFFFF0000), self.vector(f32))
+
+    def narrow(self, value: SSAValue, element: Attribute) -> SSAValue:
+        """f32 lanes in a float type that holds their values."""
+        if element == f32:
+            return value
+        if element == bf16:  # the upper half
+            word = self.shift(self.bitcast(value, self.vector(i32)), 16)
+            return self.bitcast(self.emit(llvm.TruncOp(word, self.vector(i16))), self.vector(bf16))
+        return self.emit(llvm.FPTruncOp(value, self.vector(element)))
 
     # Memory
 

@@ -29,7 +29,7 @@ class Isa:
     permute2_i16: str | None = None
     """Intrinsic (table, indices, table) that looks up 16-bit lanes of two registers."""
     dot_bf16: str | None = None
-    """Intrinsic (acc, a, b): f32 lanes += dot of bf16 pairs."""
+    """Intrinsic (acc, a, b): f32 lanes += dot of bf16 pairs; subnormals count as zeros."""
     fma: bool = True
     """Whether a fused multiply-add is one instruction (else LLVM decides)."""
 

@@ -261,7 +261,7 @@ class Converted(Tile):
         return self.source.granule
 
     def convert(self, e: Emitter, value: SSAValue) -> SSAValue:
-        return e.widen(e.narrow(value, self.element))
+        return e.round(value, self.element)
 
     def row(self, e: Emitter, i: Index) -> Vectors:
         return [self.convert(e, v) for v in self.source.row(e, i)]
@@ -283,7 +283,7 @@ class Elementwise(Tile):
         return max(self.a.granule, self.b.granule)
 
     def apply(self, e: Emitter, x: SSAValue, y: SSAValue) -> SSAValue:
-        return e.widen(e.narrow(self.operation(e, x, y), self.element))
+        return e.round(self.operation(e, x, y), self.element)
 
     def row(self, e: Emitter, i: Index) -> Vectors:
         pairs = zip(self.a.row(e, i), self.b.row(e, i), strict=True)

@@ -17,6 +17,7 @@ from gqc.checkpoints.gptq import Gptq
 from gqc.checkpoints.hqq import Hqq
 from gqc.checkpoints.modelopt import Modelopt
 from gqc.checkpoints.reader import Reader
+from gqc.checkpoints.source import Origin
 from gqc.checkpoints.torchao import Torchao
 from gqc.errors import GqcError
 
@@ -103,6 +104,10 @@ class Checkpoint:
         each other, and on inf and NaN.
         """
         return self.reader.read(name)
+
+    def origin(self, name: str) -> Origin:
+        """The format that the weight is stored in."""
+        return Origin(self.format)
 
     def activation(self, name: str) -> Scheme | None:
         """How the input of the layer with this weight is quantized, None where it is not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -9,6 +10,14 @@ if TYPE_CHECKING:
 
     from gqc.checkpoints.weights import Weight
     from gqc.schemes import Scheme
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What quantized a weight: a method or a format of files, and the SQNR in dB where known."""
+
+    method: str
+    sqnr: float | None = None
 
 
 class Source(Protocol):
@@ -25,6 +34,10 @@ class Source(Protocol):
 
     def read(self, name: str) -> Weight:
         """A dense tensor or a quantized weight (`gqc.checkpoints.weights`). Raises GqcError."""
+        ...
+
+    def origin(self, name: str) -> Origin:
+        """What quantized the weight of that name, once it has been read."""
         ...
 
     def activation(self, name: str) -> Scheme | None:

@@ -13,7 +13,7 @@ from torch import nn
 import gqc
 from gqc.errors import GqcError
 from gqc.quantizers import microscaling
-from gqc.schemes import MX_ELEMENTS, PRESETS, Scheme
+from gqc.schemes import MX_ELEMENTS, PRESETS, ROUNDINGS, Scheme
 
 SCHEMES = [*MX_ELEMENTS, "nvfp4", "mxfp8_mxfp6", "mxfp8_mxfp4", "mxint8_mxfp4_even", "mxfp4_rceil"]
 TOLERANCE = 1e-6
@@ -69,6 +69,28 @@ def test_computes_the_fake_quantized_model(scheme, mode, compiled, inputs):
     assert not close(model(**case), truth), "quantized to nothing else"
 
 
+PAIRS = [name for name in PRESETS if not name.endswith((*filter(None, ROUNDINGS), "_static"))]
+"""One format of weights alone, of weights and activations, and every two formats."""
+
+
+@pytest.mark.parametrize("scheme", PAIRS)
+def test_every_pair_with_odd_rows_and_columns_and_a_tail_of_k(scheme):
+    torch.manual_seed(0)
+    layer = nn.Linear(160, 37)
+    result = gqc.compile(layer, scheme=scheme, target="cpu")
+    activation = PRESETS[scheme].activation
+    for rows in (1, 7):
+        x = torch.randn(rows, 160)
+        seen = x.double() if activation is None else fake(x, activation)
+        weight = fake(layer.weight, PRESETS[scheme])
+        truth = nn.functional.linear(seen, weight, layer.bias.double())
+        bound = 2.0**-23 * (
+            nn.functional.linear(seen.abs(), weight.abs(), layer.bias.abs().double())
+        )
+        assert ((result(x).double() - truth).abs() <= 4 * bound).all()
+        assert not ((layer(x).double() - truth).abs() <= 4 * bound).all()
+
+
 @pytest.mark.parametrize(
     ("scheme", "dtype"),
     [
@@ -87,6 +109,23 @@ def test_half_precision(scheme, dtype):
     truth = FakeLinear(layer, PRESETS[scheme], None)(x)
     assert y.dtype == dtype
     torch.testing.assert_close(y, truth.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
+
+
+@pytest.mark.parametrize("scheme", ["mxfp8_ceil", "mxint8_rceil", "mxfp8_mxfp4_ceil"])
+def test_float16_activations_may_be_rounded_up_beyond_float16(scheme):
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 48).half()
+    layer.weight.data *= 2.0**-8
+    x = torch.where(torch.rand(3, 64) < 0.5, 65504.0, -65504.0).half()
+    x[1] *= 2.0**-14
+    y = gqc.compile(layer, scheme=scheme, target="cpu")(x)
+    assert (fake(x, PRESETS[scheme].activation).abs().amax(1) > 65504).tolist() == [
+        True,
+        False,
+        True,
+    ]
+    truth = FakeLinear(layer, PRESETS[scheme], None)(x)
+    torch.testing.assert_close(y.double(), truth, rtol=2.0**-10, atol=1e-4)
 
 
 # Static scales

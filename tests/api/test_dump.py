@@ -18,6 +18,7 @@ from gqc.dialects.tile import KernelOp
 
 PASSES = (
     "recognize-linears",
+    "adopt-weights",
     "quantize-weights",
     "fold-channels",
     "quantize-activations",
@@ -115,10 +116,10 @@ def parse_kernels(text: str) -> list[KernelOp]:
 
 def test_gqc_opt_goes_on_from_a_dump(dumped):
     """The rest of the passes, run by gqc-opt on a dumped file, give the dump's last file."""
-    target = dumped.compiled.kernels[0].target
-    passes = ",".join(n if n in UNTARGETED else f"{n}{{target={target}}}" for n in PASSES[4:])
+    target, start = dumped.compiled.kernels[0].target, PASSES.index("legalize")
+    passes = ",".join(n if n in UNTARGETED else f"{n}{{target={target}}}" for n in PASSES[start:])
     tool = Path(sys.executable).with_name("gqc-opt")
-    source = dumped.files()[4]
+    source = dumped.files()[start]
     done = subprocess.run([tool, "-p", passes, source], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     last = re.sub(r" loc\(.*?\)", "", dumped.files()[-1].read_text())

@@ -51,7 +51,6 @@ def linears(*widths: int) -> nn.Sequential:
         ("ui4 gx", "scheme 'ui4 gx' cannot be read"),
         ("ui4 g32 colour=red", "cannot be read.*colour"),
         ({"0": "int4_g32", "1": "int4"}, "unknown scheme 'int4'"),
-        (None, "unknown scheme 'None'"),
     ],
 )
 def test_unknown_schemes(scheme, message, no_work):

@@ -98,13 +98,15 @@ def test_float_elements(linear, isa, element):
 
 @pytest.mark.parametrize("isa", TIERS)
 def test_bf16_output_rounds_to_nearest_even(linear, isa):
-    """y[0, n] = scale[n]: ties, infinity, overflow, and a NaN of all ones that must stay NaN."""
+    """y[0, n] = scale[n]: ties, bf16's subnormals, infinity, overflow, and a NaN of all ones that
+    must stay NaN."""
     runs_here(isa)
     layer = linear(64, 32, "1x32 : f32 : ui1", "bf16")
-    ties = 1 + torch.arange(60) * 2.0**-8
+    ties = 1 + torch.arange(52) * 2.0**-8
+    subnormals = torch.arange(8) * 1.25 * 2.0**-133
     nan = torch.tensor([0x7FFFFFFF], dtype=torch.int32).view(torch.float32)
     limits = torch.tensor([float("inf"), 3.4e38, -3.3e38])
-    layer.weight.scale = torch.cat([ties, limits, nan])[:, None]
+    layer.weight.scale = torch.cat([ties, subnormals, limits, nan])[:, None]
     layer.weight.codes = (torch.arange(32) == 0).expand(64, 32).to(torch.uint8)
     x, *parts, y = layer.arguments(1)
     x[:] = 1

@@ -3,6 +3,7 @@
 // Four-bit codes and bf16 activations: one load is 8 codes of 16 columns; a pair of codes costs one
 // shift and one look-up (which ignores the index's high bits, so nothing is masked), and feeds the
 // dot of bf16 pairs of every row. The scale comes after the dot, the zero point by the sum of x.
+// y is rounded by integer arithmetic: the instruction would make its subnormals zeros.
 
 // CHECK:      define void @"matmul.program"
 // CHECK:        %[[WORDS:".*"]] = load <16 x i32>, ptr %{{.*}}, align 4
@@ -17,7 +18,8 @@
 // CHECK:        fpext <16 x half>
 // CHECK:        fmul contract <16 x float>
 // CHECK-NEXT:   fadd contract <16 x float>
-// CHECK:        fptrunc <16 x float> %{{.*}} to <16 x bfloat>
+// CHECK:        add <16 x i32> %{{.*}}, <i32 32767, {{.*}}>
+// CHECK:        trunc <16 x i32> %{{.*}} to <16 x i16>
 // CHECK:        store <16 x bfloat>
 
 tile.kernel @matmul(%x: memref<?x64xbf16>, %w: memref<1x8x64xi32>, %scale: memref<1x1x64xf16>, %zero: memref<1x1x64xf16>, %y: memref<?x64xbf16>) tile<2, 16> attributes {target = "cpu_avx512bf16", num_warps = 1 : i64, num_stages = 1 : i64} {

@@ -1,0 +1,122 @@
+"""Weights from a source in memory: what their inputs go through is folded into what is before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import gqc
+from gqc.checkpoints.source import Origin
+from gqc.checkpoints.weights import Permuted, Prescaled, Rotated, Weight, dense
+from gqc.formats.rotation import rotate
+from gqc.quantizers import rtn
+from gqc.schemes import Scheme, parse_scheme
+
+TYPE = parse_scheme("int8_g32").type()
+
+
+class Gated(nn.Module):
+    """A norm and a gated MLP, as llamas have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(64)
+        self.gate, self.up = nn.Linear(64, 128, False), nn.Linear(64, 128, False)
+        self.down = nn.Linear(128, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(x)
+        return self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+
+
+class Memory:
+    """A source of a dictionary."""
+
+    def __init__(self, weights: dict[str, Weight], activation: Scheme | None = None):
+        self.weights, self.scheme, self.config = weights, activation, dict[str, Any]()
+
+    def names(self) -> list[str]:
+        return list(self.weights)
+
+    def read(self, name: str) -> Weight:
+        return self.weights[name]
+
+    def origin(self, name: str) -> Origin:
+        return Origin("by hand", 42.0)
+
+    def activation(self, name: str) -> Scheme | None:
+        return self.scheme
+
+    def input_scale(self, name: str) -> torch.Tensor | None:
+        return None
+
+
+def quantized(weight: torch.Tensor, how: str) -> Weight:
+    """A weight so that its inputs are gathered, scaled, rotated, or neither."""
+    weight, k = weight.detach(), weight.shape[1]
+    if how == "order":
+        order = torch.randperm(k, generator=torch.Generator().manual_seed(1))
+        return Permuted(rtn(weight[:, order], TYPE, "minmax"), order)
+    if how == "factor":
+        factor = torch.rand(k, generator=torch.Generator().manual_seed(2)) + 0.5
+        return Prescaled(rtn(weight / factor, TYPE, "minmax"), factor)
+    if how == "rotation":
+        return Rotated(rtn(rotate(weight, 32), TYPE, "minmax"), 32)
+    return rtn(weight, TYPE, "minmax")
+
+
+@pytest.fixture(params=["", "order", "factor", "rotation"])
+def how(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_every_kind_of_weight_computes_what_it_stands_for(how: str, whole: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Gated().eval(), torch.randn(3, 64)
+    tensors = {name: p.detach() for name, p in model.named_parameters()}
+    weights = {n: quantized(t, how) if t.ndim == 2 else t for n, t in tensors.items()}
+    inputs = x if whole else None
+    compiled = gqc.compile(model, inputs, weights=Memory(weights), target="cpu")
+    rows = {row.layer: row for row in compiled.report().rows}
+    assert {row.method for row in rows.values()} == {"by hand"}
+    assert {row.sqnr for row in rows.values()} == {42.0}
+    reference = Gated().double().eval()
+    reference.load_state_dict({n: dense(w, torch.float64) for n, w in weights.items()})
+    torch.testing.assert_close(
+        compiled(x).double(), reference(x.double()), rtol=0, atol=2e-6 if how != "factor" else 5e-6
+    )
+    again = torch.compile(compiled, fullgraph=True, backend="eager")(x)
+    torch.testing.assert_close(again, compiled(x), rtol=0, atol=0)
+
+
+def test_an_order_goes_into_the_rows_of_stored_weights(how: str) -> None:
+    """That of `down` goes into `up` and `gate`; a factor and a rotation stay."""
+    torch.manual_seed(0)
+    model, x = Gated().eval(), torch.randn(3, 64)
+    tensors = {name: p.detach() for name, p in model.named_parameters()}
+    weights = {n: quantized(t, "") if t.ndim == 2 else t for n, t in tensors.items()}
+    weights["down.weight"] = quantized(tensors["down.weight"], how)
+    compiled = gqc.compile(model, x, weights=Memory(weights), target="cpu")
+    called = {str(node.target) for node in compiled.graph.nodes}
+    assert "aten.index_select.default" not in called
+    assert ("gqc.rotate.default" in called) == (how == "rotation")
+    report = {row.layer: row for row in compiled.report().rows}
+    assert report["up"].bytes == report["down"].bytes
+    assert not report["down"].channels or how in ("factor", "rotation")
+
+
+def test_inputs_are_quantized_as_the_source_says(how: str) -> None:
+    torch.manual_seed(0)
+    activation = parse_scheme("mxfp8").activation
+    model, x = Gated().eval(), torch.randn(3, 64)
+    tensors = {name: p.detach() for name, p in model.named_parameters()}
+    weights = {n: quantized(t, how) if t.ndim == 2 else t for n, t in tensors.items()}
+    compiled = gqc.compile(model, x, weights=Memory(weights, activation), target="cpu")
+    assert {row.activation for row in compiled.report().rows} == {"1x32 : f8E8M0FNU : f8E4M3FN"}
+    plain = gqc.compile(model, x, weights=Memory(weights), target="cpu")
+    error = (compiled(x) - plain(x)).norm() / plain(x).norm()
+    assert 1e-4 < error < 0.1

@@ -1,0 +1,71 @@
+"""A stored weight is what the same weight quantized in place is: the same answer, to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from xdsl.dialects.builtin import ModuleOp
+
+from gqc.dialects.interpret import run
+from gqc.errors import GqcError
+from gqc.formats.rotation import rotate
+from gqc.passes.adopt_weights import AdoptWeights, Form, parse_form
+from gqc.passes.recognize_linears import RecognizeLinears
+from gqc.quantizers import rtn
+from gqc.schemes import parse_scheme
+
+TYPE = parse_scheme("int4_g32").type()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        Form("fc.weight"),
+        Form("fc.weight", order="fc.input_order"),
+        Form("fc.weight", factor="fc.input_factor"),
+        Form("fc.weight", rotation="32"),
+    ],
+    ids=["plain", "ordered", "scaled", "rotated"],
+)
+def test_a_stored_weight_is_read_as_the_form_says(
+    form: Form, linear: Callable[..., ModuleOp], weights: Callable[..., dict], apply: Callable
+) -> None:
+    store = weights(24, 64)
+    dense = store.pop("fc.weight")
+    quantized = rtn(dense, TYPE, "minmax")
+    store["fc.weight"] = quantized
+    order = store["fc.input_order"] = torch.randperm(64)
+    factor = store["fc.input_factor"] = torch.rand(64) + 0.5
+    module = linear(24, 64)
+    apply(module, RecognizeLinears())
+    apply(module, AdoptWeights((str(replace(form, type=TYPE.text, origin="rtn")),)))
+    x = torch.randn(5, 64)
+    seen = x[:, order] if form.order else x * factor if form.factor else x
+    seen = rotate(x, 32) if form.rotation else seen
+    (found,) = run(module, store, [x])
+    torch.testing.assert_close(found, seen @ quantized.dequantize().T, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        Form("a.weight", "1x32 : f16 : si4", "gptq", order="a.input_order"),
+        Form("b.weight", kept="dequantized: no kernel scales blocks of 1x8"),
+    ],
+)
+def test_forms_are_read_back_from_their_text(form: Form) -> None:
+    assert parse_form(str(form)) == form
+
+
+@pytest.mark.parametrize("text", ["a.weight | colour: red", "a.weight | type"])
+def test_other_texts_are_refused(text: str) -> None:
+    with pytest.raises(GqcError, match="is no form of a stored weight"):
+        parse_form(text)
+
+
+def test_an_unknown_type_is_refused(linear: Callable[..., ModuleOp], apply: Callable) -> None:
+    with pytest.raises(GqcError, match="'1x32 : f16 : colour' is no block-scaled type"):
+        apply(linear(1, 32), AdoptWeights(("a.weight | type: 1x32 : f16 : colour",)))
