@@ -94,7 +94,7 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_damaged_and_foreign_folders_are_refused(tmp_path: Path) -> None:
-    model, options = Experts(), {"scheme": "int4_g32"}
+    model, options = Experts(), dict[str, Any](scheme="int4_g32")
     gqc.quantize(model, **options, resume=tmp_path)
     part = tmp_path / "part-00001.safetensors"
     part.write_bytes(part.read_bytes()[:-40])
