@@ -47,7 +47,9 @@ from gqc.tools.similarity import embeddings, mean_cosine, sentence_batch
 
 RESULTS = Path(__file__).parent / "results" / "quantizers.json"
 HEAD = "lm_head"
-SENTENCES = 64
+SENTENCES = 256
+LOOKED_AT = 64
+"""The first sentences, which were scored while quantizers were built: left out."""
 CONTEXT = 1024  # of SmolLM2
 
 # Rows
@@ -106,6 +108,11 @@ def integer_rows() -> Iterator[Row]:
                 "rtn, float zero points",
                 f"{real} quantizer=rtn",
                 {"hqq": peers.hqq(bits, optimize=False)},
+            ),
+            (
+                "hqq, float32",
+                f"{real} quantizer=hqq",
+                {"torchao": peers.torchao_hqq(bits), "hqq": peers.hqq(bits)},
             ),
             (
                 "hqq",
@@ -172,8 +179,9 @@ class Subject:
 def minilm() -> Subject:
     model, tokenizer = models.minilm()
     text = models.wikitext2()
-    batch = sentence_batch(tokenizer, text, SENTENCES)
-    calibration = [sentence_batch(tokenizer, text[len(text) // 2 :], SENTENCES)]
+    batch = sentence_batch(tokenizer, text, LOOKED_AT + SENTENCES)
+    batch = {name: tensor[LOOKED_AT:] for name, tensor in batch.items()}
+    calibration = [sentence_batch(tokenizer, text[len(text) // 2 :], 64)]
     exact = embeddings(model, batch)
     return Subject(
         model,
