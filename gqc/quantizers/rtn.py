@@ -78,11 +78,11 @@ def rtn_rows(weight: torch.Tensor, type_: BlockScaledType, scale_rule: str) -> P
     import torch
 
     weight, element, mode = weight.float(), type_.format, type_.mode
-    if not torch.isfinite(weight).all():
-        raise ValueError("the weight holds inf or NaN")
     rows, columns = type_.block_of(weight.shape)
     blocks = weight.unflatten(1, (-1, columns)).unflatten(0, (-1, rows))  # [N/A, A, K/B, B]
     low, high = blocks.amin((1, 3)), blocks.amax((1, 3))
+    if not (torch.isfinite(low) & torch.isfinite(high)).all():  # a NaN is both of its block
+        raise ValueError("the weight holds inf or NaN")
     if not type_.has_zero and not element.signed and low.min() < 0:
         bits = element.bits
         raise ValueError(

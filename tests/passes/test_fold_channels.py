@@ -74,12 +74,6 @@ KEPT: list[tuple[str, Any, str, str]] = [
         "gather",
         "the permutation would mix the heads of an attention",
     ),
-    (
-        "inner layer",
-        models.Inner,
-        "scale",
-        "gq.matmul_t is read by gq.matmul_t, aten.add.Tensor too",
-    ),
     ("buffer", models.Buffer, "scale", "weight is a buffer, not a parameter"),
     ("norm called twice", models.Tied, "scale", "weight is read elsewhere too"),
     ("tied layers", models.TiedLayers, "scale", "first.weight is read elsewhere too"),
