@@ -100,7 +100,9 @@ class Quantizing:
     def refuse(self) -> None:
         """Raise GqcError on what cannot be quantized, before anything is."""
         schemes = dict.fromkeys(scheme for _, scheme in self.chosen.values())
-        if calibrated := [str(scheme) for scheme in schemes if scheme.needs_calibration]:
+        if calibrated := [
+            str(scheme) for scheme in schemes if scheme.needs_calibration or scheme.transforms
+        ]:
             raise GqcError(
                 f"{'; '.join(calibrated)}: needs inputs to calibrate on, or changes other layers: "
                 "quantize the model by gqc.quantize in Python, and write it by gqc.save"
