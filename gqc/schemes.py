@@ -2,7 +2,8 @@
 
 Presets: `int4_g128`, `int8_row_sym`, `int3_g64_sym`: bits, group (or `row` for one scale a row),
 asymmetric unless `_sym`; and the names of `PRESETS`, such as `w4a16_mxfp4`. They parse to a
-`Scheme`, which says all choices out loud.
+`Scheme`, which says all choices out loud. After a name, `+awq+gptq`: what is done to the channels
+of inputs before the weight is quantized (`gqc.quantizers.TRANSFORMS`), then by which quantizer.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from gqc.errors import GqcError
 from gqc.formats.elements import ELEMENTS, INTEGER_BITS
-from gqc.quantizers import RULES
+from gqc.quantizers import CALIBRATED, FACTORS, RULES, TRANSFORMS, WEIGHTED
 
 if TYPE_CHECKING:
     from gqc.dialects.gq import BlockScaledType
@@ -37,7 +38,8 @@ class Scheme:
     scale_rule: how codes and scales are chosen, a row of `gqc.quantizers.RULES` and one of its
     rules. activation: how the layer's input is quantized as the model runs, None to leave it; it
     has a scheme of the same kind, of which `static` says that its tensor scale is calibrated before
-    and not taken from each input.
+    and not taken from each input. transforms: what is done to the channels of the layer's input
+    before its weight is quantized, rows of `gqc.quantizers.TRANSFORMS` in their order.
     """
 
     element: str
@@ -50,6 +52,7 @@ class Scheme:
     tensor_scale: bool = False
     activation: Scheme | None = None
     static: bool = False
+    transforms: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.static and not self.tensor_scale:
@@ -77,6 +80,27 @@ class Scheme:
             raise GqcError(
                 f"unknown scale_rule {self.scale_rule!r}: choose one of {', '.join(rules)}"
             )
+        refuse_transforms(self)
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether a layer cannot be quantized so without inputs that reach it."""
+        return self.is_static or not self.parts.isdisjoint(CALIBRATED)
+
+    @property
+    def uses_calibration(self) -> bool:
+        """Whether inputs that reach a layer make a difference to how it is quantized."""
+        return self.is_static or not self.parts.isdisjoint(WEIGHTED)
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the tensor scale of the layer's input is calibrated."""
+        return self.activation is not None and self.activation.static
+
+    @property
+    def parts(self) -> set[str]:
+        """Names of the quantizer and the transforms."""
+        return {self.quantizer, *self.transforms}
 
     def type(self, rank: int = 2) -> BlockScaledType:
         """The type of a tensor so quantized along its last axis. Raises GqcError without one."""
@@ -100,10 +124,30 @@ class Scheme:
         zero = f" zero={self.zero} zero_mode={self.zero_mode}" if self.zero else ""
         whole = " tensor_scale=f32" if self.tensor_scale else ""
         choice = f"quantizer={self.quantizer} scale_rule={self.scale_rule}"
-        static = " static=True" if self.static else ""
+        choice += " static=True" if self.static else ""
+        choice += f" transforms={'+'.join(self.transforms)}" if self.transforms else ""
         x = f" activation={self.activation}".replace(" ", ",").replace(",", " ", 1)
-        text = f"{self.element} {group} scale={self.scale}{zero}{whole} {choice}{static}"
+        text = f"{self.element} {group} scale={self.scale}{zero}{whole} {choice}"
         return text if self.activation is None else text + x
+
+
+def refuse_transforms(scheme: Scheme) -> None:
+    """Raise GqcError on transforms that mean nothing, together or under this scheme."""
+    names, activation = scheme.transforms, scheme.activation
+    if unknown := [name for name in names if name not in TRANSFORMS]:
+        raise GqcError(f"unknown transform {unknown[0]!r}: choose of {', '.join(TRANSFORMS)}")
+    if sum(name in FACTORS for name in names) > 1 or len(set(names)) < len(names):
+        raise GqcError(f"{'+'.join(names)}: choose one of {', '.join(FACTORS)}, once")
+    if "hadamard" in names[:-1]:
+        raise GqcError(f"{'+'.join(names)}: hadamard mixes channels, so it comes last of these")
+    if "hadamard" in names and scheme.group is None:
+        raise GqcError("hadamard rotates the elements that share a scale: give a group, not a row")
+    if "smoothquant" in names and activation is None:
+        raise GqcError("smoothquant is for schemes that quantize activations: use awq for weights")
+    if activation is not None and activation.transforms:
+        raise GqcError("transforms of an activation are its layer's: give them to that scheme")
+    if activation is not None and activation.static and "hadamard" in names:
+        raise GqcError("the tensor scale of a rotated activation is dynamic: leave static out")
 
 
 def mx(element: str, rounding: str) -> Scheme:
@@ -154,10 +198,10 @@ activations'; after `w4a16_` it is the weights', of 4 bits, and activations are 
 
 
 def preset(name: str) -> Scheme:
-    """The scheme that a preset name stands for, or `name+quantizer`. Raises GqcError on others."""
-    name, plus, quantizer = name.partition("+")
-    if plus:
-        return quantized_by(preset(name), name, quantizer)
+    """The scheme that a preset name stands for, or `name+how+how`. Raises GqcError on others."""
+    name, *how = name.split("+")
+    if how:
+        return quantized_by(preset(name), name, how)
     if name in PRESETS:
         return PRESETS[name]
     match = PRESET.match(name)
@@ -179,12 +223,26 @@ def preset(name: str) -> Scheme:
     return Scheme(f"ui{bits}", size, zero_mode="rescale", zero="f16", scale_rule="minmax")
 
 
-def quantized_by(scheme: Scheme, name: str, quantizer: str) -> Scheme:
-    """A scheme, of that name, whose weights another quantizer makes."""
+def quantized_by(scheme: Scheme, name: str, how: Sequence[str]) -> Scheme:
+    """A scheme, of that name, under transforms and then, or only, by another quantizer.
+
+    The scale search is part of AWQ (its clipping), which has no other quantizer unless named.
+    """
+    *transforms, last = how
+    quantizer = last
+    if last in TRANSFORMS:
+        transforms, quantizer = how, "scale_search" if "awq" in how else scheme.quantizer
+    if early := [q for q in transforms if q in RULES]:
+        raise GqcError(f"{name}+{'+'.join(how)}: {early[0]} comes last, and one quantizer alone")
     fitting = [q for q, rules in RULES.items() if scheme.scale_rule in rules]
-    if quantizer not in fitting:
-        raise GqcError(f"no quantizer {quantizer!r} for {name}: choose one of {', '.join(fitting)}")
-    return replace(scheme, quantizer=quantizer)
+    if unknown := [
+        each for each in (*transforms, quantizer) if each not in (*TRANSFORMS, *fitting)
+    ]:
+        raise GqcError(
+            f"no quantizer {unknown[0]!r} for {name}: choose one of {', '.join(fitting)}, after "
+            f"any of {', '.join(TRANSFORMS)}"
+        )
+    return replace(scheme, quantizer=quantizer, transforms=tuple(transforms))
 
 
 def parse_scheme(text: str) -> Scheme:
@@ -201,6 +259,8 @@ def parse_scheme(text: str) -> Scheme:
             raise ValueError(f"static is True or absent, not {static}")
         if (x := choices.pop("activation", None)) is not None:
             choices["activation"] = parse_scheme(x.replace(",", " "))
+        if (transforms := choices.pop("transforms", None)) is not None:
+            choices["transforms"] = tuple(transforms.split("+"))
         choices |= {"tensor_scale": whole is not None, "static": static is not None}
         return Scheme(element, size, **choices)
     except (TypeError, ValueError) as error:

@@ -271,3 +271,58 @@ def test_codes_of_one_sign_need_a_zero_point(element: str, codes: str) -> None:
     with pytest.raises(GqcError, match=f"{element} without a zero point is {codes}: choose"):
         Scheme(element, 32)
     Scheme(element, 32, zero_mode="rescale", zero="f16")
+
+
+@pytest.mark.parametrize(
+    "text, transforms, quantizer",
+    [
+        ("int4_g64+gptq", (), "gptq"),
+        ("int4_g64+awq", ("awq",), "scale_search"),
+        ("int4_g64+awq+rtn", ("awq",), "rtn"),
+        ("nvfp4+awq+gptq", ("awq",), "gptq"),
+        ("mxfp4+smoothquant", ("smoothquant",), "microscaling"),
+        ("mxfp4_even+smoothquant+hadamard+gptq", ("smoothquant", "hadamard"), "gptq"),
+        ("mxfp4+hadamard", ("hadamard",), "microscaling"),
+    ],
+)
+def test_transforms_come_before_the_quantizer(
+    text: str, transforms: tuple[str, ...], quantizer: str
+) -> None:
+    scheme = parse_scheme(text)
+    assert (scheme.transforms, scheme.quantizer) == (transforms, quantizer)
+    assert parse_scheme(str(scheme)) == scheme
+    assert Patterns(scheme_list({"a=b": text})).match("a=b") == ("a=b", text)
+    assert Patterns(scheme_list({"a=b": scheme})).match("a=b") == ("a=b", str(scheme))
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("int4_g64+gptq+awq", r"int4_g64\+gptq\+awq: gptq comes last, and one quantizer alone"),
+        ("int4_g64+hqq+gptq", "hqq comes last"),
+        ("int4_g64+magic", "no quantizer 'magic' for int4_g64: choose one of rtn, hqq, .*awq"),
+        ("int4_g64+magic+gptq", "no quantizer 'magic' for int4_g64"),
+        ("int4_g64+", "no quantizer '' for int4_g64"),
+        ("mxfp4+awq+smoothquant", "choose one of awq, smoothquant, once"),
+        ("int4_g64+awq+awq", "choose one of awq, smoothquant, once"),
+        ("mxfp4+hadamard+awq", "hadamard mixes channels, so it comes last"),
+        ("int4_row+hadamard", "give a group, not a row"),
+        ("int4_g64+smoothquant", "for schemes that quantize activations: use awq"),
+        ("nvfp4_static+hadamard", "the tensor scale of a rotated activation is dynamic"),
+        ("si4 g32 transforms=magic", "unknown transform 'magic': choose of awq, smoothquant, had"),
+        (
+            "si4 g32 activation=si8,g32,quantizer=microscaling,scale_rule=floor,transforms=awq",
+            "its layer's",
+        ),
+    ],
+)
+def test_transforms_that_make_no_sense(text: str, words: str) -> None:
+    with pytest.raises(GqcError, match=words):
+        parse_scheme(text)
+
+
+def test_what_needs_calibration() -> None:
+    for text in ("int4_g64+gptq", "int4_g64+awq+rtn", "mxfp4+smoothquant", "nvfp4_static"):
+        assert parse_scheme(text).needs_calibration
+    for text in ("int4_g64", "int4_g64+scale_search", "mxfp4+hadamard", "nvfp4+four_over_six"):
+        assert not parse_scheme(text).needs_calibration

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from gqc.dialects.gq import BlockScaledType
+    from gqc.quantizers.statistics import Statistics
 
 P = 0.7
 BETA, KAPPA = 10.0, 1.01
@@ -26,7 +27,13 @@ TURNS = 20
 """All as the authors have them."""
 
 
-def hqq(weight: torch.Tensor, type_: BlockScaledType, scale_rule: str) -> BlockScaled:
+def hqq(
+    weight: torch.Tensor,
+    type_: BlockScaledType,
+    scale_rule: str,
+    tensor_scale: torch.Tensor | None = None,
+    statistics: Statistics | None = None,
+) -> BlockScaled:
     """Quantize a weight [N, K] to integers under float zero points.
 
     Scales are those of round-to-nearest under `scale_rule`. Raises ValueError on a type without
@@ -36,7 +43,7 @@ def hqq(weight: torch.Tensor, type_: BlockScaledType, scale_rule: str) -> BlockS
 
     if not type_.has_zero or type_.mode.integer:
         raise ValueError("HQQ moves float zero points, which the type does not have")
-    start = rtn(weight, type_, scale_rule)
+    start = rtn(weight, type_, scale_rule, tensor_scale)
     rows = type_.block_of(weight.shape)[0]
     parts = [
         refine(part.float(), given)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from gqc.dialects.gq import BlockScaledType
+    from gqc.quantizers.statistics import Statistics
 
     ScaleRule = Callable[[torch.Tensor, Element, torch.Tensor | None], torch.Tensor]
     """Block scales from amax of each block, the element and the tensor scale."""
@@ -41,6 +42,7 @@ def microscaling(
     type_: BlockScaledType,
     scale_rule: str,
     tensor_scale: torch.Tensor | None = None,
+    statistics: Statistics | None = None,
 ) -> BlockScaled:
     """Quantize a tensor [..., K], in float32, to blocks along K under E8M0 or E4M3 scales.
 

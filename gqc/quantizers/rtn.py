@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from xdsl.ir import Attribute
 
     from gqc.dialects.gq import BlockScaledType
+    from gqc.quantizers.statistics import Statistics
 
     Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
     """Codes, scale and zero point of a weight."""
@@ -38,7 +39,13 @@ def maximum(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.maximum(a, b)
 
 
-def rtn(weight: torch.Tensor, type_: BlockScaledType, scale_rule: str) -> BlockScaled:
+def rtn(
+    weight: torch.Tensor,
+    type_: BlockScaledType,
+    scale_rule: str,
+    tensor_scale: torch.Tensor | None = None,
+    statistics: Statistics | None = None,
+) -> BlockScaled:
     """Quantize a weight [N, K] to an integer block-scaled type.
 
     The scale and zero point are rounded to their formats first, and the codes chosen for those.
@@ -53,7 +60,7 @@ def rtn(weight: torch.Tensor, type_: BlockScaledType, scale_rule: str) -> BlockS
         raise ValueError(f"round-to-nearest gives integers, not {type_.element}")
     if SCALES[str(type_.scale)].mantissa == 0:
         raise ValueError(f"a scale of {type_.scale}, rounded to nearest, would clip: use f16")
-    if type_.has_tensor_scale:
+    if type_.has_tensor_scale or tensor_scale is not None:
         raise ValueError("round-to-nearest gives no tensor scale")
     parts = [
         rtn_rows(rows, type_, scale_rule)
@@ -83,22 +90,38 @@ def rtn_rows(weight: torch.Tensor, type_: BlockScaledType, scale_rule: str) -> P
         )
     if mode.shifts_codes:  # the code that is the zero point stands for 0: the range must hold it
         low, high = low.clamp(max=0), high.clamp(min=0)
+    scale, zero = grid(low, high, type_, scale_rule)
+    codes = codes_under(blocks, scale, zero, type_).reshape(weight.shape)
+    return codes.to(torch.int8 if element.signed else torch.uint8), scale, zero
+
+
+def grid(
+    low: torch.Tensor, high: torch.Tensor, type_: BlockScaledType, scale_rule: str
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Scales and zero points of blocks whose ranges these are, all of one shape."""
+    import torch
+
+    element, mode = type_.format, type_.mode
     exact = SCALE_RULES[scale_rule](low, high, element.bits)
     scale = rounded(exact, type_.scale, element.bits)
     # A block of equal elements has no range: any scale serves, 1 keeps the zero point finite.
     scale = torch.where(exact == 0, torch.ones_like(scale), scale)
-    zero, z = None, None
-    if mode.zero is not None:
-        zero = mode.zero(low, scale.float(), element.minimum)
-        if mode.integer:
-            zero = zero.round_().clamp_(element.minimum, element.maximum).to(torch.uint8)
-        else:
-            rounded(zero[exact == 0], type_.zero, element.bits)  # all that holds such a block
-            zero = rounded(zero, type_.zero)
-        z = per_block(zero).float()
-    codes = mode.code(blocks, per_block(scale).float(), z).round_()
-    codes = codes.clamp_(element.minimum, element.maximum).reshape(weight.shape)
-    return codes.to(torch.int8 if element.signed else torch.uint8), scale, zero
+    if mode.zero is None:
+        return scale, None
+    zero = mode.zero(low, scale.float(), element.minimum)
+    if mode.integer:
+        return scale, zero.round_().clamp_(element.minimum, element.maximum).to(torch.uint8)
+    rounded(zero[exact == 0], type_.zero, element.bits)  # all that holds such a block
+    return scale, rounded(zero, type_.zero)
+
+
+def codes_under(
+    blocks: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None, type_: BlockScaledType
+) -> torch.Tensor:
+    """Nearest codes of blocks [N/A, A, K/B, B] under their scales and zero points, in float32."""
+    z = None if zero is None else per_block(zero).float()
+    codes = type_.mode.code(blocks, per_block(scale).float(), z).round_()
+    return codes.clamp_(type_.format.minimum, type_.format.maximum)
 
 
 def rounded(exact: torch.Tensor, format: Attribute, bits: int | None = None) -> torch.Tensor:

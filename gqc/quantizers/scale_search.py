@@ -8,6 +8,7 @@ The error is the sum of squares over the block, of values as they are dequantize
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from gqc.formats.block_scaled import BlockScaled
@@ -15,11 +16,13 @@ from gqc.formats.elements import Element
 from gqc.formats.microscaling import encode
 from gqc.formats.packing import slices
 from gqc.quantizers.microscaling import microscaling
+from gqc.quantizers.range_search import range_search
 
 if TYPE_CHECKING:
     import torch
 
     from gqc.dialects.gq import BlockScaledType
+    from gqc.quantizers.statistics import Statistics
 
 CANDIDATES = {"f8E8M0FNU": range(-2, 3), "f8E4M3FN": range(-6, 7)}
 """Distances from the rule's scale, in steps of the scale's format: to a quarter and four times it
@@ -34,53 +37,94 @@ def scale_search(
     type_: BlockScaledType,
     scale_rule: str,
     tensor_scale: torch.Tensor | None = None,
+    statistics: Statistics | None = None,
 ) -> BlockScaled:
-    """Quantize a weight [N, K] under searched E8M0 or E4M3 scales.
+    """Quantize a weight [N, K] under searched scales, and zero points where the type has them.
 
     `scale_rule` and `tensor_scale` are microscaling's, whose scales are in the midst of what is
-    searched, and kept where no other is better. Raises ValueError as it does, and where the weight
-    holds inf or NaN.
+    searched, or round-to-nearest's, whose ranges are (`gqc.quantizers.range_search`); they are kept
+    where no other is better. With statistics an error counts by the mean square of its input.
+    Raises ValueError as those do, and where the weight holds inf or NaN.
     """
+    return search(weight, type_, scale_rule, tensor_scale, importance(statistics))
+
+
+def importance(statistics: Statistics | None) -> torch.Tensor | None:
+    """What the square of an error counts in each column, [K]; None where all count alike.
+
+    A hundredth of the mean is added, lest a column that calibration did not reach goes for nothing.
+    """
+    if statistics is None or not statistics.power.any():
+        return None
+    return statistics.power + statistics.power.mean() / 100
+
+
+def search(
+    weight: torch.Tensor,
+    type_: BlockScaledType,
+    scale_rule: str,
+    tensor_scale: torch.Tensor | None,
+    weights: torch.Tensor | None,
+) -> BlockScaled:
+    """`scale_search`, under the least sum of squares weighted by `weights` [K]."""
     import torch
 
+    if str(type_.scale) not in CANDIDATES:
+        return range_search(weight, type_, scale_rule, tensor_scale, weights)
     if not torch.isfinite(weight).all():
         raise ValueError("the weight holds inf or NaN")
     start = microscaling(weight, type_, scale_rule, tensor_scale)
-    whole = start.tensor_scale
-    scales = start.scale.view(torch.uint8)
-    rows = slices(weight.detach(), 1)
+    whole, scales = start.tensor_scale, start.scale.view(torch.uint8)
+    counts = None if weights is None else weights.unflatten(0, (scales.shape[-1], -1))
     parts, first = [], 0
-    for part in rows:
-        given = scales[first : first + len(part)]
-        parts.append(search_rows(part.float(), given, type_, whole))
+    for part in slices(weight.detach(), 1):
+        tried = neighbours(scales[first : first + len(part)], str(type_.scale))
+        parts.append(best_of(part.float(), tried, type_, whole, counts))
         first += len(part)
     codes, scale = (torch.cat(each) for each in zip(*parts, strict=True))
     return BlockScaled(type_, codes, scale.view(start.scale.dtype), tensor_scale=whole)
 
 
-def search_rows(
-    weight: torch.Tensor, start: torch.Tensor, type_: BlockScaledType, whole: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes [n, K] and bytes of scales [n, K/B] of some rows, from the bytes of a rule's scales."""
+def neighbours(scale: torch.Tensor, format: str) -> Iterator[torch.Tensor]:
+    """Bytes of the scales about given ones, nearest first: of those that serve alike, the first
+    is kept."""
     import torch
 
-    name, element = str(type_.scale), type_.format
-    blocks = weight.unflatten(-1, (start.shape[-1], -1))
+    for distance in sorted(CANDIDATES[format], key=abs):
+        yield (scale.int() + distance).clamp(LEAST[format], GREATEST[format]).to(torch.uint8)
+
+
+def best_of(
+    weight: torch.Tensor,
+    candidates: Iterable[torch.Tensor],
+    type_: BlockScaledType,
+    whole: torch.Tensor | None,
+    counts: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes [n, K] and bytes of scales [n, K/B] of some rows, each block's the best candidate.
+
+    candidates: bytes of scales [n, K/B]. counts: of each square, [K/B, B], or None.
+    """
+    import torch
+
+    element = type_.format
     table = values_of(element)
-    best = torch.full_like(start, torch.inf, dtype=torch.float32)
-    scale, codes = start.clone(), None
-    # Nearest first: of scales that serve alike, the rule's is kept.
-    for distance in sorted(CANDIDATES[name], key=abs):
-        tried = (start.int() + distance).clamp(LEAST[name], GREATEST[name]).to(torch.uint8)
+    best, scale, codes = None, None, None
+    for tried in candidates:
+        blocks = weight.unflatten(-1, (tried.shape[-1], -1))
         step = type_scale(tried, type_, whole).unsqueeze(-1)
         found = encode(blocks / step, element)
         values = found.float() if table is None else table[found.int()]
-        error = (values * step - blocks).square_().sum(-1)
+        square = (values * step - blocks).square_()
+        error = (square if counts is None else square.mul_(counts)).sum(-1)
+        if best is None or scale is None or codes is None:
+            best, scale, codes = error, tried, found
+            continue
         better = error < best
         best = torch.where(better, error, best)
         scale = torch.where(better, tried, scale)
-        codes = found if codes is None else torch.where(better.unsqueeze(-1), found, codes)
-    assert codes is not None
+        codes = torch.where(better.unsqueeze(-1), found, codes)
+    assert codes is not None and scale is not None
     return codes.flatten(-2), scale
 
 

@@ -104,7 +104,7 @@ def test_a_preset_takes_a_quantizer_that_fits() -> None:
     assert scheme.activation is not None and scheme.activation.quantizer == "microscaling"
     assert parse_scheme(str(scheme)) == scheme
     for text, fitting in (
-        ("int4_g64+scale_search", "rtn, hqq"),
+        ("int4_g64+microscaling", "rtn, hqq"),
         ("nvfp4+hqq", "microscaling, scale_search"),
     ):
         with pytest.raises(GqcError, match=f"no quantizer .* for .*: choose one of {fitting}"):

@@ -1,0 +1,165 @@
+"""One part of a model: its layers' weights quantized, and put in their place for what follows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from gqc.checkpoints.weights import Rotated, Transposed, Weight, dense
+from gqc.errors import GqcError
+from gqc.formats.elements import ELEMENTS
+from gqc.formats.microscaling import nvfp4_tensor_scale
+from gqc.formats.rotation import rotate
+from gqc.quantization.layers import Layer
+from gqc.quantization.quantized import Fact
+from gqc.quantizers import Statistics, microscaling, quantize
+from gqc.report import sqnr
+from gqc.schemes import Scheme
+
+
+@dataclass
+class Result:
+    """What became of a part: quantized weights, static scales of inputs by the name of the weight,
+    changed dense parameters, and facts."""
+
+    weights: dict[str, Weight] = field(default_factory=dict)
+    input_scales: dict[str, torch.Tensor] = field(default_factory=dict)
+    dense: dict[str, torch.Tensor] = field(default_factory=dict)
+    facts: list[Fact] = field(default_factory=list)
+
+    def update(self, other: Result) -> None:
+        """Add another part's."""
+        self.weights |= other.weights
+        self.input_scales |= other.input_scales
+        self.dense |= other.dense
+        self.facts += other.facts
+
+
+def rotation_of(scheme: Scheme) -> int:
+    """Elements that are rotated together, 1 for none."""
+    return scheme.group if scheme.group and "hadamard" in scheme.transforms else 1
+
+
+def quantize_layers(
+    layers: Sequence[Layer],
+    statistics: Mapping[str, Statistics],
+    reasons: Mapping[str, str],
+    done: Mapping[str, Weight],
+) -> Result:
+    """Quantize the weights of layers, all of which have a scheme.
+
+    statistics: of their inputs, by path. reasons: what their schemes ask for and do not get. done:
+    weights that are quantized already, for layers that share one. Raises one GqcError that names
+    all layers whose weights cannot be quantized, or whose inputs have no static scale.
+    """
+    result, problems = Result(), []
+    for layer in layers:
+        try:
+            weight, fact = quantized(layer, statistics.get(layer.path), {**done, **result.weights})
+            scale = static_scale(layer, statistics.get(layer.path))
+        except ValueError as error:
+            problems.append(f"{layer.path}: weight {list(layer.matrix().shape)}: {error}")
+            continue
+        result.weights[layer.weight] = weight
+        if scale is not None:
+            result.input_scales[layer.weight] = scale
+        note = [reasons.get(layer.path, ""), fact.reason]
+        result.facts.append(replace(fact, reason="; ".join(filter(None, note))))
+    if len(problems) > 1:
+        problems.insert(0, f"{len(problems)} weights cannot be quantized:")
+    if problems:
+        raise GqcError("\n  ".join(problems))
+    return result
+
+
+def quantized(
+    layer: Layer, statistics: Statistics | None, done: Mapping[str, Weight]
+) -> tuple[Weight, Fact]:
+    """The quantized weight of a layer, and what is to be said of it. Raises ValueError."""
+    scheme, matrix = layer.scheme, layer.matrix()
+    assert scheme is not None
+    fact = Fact(layer.path, layer.weight, str(scheme))
+    if layer.weight in done:
+        return done[layer.weight], replace(fact, reason="quantized as another layer's weight")
+    size = rotation_of(scheme)
+    if size > 1:
+        matrix = rotate(matrix.float(), size)
+        statistics = None if statistics is None else statistics.rotated(size)
+    found = quantize(matrix, scheme, statistics)
+    fact = replace(fact, sqnr=sqnr(matrix, found))
+    if statistics is not None:
+        unseen = "" if statistics.rows else "no calibration input reached it"
+        fact = replace(fact, rows=statistics.rows, reason=unseen)
+        if statistics.power.any():
+            noise = statistics.output_error(found.dequantize() - matrix).double().sum()
+            signal = statistics.output_error(matrix).double().sum()
+            fact = replace(fact, output_sqnr=10 * math.log10(signal / noise) if noise else math.inf)
+    weight: Any = Rotated(found, size) if size > 1 else found
+    return Transposed(weight) if layer.transposed else weight, fact
+
+
+def static_scale(layer: Layer, statistics: Statistics | None) -> torch.Tensor | None:
+    """The calibrated tensor scale of a layer's input, a scalar; None where its scheme has none.
+
+    That of all its inputs together (`formats.microscaling.nvfp4_tensor_scale`). Raises GqcError if
+    there were none.
+    """
+    activation = None if layer.scheme is None else layer.scheme.activation
+    if activation is None or not activation.static:
+        return None
+    if statistics is None or not statistics.rows:
+        raise GqcError(
+            f"no calibration input reached {layer.path}: give inputs that run every layer, or this "
+            "layer a scheme whose tensor scale is dynamic"
+        )
+    return nvfp4_tensor_scale(statistics.greatest, ELEMENTS[activation.element])
+
+
+class Installed:
+    """Layers that compute, in the model, as a part's quantized weights do, inputs quantized too."""
+
+    def __init__(self, layers: Sequence[Layer], result: Result):
+        paths = {fact.layer for fact in result.facts}
+        self.layers = [layer for layer in layers if layer.path in paths]
+        self.hooks = []
+        for layer in self.layers:
+            layer.set_matrix(matrix_of(result.weights[layer.weight], layer))
+            scheme = layer.scheme
+            if scheme is not None and scheme.activation is not None:
+                hook = input_quantizer(scheme, result.input_scales.get(layer.weight))
+                self.hooks.append(layer.module.register_forward_pre_hook(hook, with_kwargs=True))
+
+    def remove(self, dense: Mapping[str, torch.Tensor]) -> None:
+        """Give the layers the weights back that they had, by path."""
+        for layer in self.layers:
+            layer.module.get_parameter("weight").data = dense[layer.path]
+        for hook in self.hooks:
+            hook.remove()
+
+
+def matrix_of(weight: Weight, layer: Layer) -> torch.Tensor:
+    """The matrix [N, K] that a quantized weight stands for."""
+    values = dense(weight)
+    return values.t() if layer.transposed else values
+
+
+def input_quantizer(scheme: Scheme, tensor_scale: torch.Tensor | None) -> Any:
+    """A hook that rounds the input of a layer as the compiled model does."""
+    activation, size = scheme.activation, rotation_of(scheme)
+    assert activation is not None
+
+    def rounded(x: torch.Tensor) -> torch.Tensor:
+        given = rotate(x.float(), size)
+        type_ = activation.type(x.ndim)
+        found = microscaling(given, type_, activation.scale_rule, tensor_scale).dequantize()
+        return rotate(found, size).to(x.dtype)
+
+    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        return tuple(map(rounded, args)), {name: rounded(x) for name, x in kwargs.items()}
+
+    return hook
