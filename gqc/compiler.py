@@ -15,7 +15,6 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
 from xdsl.passes import ModulePass
 
-from gqc.calibration import calibrate, static_layers
 from gqc.compilation import ATTACHED, Compilation, Dump, attach
 from gqc.dialects import gq
 from gqc.errors import GqcError
@@ -26,13 +25,14 @@ from gqc.frontend.linears import capture_linears, copy_shared, replace_modules
 from gqc.frontend.signature import Imported
 from gqc.passes.fold_channels import FoldChannels
 from gqc.passes.fold_weights import FoldWeights, FoldWeightsInto, Quantized
-from gqc.passes.helpers import count, matmuls
+from gqc.passes.helpers import matmuls
 from gqc.passes.pipeline import Stage, extend, pipeline, run_stages
 from gqc.passes.quantize_activations import QuantizeActivations
 from gqc.passes.recognize_linears import RecognizeLinears
+from gqc.quantization import quantize
 from gqc.report import CastKey, Report, sqnr
 from gqc.report_rows import channels_kept, key_of, launched, rows_of, rows_outside
-from gqc.schemes import SchemeLike, scheme_list
+from gqc.schemes import KEEP, Patterns, SchemeLike, parse_scheme, scheme_list
 from gqc.stored_weights import take_weights
 from gqc.targets import resolve
 
@@ -74,7 +74,8 @@ def compile(
     `auto` (where the model's parameters lie), `cpu`, or a row of `gqc.targets.TARGETS`. lm_head:
     quantize the output head too. dynamic_shapes: as of `torch.export.export`, where the inferred
     ones fall short. calibration: inputs of the model, any number, each as `example_inputs` are, for
-    schemes with static activation scales (`nvfp4_static`). passes: passes of your own by the stage
+    schemes that need them (`int4_g64+awq+gptq`, `nvfp4_static`) or make use of them: the model is
+    first quantized by `gqc.quantize`. passes: passes of your own by the stage
     (`imported`, `grouped`, `legal`, `kernels`) at whose end they run. dump_ir: a folder for the IR
     after every pass and for every kernel. progress: show a progress bar; None does where standard
     error is a terminal.
@@ -85,14 +86,19 @@ def compile(
     if not isinstance(model, nn.Module | ExportedProgram):
         raise GqcError(f"cannot compile a {type(model).__name__}: give an nn.Module")
     machine = resolve(target, model)
+    if scheme is None:
+        scheme = "int4_g128" if weights is None else {}
+    schemes = scheme_list(scheme, ignore)
+    if weights is None:
+        options = {"ignore": ignore, "lm_head": lm_head, "progress": progress}
+        weights = calibrated(model, schemes, calibration, scheme=scheme, **options)
+    elif calibration is not None:
+        raise GqcError("weights are given, and calibration quantizes the model's: give one of them")
     stored = None if weights is None else take_weights(model, weights)
     model = model if stored is None else stored.model
-    if scheme is None:
-        scheme = "int4_g128" if stored is None else {}
-    schemes, forms = scheme_list(scheme, ignore), [] if stored is None else stored.forms.values()
+    forms = [] if stored is None else stored.forms.values()
     stages = pipeline(schemes, machine.name, lm_head, tuple(map(str, forms)))
     stages = extend(stages, passes or {})
-    scales = input_scales(model, schemes, calibration)
     parts = None  # a copy of the model, whose linear layers alone are compiled
     if example_inputs is not None or isinstance(model, ExportedProgram | fx.GraphModule):
         imported = import_fx(capture(model, example_inputs, dynamic_shapes))
@@ -101,7 +107,6 @@ def compile(
     else:
         parts = copy_shared(model)
         imported = capture_linears(parts)
-    imported.weights.update(scales)
     refuse_taken_names(parts, imported)
     refuse_unloaded(imported)
     if stored is not None:
@@ -130,29 +135,24 @@ def refuse_unloaded(imported: Imported) -> None:
         )
 
 
-def input_scales(
-    model: nn.Module | ExportedProgram, schemes: Sequence[str], inputs: Iterable[Any] | None
-) -> dict[str, torch.Tensor]:
-    """Calibrated scales of the inputs of the layers whose scheme has static ones, by name.
+def calibrated(
+    model: nn.Module | ExportedProgram,
+    schemes: Sequence[str],
+    inputs: Iterable[Any] | None,
+    **options: Any,
+) -> Source | None:
+    """The model quantized by `gqc.quantize`, where its inputs make a difference or change.
 
-    Raises GqcError without inputs to calibrate on, and on a program, whose layers have no hooks.
+    Raises GqcError as that does, and if inputs are given for a program, whose layers have no hooks.
     """
-    layers = static_layers(model, schemes) if isinstance(model, nn.Module) else {}
+    asked = [parse_scheme(scheme) for _, scheme in Patterns(schemes).entries if scheme != KEEP]
+    if inputs is None and not any(each.needs_calibration or each.transforms for each in asked):
+        return None
     if not isinstance(model, nn.Module) or isinstance(model, fx.GraphModule):
         if inputs is not None:
             raise GqcError("only an nn.Module can be calibrated: give the model itself")
-        return {}
-    if not layers:
-        if inputs is not None:
-            raise GqcError("calibration inputs are given, but no scheme has static scales")
-        return {}
-    if inputs is None:
-        first = next(iter(layers))
-        raise GqcError(
-            f"{count(len(layers), 'layer')} ({first} first) have static activation scales: give "
-            "calibration=, inputs of the model, or a scheme with dynamic ones"
-        )
-    return calibrate(model, inputs, layers)
+        return None
+    return quantize(model, calibration=inputs, **options)
 
 
 def refuse_uncalibrated(module: ModuleOp, weights: Mapping[str, torch.Tensor]) -> None:

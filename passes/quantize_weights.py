@@ -15,6 +15,7 @@ from gqc.dialects import gq
 from gqc.dialects.gq_channels import ChannelOp
 from gqc.errors import GqcError
 from gqc.passes.helpers import count, layer_name, matmuls, weight_of, written_buffers
+from gqc.quantizers import CALIBRATED
 from gqc.schemes import GROUPS, KEEP, Patterns, Scheme, parse_scheme
 
 HEAD = "*lm_head"
@@ -56,6 +57,7 @@ class QuantizeWeights(ModulePass):
             else:
                 kept.append((matmul, reason))
         refuse_ragged_groups(chosen)
+        refuse_calibrated(chosen)
         types = {scheme: scheme.type() for scheme in {scheme for _, scheme in chosen}}
         for matmul, reason in kept:
             matmul.decision = gq.DecisionAttr("kept", reason)
@@ -127,6 +129,22 @@ def refuse_ragged_groups(layers: list[tuple[gq.MatmulTOp, Scheme]]) -> None:
         + "\n".join(lines)
         + f"\n{remedy}; or give these layers a scheme of their own, `row` groups, or ignore them"
     )
+
+
+def refuse_calibrated(layers: list[tuple[gq.MatmulTOp, Scheme]]) -> None:
+    """Raise one error for all layers whose schemes say more than a cast does: `gqc.quantize` comes
+    before, of a model and its inputs."""
+    names = {
+        layer_name(matmul): None
+        for matmul, scheme in layers
+        if scheme.transforms or scheme.quantizer in CALIBRATED
+    }
+    if names:
+        raise GqcError(
+            f"{', '.join(names)}: the scheme has transforms or a quantizer that need calibration: "
+            "compile the nn.Module itself with calibration=, inputs of the model; layers that are "
+            "called as functions need a scheme without"
+        )
 
 
 def quantize(matmul: gq.MatmulTOp, scheme: Scheme, type_: gq.BlockScaledType, casts: Casts) -> None:

@@ -56,7 +56,7 @@ def digest(values: Any) -> str:
         if isinstance(leaf, torch.Tensor):
             found.update(f"{leaf.dtype} {list(leaf.shape)}".encode())
             data = leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            found.update(data.numpy())
+            found.update(memoryview(data.numpy()))
         else:
             found.update(repr(leaf).encode())
     return found.hexdigest()
@@ -148,14 +148,14 @@ PARTS = ("codes", "scale", "zero", "tensor_scale")
 
 def pack(name: str, weight: Weight, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     """The form of a quantized weight; its tensors are added to `tensors`."""
-    form: dict[str, Any] = {"transposed": isinstance(weight, Transposed)}
-    inner: Any = weight.weight if isinstance(weight, Transposed) else weight
-    if isinstance(inner, Rotated):
-        form["rotated"], inner = inner.block, inner.weight
-    assert isinstance(inner, BlockScaled)
-    form["type"] = str(inner.type).removeprefix("!gq.block_scaled<").removesuffix(">")
+    form: dict[str, Any] = {"transposed": isinstance(weight, Transposed), "rotated": 0}
+    if isinstance(weight, Rotated):
+        form["rotated"] = weight.block
+    codes = weight.weight if isinstance(weight, Rotated | Transposed) else weight
+    assert isinstance(codes, BlockScaled)
+    form["type"] = codes.type.text
     for part in PARTS:
-        if (tensor := getattr(inner, part)) is not None:
+        if (tensor := getattr(codes, part)) is not None:
             tensors[f"{part} {name}"] = tensor.view(torch.uint8) if part == "scale" else tensor
     return form
 
@@ -165,7 +165,7 @@ def unpack(name: str, form: Mapping[str, Any], tensors: Mapping[str, torch.Tenso
     type_ = parse_type(form["type"])
     codes, scale, zero, whole = (tensors.get(f"{part} {name}") for part in PARTS)
     assert codes is not None and scale is not None
-    weight: Any = BlockScaled(type_, codes, scale.view(DTYPES[type_.scale]), zero, whole)
-    if "rotated" in form:
-        weight = Rotated(weight, form["rotated"])
-    return Transposed(weight) if form["transposed"] else weight
+    weight = BlockScaled(type_, codes, scale.view(DTYPES[type_.scale]), zero, whole)
+    if form["transposed"]:
+        return Transposed(weight)
+    return Rotated(weight, form["rotated"]) if form["rotated"] else weight

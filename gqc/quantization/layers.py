@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -15,18 +15,21 @@ from gqc.frontend.linears import capture_linears, is_conv1d
 from gqc.passes.helpers import layer_name, matmuls, weight_of
 from gqc.passes.quantize_weights import QuantizeWeights
 from gqc.passes.recognize_linears import RecognizeLinears
-from gqc.schemes import Patterns, Scheme, parse_scheme
+from gqc.quantizers import RULES
+from gqc.schemes import KEEP, Patterns, Scheme, parse_scheme
 
 
 @dataclass
 class Layer:
     """A linear layer: its path, the module there, and the name of its weight (of tied ones, the
-    first). scheme: how it is quantized; None if it is kept, for `reason`."""
+    first). scheme: how it is quantized, `text` as it was asked for; None if it is kept, for
+    `reason`."""
 
     path: str
     module: nn.Module
     weight: str
     scheme: Scheme | None
+    text: str = ""
     reason: str = ""
 
     @property
@@ -52,22 +55,29 @@ def layers_of(model: nn.Module, schemes: Sequence[str], lm_head: bool) -> list[L
     schemes: `pattern=scheme`, as of `scheme_list`. Raises GqcError as `gqc.compile` does, and where
     layers share one weight under different schemes.
     """
-    module = capture_linears(model).module
-    for pass_ in (RecognizeLinears(), QuantizeWeights(tuple(schemes), lm_head)):
+    module, patterns = capture_linears(model).module, Patterns(schemes)
+    plain = [f"{p}={s if s == KEEP else plainly(parse_scheme(s))}" for p, s in patterns.entries]
+    for pass_ in (RecognizeLinears(), QuantizeWeights(tuple(plain), lm_head)):
         pass_.apply(Context(), module)
-    patterns, layers = Patterns(schemes), []
+    layers = []
     for matmul in matmuls(module):
         path, weight = layer_name(matmul), weight_of(matmul.weight)
         assert weight is not None
         match = patterns.match(path)
         if gq.block_scaled(matmul.weight) is not None and match is not None:
-            scheme, reason = parse_scheme(match[1]), ""
+            how = parse_scheme(match[1]), match[1], ""
         else:
-            scheme = None
-            reason = matmul.decision.reason.data if matmul.decision is not None else ""
-        layers.append(Layer(path, model.get_submodule(path), weight.key, scheme, reason))
+            how = None, "", matmul.decision.reason.data if matmul.decision is not None else ""
+        layers.append(Layer(path, model.get_submodule(path), weight.key, *how))
     refuse_split_weights(layers)
     return layers
+
+
+def plainly(scheme: Scheme) -> Scheme:
+    """The same format, without transforms and by the first quantizer that fits: what the compiler's
+    passes can decide on."""
+    quantizer = next(name for name, rules in RULES.items() if scheme.scale_rule in rules)
+    return replace(scheme, transforms=(), quantizer=quantizer)
 
 
 def refuse_split_weights(layers: Sequence[Layer]) -> None:
@@ -75,8 +85,9 @@ def refuse_split_weights(layers: Sequence[Layer]) -> None:
     first: dict[str, Layer] = {}
     for layer in layers:
         other = first.setdefault(layer.weight, layer)
-        if other.scheme != layer.scheme:
+        static = layer.scheme is not None and layer.scheme.is_static
+        if other.scheme != layer.scheme or (static and other is not layer):
             raise GqcError(
                 f"{other.path} and {layer.path} share the weight {layer.weight}: give them one "
-                "scheme, or keep both"
+                "scheme, without a static scale, or keep both"
             )

@@ -40,9 +40,12 @@ class Result:
         self.facts += other.facts
 
 
-def rotation_of(scheme: Scheme) -> int:
-    """Elements that are rotated together, 1 for none."""
-    return scheme.group if scheme.group and "hadamard" in scheme.transforms else 1
+def rotation_of(layer: Layer) -> int:
+    """Elements of a layer's input that are rotated together, 1 for none."""
+    scheme = layer.scheme
+    if scheme is None or "hadamard" not in scheme.transforms or layer.transposed:
+        return 1
+    return scheme.group or 1
 
 
 def quantize_layers(
@@ -68,7 +71,7 @@ def quantize_layers(
         result.weights[layer.weight] = weight
         if scale is not None:
             result.input_scales[layer.weight] = scale
-        note = [reasons.get(layer.path, ""), fact.reason]
+        note = [reasons.get(layer.path, ""), unrotated(layer), fact.reason]
         result.facts.append(replace(fact, reason="; ".join(filter(None, note))))
     if len(problems) > 1:
         problems.insert(0, f"{len(problems)} weights cannot be quantized:")
@@ -77,16 +80,22 @@ def quantize_layers(
     return result
 
 
+def unrotated(layer: Layer) -> str:
+    """What to say where a scheme's rotation is left out."""
+    asked = layer.scheme is not None and "hadamard" in layer.scheme.transforms
+    return "a Conv1D is not rotated" if asked and layer.transposed else ""
+
+
 def quantized(
     layer: Layer, statistics: Statistics | None, done: Mapping[str, Weight]
 ) -> tuple[Weight, Fact]:
     """The quantized weight of a layer, and what is to be said of it. Raises ValueError."""
     scheme, matrix = layer.scheme, layer.matrix()
     assert scheme is not None
-    fact = Fact(layer.path, layer.weight, str(scheme))
+    fact = Fact(layer.path, layer.weight, layer.text)
     if layer.weight in done:
         return done[layer.weight], replace(fact, reason="quantized as another layer's weight")
-    size = rotation_of(scheme)
+    size = rotation_of(layer)
     if size > 1:
         matrix = rotate(matrix.float(), size)
         statistics = None if statistics is None else statistics.rotated(size)
@@ -99,8 +108,9 @@ def quantized(
             noise = statistics.output_error(found.dequantize() - matrix).double().sum()
             signal = statistics.output_error(matrix).double().sum()
             fact = replace(fact, output_sqnr=10 * math.log10(signal / noise) if noise else math.inf)
-    weight: Any = Rotated(found, size) if size > 1 else found
-    return Transposed(weight) if layer.transposed else weight, fact
+    if layer.transposed:
+        return Transposed(found), fact
+    return Rotated(found, size) if size > 1 else found, fact
 
 
 def static_scale(layer: Layer, statistics: Statistics | None) -> torch.Tensor | None:
@@ -131,7 +141,8 @@ class Installed:
             layer.set_matrix(matrix_of(result.weights[layer.weight], layer))
             scheme = layer.scheme
             if scheme is not None and scheme.activation is not None:
-                hook = input_quantizer(scheme, result.input_scales.get(layer.weight))
+                scale = result.input_scales.get(layer.weight)
+                hook = input_quantizer(scheme.activation, rotation_of(layer), scale)
                 self.hooks.append(layer.module.register_forward_pre_hook(hook, with_kwargs=True))
 
     def remove(self, dense: Mapping[str, torch.Tensor]) -> None:
@@ -148,10 +159,8 @@ def matrix_of(weight: Weight, layer: Layer) -> torch.Tensor:
     return values.t() if layer.transposed else values
 
 
-def input_quantizer(scheme: Scheme, tensor_scale: torch.Tensor | None) -> Any:
-    """A hook that rounds the input of a layer as the compiled model does."""
-    activation, size = scheme.activation, rotation_of(scheme)
-    assert activation is not None
+def input_quantizer(activation: Scheme, size: int, tensor_scale: torch.Tensor | None) -> Any:
+    """A hook that rounds the input of a layer as the compiled model does, rotated by `size`."""
 
     def rounded(x: torch.Tensor) -> torch.Tensor:
         given = rotate(x.float(), size)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from gqc.checkpoints.source import Origin
 from gqc.checkpoints.weights import Weight
 from gqc.errors import GqcError
 from gqc.frontend.signature import canonical_names
-from gqc.schemes import Scheme
+from gqc.schemes import Scheme, parse_scheme
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -65,6 +66,16 @@ class Quantized:
         if name not in state:
             raise GqcError(f"the model has no parameter {name}")
         return state[name]
+
+    def origin(self, name: str) -> Origin:
+        """What quantized a weight; `dense` for one that nothing did."""
+        fact = next((f for f in self.facts if f.weight == name and f.scheme), None)
+        if fact is None:
+            return Origin("dense")
+        scheme = parse_scheme(fact.scheme)
+        return Origin(
+            " ".join((*scheme.transforms, scheme.quantizer, scheme.scale_rule)), fact.sqnr
+        )
 
     def activation(self, name: str) -> Scheme | None:
         """How the input of the layer with this weight is quantized, None where it is not."""
