@@ -91,7 +91,7 @@ def search(
     ]
     picks = solve(rows, budget)
     chosen = {each.weight: each.schemes[i] for each, i in zip(weights, picks, strict=True)}
-    return found(layers, schemes, chosen, losses, machine, rates)
+    return result_of(layers, schemes, chosen, losses, machine, rates)
 
 
 def refuse_budgets(bits: float | None, us: float | None) -> None:
@@ -180,17 +180,17 @@ def costs_of(
         [cost(parse_scheme(s).type(), shape, len(each.layers)) for s in each.schemes]
         for each, shape in zip(weights, shapes, strict=True)
     ]
-    elements = sum(map(math.prod, shapes))
-    budget = bits * elements if bits is not None else 1e6 * (us or 0)
-    least = sum(map(min, costs))
-    if least > budget:
-        short = (
-            f"{bits} bits a weight: the least that the candidates allow is {least / elements:.4f}"
-            if bits is not None
-            else f"{us} µs a token: the least that the candidates allow is {least / 1e6:.4f} µs"
+    given, unit, size = (us, "µs a token", 10**6)
+    if bits is not None:
+        given, unit, size = bits, "bits a weight", sum(map(math.prod, shapes))
+    assert given is not None
+    if (least := sum(map(min, costs))) > given * size:
+        enough = math.ceil(1e4 * least / size) / 1e4
+        raise GqcError(
+            f"no choice keeps to {given} {unit}: the least that the candidates allow is "
+            f"{enough:.4f}; raise the budget or add a smaller candidate"
         )
-        raise GqcError(f"no choice keeps to {short}; raise the budget or add a smaller candidate")
-    return costs, math.floor(budget)
+    return costs, math.floor(given * size)
 
 
 def shape_of(layer: Layer) -> tuple[int, int]:
@@ -222,7 +222,7 @@ def refuse_nan(weights: Sequence[Candidates], losses: Losses) -> None:
         )
 
 
-def found(
+def result_of(
     layers: Sequence[Layer],
     schemes: Sequence[str],
     chosen: dict[str, str],
