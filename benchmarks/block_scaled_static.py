@@ -15,20 +15,17 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from layers import layer
 from rich.console import Console
 from rich.table import Table
-from xdsl.context import Context
-from xdsl.dialects import builtin, func
-from xdsl.parser import Parser
 
 from gqc.codegen.triton import compile_many
 from gqc.codegen.triton.machines import MACHINES
 from gqc.codegen.triton.offline import KernelArtifacts, artifacts, run_worker
 from gqc.codegen.triton.roofline import estimate
 from gqc.codegen.triton.source import Array, Source
-from gqc.dialects import gq, tile
+from gqc.dialects import tile
 from gqc.errors import GqcError
-from gqc.passes.pipeline import pipeline, run_stages
 from gqc.tools.gqc_opt import tile_kernels
 from gqc.tools.inspect import Inspection
 
@@ -97,19 +94,7 @@ def figures(scheme: str, kernel: str, built: KernelArtifacts) -> Figures:
 
 def our_kernel(scheme: str) -> tile.KernelOp:
     """The matmul of the bucket for any number of rows."""
-    x, w = f"tensor<?x{SIZE}xbf16>", f"tensor<{SIZE}x{SIZE}xbf16>"
-    text = f"""
-    func.func @forward(%x : {x}) -> {x} {{
-      %w = gq.weight @weight : {w}
-      %y = gq.matmul_t %x, %w : ({x}, {w}) -> {x}
-      func.return %y : {x}
-    }}"""
-    context = Context()
-    for dialect in (builtin.Builtin, func.Func, gq.Gq):
-        context.load_dialect(dialect)
-    module = Parser(context, text).parse_module()
-    run_stages(module, pipeline((f"*={scheme}",), TARGET))
-    return list(tile_kernels(module))[-1]  # type: ignore[return-value]
+    return list(tile_kernels(layer(SIZE, SIZE, scheme, TARGET)))[-1]
 
 
 def peer_source(product: Product, warps: int) -> str:

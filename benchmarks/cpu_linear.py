@@ -19,19 +19,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from layers import layer
 from llvmlite import binding
 from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
-from xdsl.context import Context
-from xdsl.dialects import builtin, func
+from xdsl.dialects import builtin
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.parser import Parser
 
 from gqc.codegen import cpu
 from gqc.codegen.cpu import isa as tiers
 from gqc.dialects import gq, tile
-from gqc.passes.pipeline import pipeline, run_stages
 from gqc.tools.gqc_opt import tile_kernels
 
 ROTATED_BYTES = 256 << 20
@@ -40,23 +38,6 @@ RESULTS = Path(__file__).parent / "results" / "cpu_linear.json"
 
 Call = Callable[[int], object]
 """Runs a peer on one of the copies of its weights."""
-
-
-def kernels_of(n: int, k: int, scheme: str, activation: str, isa: str) -> ModuleOp:
-    """A linear layer compiled to the kernels stage."""
-    text = f"""
-    func.func @forward(%x : tensor<?x{k}x{activation}>) -> tensor<?x{n}x{activation}> {{
-      %w = gq.weight @weight : tensor<{n}x{k}x{activation}>
-      %y = gq.matmul_t %x, %w
-        : (tensor<?x{k}x{activation}>, tensor<{n}x{k}x{activation}>) -> tensor<?x{n}x{activation}>
-      func.return %y : tensor<?x{n}x{activation}>
-    }}"""
-    context = Context()
-    for dialect in (builtin.Builtin, func.Func, gq.Gq):
-        context.load_dialect(dialect)
-    module = Parser(context, text).parse_module()
-    run_stages(module, pipeline((f"*={scheme}",), f"cpu_{isa}"))
-    return module
 
 
 def kernel_for(module: ModuleOp, rows: int) -> tile.KernelOp:
@@ -81,7 +62,7 @@ def copies_of(size: int) -> int:
 
 
 def ours(n: int, k: int, rows: int, scheme: str, activation: str, isa: str) -> Call:
-    kernel = kernel_for(kernels_of(n, k, scheme, activation, isa), rows)
+    kernel = kernel_for(layer(n, k, scheme, f"cpu_{isa}", activation), rows)
     x, *weights, y = (random_array(a.type, rows) for a in kernel.body.block.args)  # type: ignore[arg-type]
     size = sum(w.nbytes for w in weights)
     sets = [weights, *([w.clone() for w in weights] for _ in range(copies_of(size) - 1))]

@@ -13,14 +13,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+from layers import layer
 from rich.console import Console
 from rich.progress import track
 
@@ -30,9 +33,7 @@ from gqc.codegen.triton.machines import MACHINES
 from gqc.codegen.triton.offline import KernelArtifacts
 from gqc.codegen.triton.roofline import estimate
 from gqc.dialects import gq, tile
-from gqc.dialects.text import parse_ir
 from gqc.native import NATIVE
-from gqc.passes.pipeline import pipeline, run_stages
 from gqc.schemes import MX_ELEMENTS, PRESETS, ROUNDINGS
 from gqc.targets import ANY
 from gqc.tools.gqc_opt import tile_kernels
@@ -46,13 +47,11 @@ JUDGES = ("gates.py", "loads.py", "disassembly.py", "machines.py")
 
 BATCH = 32
 
-PRODUCERS = {
-    "": "",
-    "norm": '%h = fx.call "aten.rms_norm.default"(%x, [4096], %n) : ({x}, {n}) -> {x}',
-    "silu": """%s = fx.call "aten.silu.default"(%x) : ({x}) -> {x}
-      %h = fx.call "aten.mul.Tensor"(%s, %up) : ({x}, {x}) -> {x}""",
-}
-"""What computes the layer's input %h, by name; without one it is %x."""
+EXCEPTIONS = (
+    # Triton 3.9 reads w as the wider codes lie that are made of it.
+    (r"sm_120 matmul_bf16_f\dE\dM\w+_f4E2M1FN_", "128-bit loads: w by 64 bits, could be 128"),
+)
+"""Gates that kernels may miss, by their names."""
 
 SCHEMES = [
     "int4_g128",
@@ -83,18 +82,7 @@ class Case:
 
 def kernels_of(scheme: str, target: str, producer: str) -> Iterator[tuple[tile.KernelOp, int]]:
     """Kernels of a layer, each with the rows that it is made for."""
-    types = {"x": f"tensor<?x{SIZE}xbf16>", "n": f"tensor<{SIZE}xbf16>"}
-    w = f"tensor<{SIZE}x{SIZE}xbf16>"
-    module = parse_ir(f"""
-    func.func @forward(%x : {types["x"]}, %up : {types["x"]}, %n : {types["n"]}, %b : {types["n"]})
-        -> {types["x"]} {{
-      %w = gq.weight @weight : {w}
-      {PRODUCERS[producer].format(**types)}
-      %y = gq.matmul_t %{"h" if producer else "x"}, %w bias %b
-        : ({types["x"]}, {w}, {types["n"]}) -> {types["x"]}
-      func.return %y : {types["x"]}
-    }}""")
-    run_stages(module, pipeline((f"*={scheme}",), target))
+    module = layer(SIZE, SIZE, scheme, target, bias=True, producer=producer)
     rows = {
         kernel.root_reference.data: bucket
         for launch in module.walk()
@@ -106,15 +94,16 @@ def kernels_of(scheme: str, target: str, producer: str) -> Iterator[tuple[tile.K
         yield kernel, SIZE if bucket == ANY else bucket
 
 
+@cache
 def cases() -> list[Case]:
     """Every kernel for every target, without those that only bear another name."""
     found: dict[tuple[str, str], Case] = {}
     for target in MACHINES:
         # Without a matrix unit for any, kernels of a pair are those of its two formats.
         schemes = [s for s in SCHEMES if s not in PAIRS or target in SCALED]
-        layers = [(scheme, "") for scheme in schemes]
-        layers += [(scheme, producer) for scheme in FUSED for producer in ("norm", "silu")]
-        for scheme, producer in layers:
+        made = [(scheme, "") for scheme in schemes]
+        made += [(scheme, producer) for scheme in FUSED for producer in ("norm", "silu")]
+        for scheme, producer in made:
             for kernel, rows in kernels_of(scheme, target, producer):
                 key = target, kernel.sym_name.data
                 if key not in found:
@@ -132,8 +121,9 @@ def judged_by() -> str:
     return hashlib.sha256(b"\0".join(texts)).hexdigest()[:16]
 
 
-def known(version: str) -> dict[str, dict[str, Any]]:
-    """Results of one Triton, by the names of kernels; none if the gates have changed since."""
+def known(version: str) -> dict[str, Any]:
+    """What is kept of one Triton: results by the names of `kernels`, and whether they are
+    `complete`. Nothing if the gates have changed since."""
     document = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     return document.get("triton", {}).get(version, {}) if is_current(document) else {}
 
@@ -152,8 +142,8 @@ def result(case: Case, built: KernelArtifacts) -> dict[str, Any]:
     loop = len(built.main_loop)
     share = round(estimate(built, case.rows).share, 3)
     figures = {"registers": built.registers, "shared": built.shared, "loop": loop, "share": share}
-    missed = check(built)
-    return {"source": case.digest, **figures, **({"missed": missed} if missed else {})}
+    faults = check(built)
+    return {"source": case.digest, **figures, **({"missed": faults} if faults else {})}
 
 
 def judge(cases: list[Case], python: str) -> dict[str, dict[str, Any]]:
@@ -162,13 +152,21 @@ def judge(cases: list[Case], python: str) -> dict[str, dict[str, Any]]:
     return {case.name: result(case, one) for case, one in zip(cases, built, strict=True)}
 
 
-def save(version: str, found: dict[str, dict[str, Any]]) -> None:
+def missed(name: str, kept: dict[str, Any]) -> list[str]:
+    """The gates that a result misses and may not."""
+    allowed = [fault for pattern, fault in EXCEPTIONS if re.match(pattern, name)]
+    return [fault for fault in kept.get("missed", []) if fault not in allowed]
+
+
+def save(version: str, found: dict[str, dict[str, Any]], complete: bool) -> None:
     document = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if not is_current(document):
         document = {"judged_by": judged_by(), "triton": {}}
-    document["triton"][version] = dict(sorted(found.items()))
-    lines = json.dumps(document, indent=1).replace("\n    ", " ").replace("\n   }", " }")
-    RESULTS.write_text(lines + "\n")
+    kernels = dict(sorted(found.items()))
+    document["triton"][version] = {"complete": complete, "kernels": kernels}
+    text = json.dumps(document, indent=1)
+    text = re.sub(r"\n {5,}", " ", text).replace("\n    }", " }")
+    RESULTS.write_text(text + "\n")
 
 
 def triton_of(python: str) -> str:
@@ -183,15 +181,16 @@ def main() -> None:
     python = parser.parse_args().python
     console, wanted, version = Console(width=160), cases(), triton_of(python)
     names = {case.name for case in wanted}
-    found = {name: kept for name, kept in known(version).items() if name in names}
+    kernels = known(version).get("kernels", {})
+    found = {name: kept for name, kept in kernels.items() if name in names}
     todo = missing(wanted, found)
     for start in track(range(0, len(todo), BATCH), f"Triton {version}", console=console):
         found |= judge(todo[start : start + BATCH], python)
-        save(version, found)
-    missed = {name: kept["missed"] for name, kept in found.items() if "missed" in kept}
-    for name, faults in missed.items():
-        console.print(f"{name}: {'; '.join(faults)}")
-    console.print(f"{len(found)} kernels with Triton {version}, {len(missed)} miss a gate")
+        save(version, found, start + BATCH >= len(todo))
+    faults = {name: faults for name, kept in found.items() if (faults := missed(name, kept))}
+    for name, texts in faults.items():
+        console.print(f"{name}: {'; '.join(texts)}")
+    console.print(f"{len(found)} kernels with Triton {version}, {len(faults)} miss a gate")
 
 
 if __name__ == "__main__":

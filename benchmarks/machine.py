@@ -8,7 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("gqc", "torch", "torchao", "triton", "xdsl", "llvmlite", "transformers")
+PACKAGES = (
+    *("gqc", "torch", "torchao", "hqq", "compressed-tensors"),
+    *("triton", "xdsl", "llvmlite", "transformers"),
+)
 
 
 def describe_machine() -> dict[str, Any]:

@@ -22,6 +22,7 @@ import gqc
 from gqc.schemes import preset
 from gqc.tools import models
 from gqc.tools.perplexity import perplexity, token_windows
+from gqc.tools.similarity import embeddings, mean_cosine, sentence_batch
 
 OUTPUT = Path("demo-output")
 WINDOWS, CONTEXT = 16, 1024  # of WikiText-2, for perplexity
@@ -55,13 +56,6 @@ def answer(
     ids = model.generate(**prompt, max_new_tokens=new_tokens, do_sample=False)  # type: ignore
     new = ids[0, prompt["input_ids"].shape[1] :]
     return tokenizer.decode(new, skip_special_tokens=True), len(new) / (time.perf_counter() - start)
-
-
-def embeddings(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Mean-pooled sentence embeddings, [sentences, hidden]."""
-    states = model(**batch).last_hidden_state
-    mask = batch["attention_mask"][..., None].to(states.dtype)
-    return (states * mask).sum(1) / mask.sum(1)
 
 
 # The parts of the demo
@@ -130,17 +124,12 @@ def encoder() -> None:
     """MiniLM, full precision: what each scheme keeps of its sentence embeddings."""
     console.rule("MiniLM, four schemes")
     model, tokenizer = models.minilm()
-    lines = [line.strip() for line in models.wikitext2().splitlines() if len(line) > 200]
-    batch = dict(
-        tokenizer(
-            lines[:SENTENCES], padding=True, truncation=True, max_length=64, return_tensors="pt"
-        )
-    )
+    batch = sentence_batch(tokenizer, models.wikitext2(), SENTENCES)
     exact = embeddings(model, batch)
     results = []
     for scheme in track(SCHEMES, "compiling MiniLM", console=console):
         compiled = gqc.compile(model, example_inputs=batch, scheme=scheme, target="cpu")
-        cosine = nn.functional.cosine_similarity(embeddings(compiled, batch), exact).mean().item()
+        cosine = mean_cosine(embeddings(compiled, batch), exact)
         format_ = preset(scheme).type()
         code_bits = format_.format.bits
         metadata_bits = format_.bits_per_element((384, 384)) - code_bits
@@ -208,7 +197,7 @@ def triton_kernel() -> None:
 
 def main() -> None:
     OUTPUT.mkdir(exist_ok=True)
-    for asset in models.ASSETS:
+    for asset in models.DEMO:
         models.fetch(asset)
     start = time.perf_counter()
     with torch.inference_mode():

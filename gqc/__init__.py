@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gqc.checkpoints.save import save as save
     from gqc.compiler import compile as compile
     from gqc.errors import GqcError as GqcError
     from gqc.loading import load as load
@@ -21,6 +22,7 @@ EXPORTS = {
     "Report": "gqc.report",
     "Scheme": "gqc.schemes",
     "quantize": "gqc.quantization",
+    "save": "gqc.checkpoints.save",
     "search": "gqc.mixed_precision",
 }
 """Where each public name lives. They load when first used: the IR tools need no torch."""

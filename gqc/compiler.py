@@ -96,8 +96,8 @@ def compile(
         raise GqcError("weights are given, and calibration quantizes the model's: give one of them")
     stored = None if weights is None else take_weights(model, weights)
     model = model if stored is None else stored.model
-    forms = [] if stored is None else stored.forms.values()
-    stages = pipeline(schemes, machine.name, lm_head, tuple(map(str, forms)))
+    entries = {} if stored is None else stored.entries
+    stages = pipeline(schemes, machine.name, lm_head, tuple(map(str, entries.values())))
     stages = extend(stages, passes or {})
     parts = None  # a copy of the model, whose linear layers alone are compiled
     if example_inputs is not None or isinstance(model, ExportedProgram | fx.GraphModule):

@@ -20,6 +20,7 @@ from gqc.checkpoints.weights import (
     Weight,
     dense,
 )
+from gqc.checkpoints.writer import unwrapped
 from gqc.dialects import gq
 from gqc.errors import GqcError
 from gqc.formats.block_scaled import BlockScaled
@@ -27,7 +28,7 @@ from gqc.frontend.export_fx import tensor_of
 from gqc.frontend.linears import copy_shared, is_conv1d, is_linear, peculiarity
 from gqc.frontend.signature import Imported, canonical_names
 from gqc.legality import undecoded, unscaled
-from gqc.passes.adopt_weights import Form
+from gqc.passes.adopt_weights import Entry
 from gqc.passes.helpers import count
 from gqc.passes.quantize_activations import input_scale
 from gqc.report import CastKey
@@ -41,10 +42,10 @@ class StoredWeights(dict[str, torch.Tensor]):
         self.stored = stored
 
     def __contains__(self, name: object) -> bool:
-        return super().__contains__(name) or name in self.stored.forms
+        return super().__contains__(name) or name in self.stored.entries
 
     def __missing__(self, name: str) -> Any:
-        if name not in self.stored.forms:
+        if name not in self.stored.entries:
             raise KeyError(name)
         return self.stored.read(name)
 
@@ -53,34 +54,35 @@ class StoredWeights(dict[str, torch.Tensor]):
 class Stored:
     """A model with the parameters of a source.
 
-    forms: of the quantized weights, by name, whose parameters in the model are placeholders.
+    entries: of the quantized weights, whose parameters in the model are placeholders, by the names
+    of these: the first of those that a tied parameter has. names: what the source calls them.
     tensors: what their inputs are gathered, multiplied or quantized by, by names in the side store.
     """
 
     model: nn.Module
     source: Source
     device: torch.device
-    forms: dict[str, Form] = field(default_factory=dict)
+    entries: dict[str, Entry] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def noise(self) -> dict[CastKey, float]:
         """SQNR in dB of the quantized weights of which it is known."""
-        origins = {name: self.source.origin(name) for name in self.forms}
         return {
-            (name, form.type, form.origin): sqnr
-            for name, form in self.forms.items()
-            if (sqnr := origins[name].sqnr) is not None
+            (name, entry.type, entry.origin): sqnr
+            for name, entry in self.entries.items()
+            if (sqnr := self.source.origin(self.names[name]).sqnr) is not None
         }
 
     def side_store(self, weights: dict[str, torch.Tensor]) -> StoredWeights:
         """A side store of these weights but the placeholders, and of what is stored."""
-        rest = {name: t for name, t in weights.items() if name not in self.forms}
+        rest = {name: t for name, t in weights.items() if name not in self.entries}
         return StoredWeights({**rest, **self.tensors}, self)
 
     def read(self, name: str) -> BlockScaled:
-        """The quantized weight [N, K] of a form, in blocks of one row, on the device."""
-        weight = in_rows(codes_of(self.source.read(name)))
+        """The quantized weight [N, K] of an entry, in blocks of one row, on the device."""
+        weight = in_rows(codes_of(self.source.read(self.names[name])))
         fields = ("codes", "scale", "zero", "tensor_scale")
         parts = {f: part for f in fields if (part := getattr(weight, f)) is not None}
         return replace(weight, **{f: part.to(self.device) for f, part in parts.items()})
@@ -88,12 +90,12 @@ class Stored:
     def dense(self, name: str) -> torch.Tensor:
         """A parameter in the dtype that the model has it in, on the device."""
         dtype = self.model.get_parameter(name).dtype
-        return dense(self.source.read(name)).to(self.device, dtype)
+        return dense(self.source.read(self.names[name])).to(self.device, dtype)
 
     def settle(self, imported: Imported, parts: nn.Module | None) -> None:
         """Give what still reads dense weights theirs, once matmuls have adopted what they can."""
         read = {op.key for op in imported.module.walk() if isinstance(op, gq.WeightOp)}
-        for name in self.forms.keys() & read:
+        for name in self.entries.keys() & read:
             imported.weights[name] = nn.Parameter(self.dense(name), requires_grad=False)
             if parts is not None:
                 put(parts, [name], imported.weights[name])
@@ -116,7 +118,7 @@ def take_weights(model: nn.Module | ExportedProgram, source: Source) -> Stored:
 
 
 def take(stored: Stored, name: str, aliases: list[str]) -> None:
-    """Give the model one parameter, or the form of a quantized weight."""
+    """Give the model one parameter, or the entry of a quantized weight."""
     weight, target = stored.source.read(name), tensor_of(stored.model, name)
     shape = logical_shape(weight)
     if shape != target.shape:
@@ -124,7 +126,9 @@ def take(stored: Stored, name: str, aliases: list[str]) -> None:
     if isinstance(weight, torch.Tensor):
         value = weight.to(stored.device, target.dtype)
     elif is_for_linears(stored.model, aliases, weight):
-        stored.forms[aliases[0]] = form_of(stored, name, weight)
+        entry = entry_of(stored, name, weight)
+        stored.entries[aliases[0]] = replace(entry, weight=aliases[0])
+        stored.names[aliases[0]] = name
         value = torch.zeros((), dtype=target.dtype).expand(shape)  # takes no memory
     else:
         value = dense(weight).to(stored.device, target.dtype)
@@ -176,8 +180,9 @@ def logical_shape(weight: Weight) -> torch.Size:
 
 def codes_of(weight: Weight) -> BlockScaled:
     """The quantized weight itself, without what its inputs go through."""
-    assert not isinstance(weight, torch.Tensor)
-    return weight if isinstance(weight, BlockScaled) else weight.weight
+    _, inner = unwrapped(weight)
+    assert isinstance(inner, BlockScaled)
+    return inner
 
 
 def in_rows(weight: BlockScaled) -> BlockScaled:
@@ -216,35 +221,45 @@ def is_for_linears(model: nn.Module, names: Iterable[str], weight: Weight) -> bo
     return codes_of(weight).codes.ndim == 2
 
 
-def form_of(stored: Stored, name: str, weight: Weight) -> Form:
-    """The form of a weight; what its inputs go through is put into `stored.tensors`."""
-    codes, layer = in_rows(codes_of(weight)), name.removesuffix(".weight")
+def entry_of(stored: Stored, name: str, weight: Weight) -> Entry:
+    """The entry of a weight; what its inputs go through is put into `stored.tensors`."""
+    wrappers, inner = unwrapped(weight)
+    assert isinstance(inner, BlockScaled)
+    codes, layer = in_rows(inner), name.rpartition(".")[0]
     problem = undecoded(codes.type) or unscaled(codes.type, codes.codes.shape)
-    if isinstance(weight, Permuted) and weight.dim == 0:
+    if any(isinstance(wrapper, Permuted) and wrapper.dim == 0 for _, wrapper in wrappers):
         problem = "its rows are stored in another order"
     if problem is not None:
-        return Form(name, kept=f"dequantized: {problem}")
-    form = Form(name, codes.type.text, stored.source.origin(name).method)
-    match weight:
-        case Permuted():
-            form = replace(form, order=keep(stored, f"{layer}.input_order", weight.order))
-        case Prescaled():
-            form = replace(
-                form, factor=keep(stored, f"{layer}.input_factor", weight.factor.float())
-            )
-        case Rotated():
-            form = replace(form, rotation=str(weight.block))
+        return Entry(name, kept=f"dequantized: {problem}")
+    changes = [change_of(stored, layer, wrapper) for _, wrapper in wrappers]
     activation = stored.source.activation(name)
-    if activation is None:
-        return form
-    scale = stored.source.input_scale(name)
+    scale = None if activation is None else stored.source.input_scale(name)
     if scale is not None:
         stored.tensors[input_scale(layer)] = scale.to(stored.device).reshape(1)
-    return replace(form, activation=str(activation))
+    return Entry(
+        name,
+        codes.type.text,
+        stored.source.origin(name).method,
+        " ".join(filter(None, changes)),
+        "" if activation is None else str(activation),
+    )
 
 
-def keep(stored: Stored, name: str, tensor: torch.Tensor) -> str:
+def change_of(stored: Stored, layer: str, wrapper: Weight) -> str:
+    """What the input of a layer goes through for a wrapper of its weight, as an `Entry` says it."""
+    match wrapper:
+        case Permuted():
+            return f"gather={keep(stored, layer, 'input_order', wrapper.order)}"
+        case Prescaled():
+            return f"scale={keep(stored, layer, 'input_factor', wrapper.factor.float())}"
+        case Rotated():
+            return f"rotate={wrapper.block}"
+    return ""
+
+
+def keep(stored: Stored, layer: str, leaf: str, tensor: torch.Tensor) -> str:
     """Put a tensor into the side store; the name of it, or of an equal one that is there."""
+    name = f"{layer}.{leaf}".lstrip(".")
     for other, known in stored.tensors.items():
         if known.dtype == tensor.dtype and torch.equal(known, tensor.to(known.device)):
             return other

@@ -22,37 +22,35 @@ from gqc.schemes import parse_scheme
 
 
 @dataclass(frozen=True)
-class Form:
+class Entry:
     """What is known of one stored weight before it is read; all but its name may be empty.
 
-    weight: its name. type: parameters of its block-scaled type. origin: what quantized it. order,
-    factor: names of what its input channels are gathered or multiplied by first. rotation: how many
-    of them are rotated together. activation: text of the scheme of its input. kept: why it is read
-    as a dense weight all the same.
+    weight: its name. type: parameters of its block-scaled type. origin: what quantized it.
+    channels: what its input goes through, in order, as `gather=NAME`, `scale=NAME` (of tensors in
+    the side store) or `rotate=BLOCK`. activation: text of the scheme of its input. kept: why it is
+    read as a dense weight all the same.
     """
 
     weight: str
     type: str = ""
     origin: str = ""
-    order: str = ""
-    factor: str = ""
-    rotation: str = ""
+    channels: str = ""
     activation: str = ""
     kept: str = ""
 
     def __str__(self) -> str:
-        """The text that `parse_form` reads back."""
+        """The text that `parse_entry` reads back."""
         rest = ((field.name, getattr(self, field.name)) for field in fields(self)[1:])
         return " | ".join([self.weight, *(f"{key}: {value}" for key, value in rest if value)])
 
 
-def parse_form(text: str) -> Form:
-    """Raises GqcError on a text that is not of a form."""
+def parse_entry(text: str) -> Entry:
+    """Raises GqcError on a text that is of no entry."""
     weight, *rest = text.split(" | ")
     try:
-        return Form(weight, **dict(option.split(": ", 1) for option in rest))
+        return Entry(weight, **dict(option.split(": ", 1) for option in rest))
     except (TypeError, ValueError) as error:
-        raise GqcError(f"{text!r} is no form of a stored weight: {error}") from error
+        raise GqcError(f"{text!r} is no entry of a stored weight: {error}") from error
 
 
 def parse_type(text: str) -> gq.BlockScaledType:
@@ -65,41 +63,43 @@ def parse_type(text: str) -> gq.BlockScaledType:
 
 Adopted = dict[tuple[gq.WeightOp, TensorType], SSAValue]
 """The value of each stored weight."""
-Moved = dict[tuple[SSAValue, tuple[str, str, str]], SSAValue]
-"""Each input under each order, factor and rotation of its channels."""
+Moved = dict[tuple[SSAValue, str], SSAValue]
+"""Each input under each change of its channels."""
+BY_VECTOR = {"gather": (i64, gq.GatherChannelsOp), "scale": (f32, gq.ScaleChannelsOp)}
+"""Changes of channels by the elements of their vectors."""
 
 
 @dataclass(frozen=True)
 class AdoptWeights(ModulePass):
     """imported → grouped: a matmul whose weight is stored quantized reads that, not a dense one.
 
-    `forms` are texts of `Form`. The side store then holds a `BlockScaled`, [N, K] even where the
-    model has its weight as [K, N]. Inputs are quantized as the form says; a tensor scale that is
+    `stored` are texts of `Entry`. The side store then holds a `BlockScaled`, [N, K] even where the
+    model has its weight as [K, N]. Inputs are quantized as the entry says; a tensor scale that is
     static is `<layer>.input_scale` in the side store.
     """
 
     name = "adopt-weights"
 
-    forms: tuple[str, ...] = ()
+    stored: tuple[str, ...] = ()
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        forms = {form.weight: form for form in map(parse_form, self.forms)}
-        types = {form.type: parse_type(form.type) for form in forms.values() if form.type}
+        entries = {entry.weight: entry for entry in map(parse_entry, self.stored)}
+        types = {text: parse_type(text) for e in entries.values() if (text := e.type)}
         adopted: Adopted = {}
         moved: Moved = {}
         casts: quantize_activations.Casts = {}
         for matmul in matmuls(op):
             weight = weight_of(matmul.weight)
-            form = forms.get(weight.key) if weight is not None else None
-            if form is None or weight is None:
+            entry = entries.get(weight.key) if weight is not None else None
+            if entry is None or weight is None:
                 continue
-            if form.kept or is_shared(matmul):
-                matmul.decision = gq.DecisionAttr("kept", form.kept or SHARED)
+            if entry.kept or is_shared(matmul):
+                matmul.decision = gq.DecisionAttr("kept", entry.kept or SHARED)
                 continue
-            adopt(matmul, weight, form, types[form.type], adopted)
-            move_channels(matmul, form, moved)
-            if form.activation:
-                scheme = parse_scheme(form.activation)
+            adopt(matmul, weight, entry, types[entry.type], adopted)
+            move_channels(matmul, entry.channels, moved)
+            if entry.activation:
+                scheme = parse_scheme(entry.activation)
                 quantize_activations.quantize(matmul, scheme, casts)
         for dense in {weight for weight, _ in adopted}:
             erase_unread(dense)
@@ -108,7 +108,7 @@ class AdoptWeights(ModulePass):
 def adopt(
     matmul: gq.MatmulTOp,
     weight: gq.WeightOp,
-    form: Form,
+    entry: Entry,
     type_: gq.BlockScaledType,
     adopted: Adopted,
 ) -> None:
@@ -116,7 +116,7 @@ def adopt(
     result = TensorType(type_, gq.tensor_shape(matmul.weight))
     if (weight, result) not in adopted:
         new = gq.WeightOp(weight.key, result)
-        new.attributes["origin"] = StringAttr(form.origin)
+        new.attributes["origin"] = StringAttr(entry.origin)
         new.location = matmul.location
         new.result.name_hint = "wq"
         Rewriter.insert_op(new, InsertPoint.after(weight))
@@ -124,33 +124,28 @@ def adopt(
     matmul.operands[1] = adopted[weight, result]
 
 
-def move_channels(matmul: gq.MatmulTOp, form: Form, moved: Moved) -> None:
-    """Make a matmul read its input as the form says, one value for all that read it so."""
-    x, how = matmul.x, (form.order, form.factor, form.rotation)
-    if not any(how):
-        return
-    if (x, how) not in moved:
-        ops = channel_ops(x, form)
-        for op in ops:
-            op.location = matmul.location
-        ops[-1].results[0].name_hint = x.name_hint
-        where = InsertPoint.at_start(x.owner) if isinstance(x.owner, Block) else None
-        Rewriter.insert_op(ops, where or InsertPoint.after(x.owner))  # pyright: ignore
-        moved[x, how] = ops[-1].results[0]
-    matmul.operands[0] = moved[x, how]
+def move_channels(matmul: gq.MatmulTOp, channels: str, moved: Moved) -> None:
+    """Make a matmul read what its input is after changes of channels, one value for alike ones."""
+    for change in channels.split():
+        x = matmul.x
+        if (x, change) not in moved:
+            ops = channel_ops(x, *change.split("=", 1))
+            for op in ops:
+                op.location = matmul.location
+            where = InsertPoint.at_start(x.owner) if isinstance(x.owner, Block) else None
+            Rewriter.insert_op(ops, where or InsertPoint.after(x.owner))  # pyright: ignore
+            moved[x, change] = ops[-1].results[0]
+        matmul.operands[0] = moved[x, change]
 
 
-def channel_ops(x: SSAValue, form: Form) -> list[Operation]:
+def channel_ops(x: SSAValue, how: str, operand: str) -> list[Operation]:
     """What gathers, scales or rotates the channels of an input, last dimension."""
-    last = len(gq.tensor_shape(x)) - 1
-    channels = gq.tensor_shape(x)[last]
-    if form.rotation:
-        return [gq.RotateChannelsOp(x, int(form.rotation))]
-    if form.order:
-        order = gq.WeightOp(form.order, TensorType(i64, [channels]))
-        return [order, gq.GatherChannelsOp(x, order.result, last)]
-    factor = gq.WeightOp(form.factor, TensorType(f32, [channels]))
-    return [factor, gq.ScaleChannelsOp(x, factor.result, last)]
+    if how == "rotate":
+        return [gq.RotateChannelsOp(x, int(operand))]
+    element, change = BY_VECTOR[how]
+    *_, channels = gq.tensor_shape(x)
+    vector = gq.WeightOp(operand, TensorType(element, [channels]))
+    return [vector, change(x, vector.result, len(gq.tensor_shape(x)) - 1)]
 
 
 def erase_unread(weight: gq.WeightOp) -> None:

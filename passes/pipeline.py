@@ -39,12 +39,12 @@ class Stage:
 
 
 def pipeline(
-    schemes: tuple[str, ...], target: str, lm_head: bool = False, forms: tuple[str, ...] = ()
+    schemes: tuple[str, ...], target: str, lm_head: bool = False, stored: tuple[str, ...] = ()
 ) -> tuple[Stage, ...]:
     """The stages of a compilation.
 
-    `schemes` are `pattern=scheme` entries, first match first; `forms` are of stored weights
-    (`gqc.passes.adopt_weights.Form`).
+    `schemes` are `pattern=scheme` entries, first match first; `stored` are of stored weights
+    (`gqc.passes.adopt_weights.Entry`).
     """
     return (
         Stage("imported", ()),
@@ -52,7 +52,7 @@ def pipeline(
             "grouped",
             (
                 RecognizeLinears(),  # linear, addmm, mm, matmul → gq.matmul_t
-                AdoptWeights(forms),  # gq.weight of a quantized type, where it is stored so
+                AdoptWeights(stored),  # gq.weight of a quantized type, where it is stored so
                 QuantizeWeights(schemes, lm_head),  # gq.qcast of each weight, by scheme
                 FoldChannels(),  # gq.scale_channels, gq.gather_channels into the weights before
                 QuantizeActivations(schemes),  # gq.qcast of inputs, where the scheme says so

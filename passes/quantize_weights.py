@@ -56,7 +56,9 @@ class QuantizeWeights(ModulePass):
                 chosen.append((matmul, parse_scheme(scheme)))
             else:
                 kept.append((matmul, reason))
-        refuse_ragged_groups(chosen)
+        refuse_ragged_groups(
+            [(layer_name(m), gq.tensor_shape(m.weight), scheme) for m, scheme in chosen]
+        )
         refuse_calibrated(chosen)
         types = {scheme: scheme.type() for scheme in {scheme for _, scheme in chosen}}
         for matmul, reason in kept:
@@ -110,13 +112,16 @@ def is_shared(matmul: gq.MatmulTOp) -> bool:
     return not all(isinstance(r, forms) for r in readers)
 
 
-def refuse_ragged_groups(layers: list[tuple[gq.MatmulTOp, Scheme]]) -> None:
-    """Raise one error for all layers whose K a group, of weights or inputs, does not divide."""
+def refuse_ragged_groups(layers: list[tuple[str, tuple[int, ...], Scheme]]) -> None:
+    """Raise one error for all layers whose K a group, of weights or inputs, does not divide.
+
+    layers: the name of each, the shape [N, K] of its weight, and its scheme.
+    """
     ragged = dict.fromkeys(
-        (layer_name(matmul), gq.tensor_shape(matmul.weight), each.group)
-        for matmul, scheme in layers
+        (name, shape, each.group)
+        for name, shape, scheme in layers
         for each in (scheme, scheme.activation)
-        if each and each.group and gq.tensor_shape(matmul.weight)[1] % each.group
+        if each and each.group and shape[1] % each.group
     )
     if not ragged:
         return

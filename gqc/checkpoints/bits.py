@@ -6,6 +6,8 @@ import math
 
 import torch
 
+from gqc.formats.packing import slices
+
 
 def words_of(count: int, bits: int, word: int = 32) -> int:
     """Number of words of `word` bits that hold `count` codes."""
@@ -33,3 +35,53 @@ def unpack(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
             code |= lanes[..., word + 1].to(torch.int32) << low
         codes[..., i] = code & (1 << bits) - 1
     return codes.flatten(-2)[..., :count]
+
+
+LOW_HALVES = {8: 0x00FF00FF00FF00FF, 16: 0x0000FFFF0000FFFF, 32: 0x00000000FFFFFFFF}
+"""In 64 bits, the low one of every two lanes of each width."""
+
+NARROW = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers of as many bytes as a code has bits, which eight codes fill."""
+
+
+def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Bit streams, uint8 [..., ceil(K·b/8)], of codes [..., K], int8 or uint8: see `unpack`.
+
+    Codes are taken modulo 2**bits, so signed ones are in two's complement.
+    """
+    k = codes.shape[-1]
+    rows = codes.reshape(-1, k).view(torch.uint8)
+    words = torch.empty(len(rows), words_of(k, bits, 8), dtype=torch.uint8)
+    first = 0
+    for part in slices(rows):
+        packed = packed_rows(part, bits)[:, : words.shape[1]]
+        words[first : first + len(part)] = packed
+        first += len(part)
+    return words.view(*codes.shape[:-1], -1)
+
+
+def packed_rows(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Bytes [R, W·b] of codes [R, K], W being K/8 rounded up; codes past K are zero.
+
+    Eight codes lie in an integer of 64 bits, where neighbours move together: bytes, then pairs of
+    them, then both halves.
+    """
+    missing = -codes.shape[1] % 8
+    codes = torch.nn.functional.pad(codes, (0, missing)) if missing else codes.contiguous()
+    lanes = (codes & (1 << bits) - 1).view(torch.int64)
+    for width, low in LOW_HALVES.items():
+        used = bits * width // 8  # bits of a code, two, four
+        moved = lanes >> width - used
+        lanes &= low
+        lanes |= moved.bitwise_and_(low << used)
+    if bits in NARROW:
+        return lanes.to(NARROW[bits]).view(torch.uint8)
+    return lanes.view(torch.uint8).unflatten(1, (-1, 8))[..., :bits].flatten(1)
+
+
+def pack_words(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """The same streams in int32 [..., ceil(K·b/32)]."""
+    stream = pack(codes, bits)
+    missing = -stream.shape[-1] % 4
+    stream = torch.nn.functional.pad(stream, (0, missing)) if missing else stream
+    return stream.view(torch.int32)

@@ -14,6 +14,7 @@ from gqc.checkpoints.fp8 import Fp8
 from gqc.checkpoints.gguf import Gguf
 from gqc.checkpoints.gpt_oss import GptOss
 from gqc.checkpoints.gptq import Gptq
+from gqc.checkpoints.gqc import Gqc
 from gqc.checkpoints.hqq import Hqq
 from gqc.checkpoints.modelopt import Modelopt
 from gqc.checkpoints.reader import Reader
@@ -67,6 +68,7 @@ def is_torchao(evidence: Evidence) -> bool:
 
 
 FORMATS: dict[str, Format] = {
+    "gqc": Format(method("gqc"), Gqc),
     "awq": Format(method("awq"), Awq),
     "gptq": Format(method("gptq"), Gptq),
     "hqq": Format(method("hqq"), Hqq),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,11 @@ DTYPES = (
     *("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"),
 )
 """Formats of tensors that are read, as safetensors calls them."""
+
+WIDTHS = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4} | dict.fromkeys(
+    ("F16", "BF16", "I16", "U16"), 2
+)
+"""Bytes of an element, of formats where it is not one."""
 
 Value = TypeVar("Value")
 
@@ -97,6 +103,10 @@ class Spec:
     shape: tuple[int, ...]
     file: Path
 
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * WIDTHS.get(self.dtype, 1)
+
     def __str__(self) -> str:
         return f"{self.dtype} {list(self.shape)}"
 
@@ -108,11 +118,12 @@ class Tensors:
     """
 
     def __init__(self, paths: Iterable[Path], places: Mapping[str, str] | None = None):
-        self.files: dict[Path, Any] = {}
+        self.paths: list[Path] = []
         self.specs: dict[str, Spec] = {}
         self.metadata: dict[str, str] = {}
         for path in paths:
-            self.files[path] = file = open_file(path)
+            file = open_file(path)
+            self.paths.append(path)
             self.metadata.update(file.metadata() or {})
             for name in file.keys():  # noqa: SIM118, it is no mapping
                 if name in self.specs:
@@ -125,7 +136,7 @@ class Tensors:
 
     def error(self, name: str, text: str) -> GqcError:
         """The error to raise about a tensor."""
-        file = self.specs[name].file if name in self.specs else next(iter(self.files), "no file")
+        file = self.specs[name].file if name in self.specs else next(iter(self.paths), "no file")
         return GqcError(f"{file}: {name} {text}")
 
     def read(self, name: str, bits: bool = False) -> torch.Tensor:
@@ -139,9 +150,12 @@ class Tensors:
         if spec.dtype not in DTYPES:
             raise self.error(name, f"is {spec}, expected one of {', '.join(DTYPES)}")
         try:
-            tensor = self.files[spec.file].get_tensor(name)
+            # Opened anew, so that what was read of the file before is in memory no longer.
+            tensor = open_file(spec.file).get_tensor(name)
         except (SafetensorError, RuntimeError, ValueError) as error:
             raise self.error(name, f"cannot be read: {error}") from error
+        if tuple(tensor.shape) != spec.shape:
+            raise self.error(name, f"was {spec} when the file was opened: it has changed")
         if not bits and not is_finite(tensor):
             raise self.error(name, f"({spec}) holds inf or NaN; the file is damaged")
         return tensor
@@ -163,11 +177,13 @@ def is_finite(tensor: torch.Tensor) -> bool:
         torch.float8_e4m3fn: (0x7F, 0x7F),
         torch.float8_e5m2: (0x7F, 0x7C),
     }
+    ends: list[torch.Tensor] = []
     for part in tensor.flatten().split(1 << 22):  # temporaries are as wide as what is looked at
         if tensor.dtype in specials:
             mask, least = specials[tensor.dtype]
             if ((part.view(torch.uint8) & mask) >= least).any():
                 return False
-        elif tensor.is_floating_point() and not torch.isfinite(part).all():
-            return False
-    return True
+        elif tensor.is_floating_point() and part.numel():
+            # A NaN is the least and the greatest. Many times faster than torch.isfinite of all.
+            ends.extend(part.aminmax())
+    return not ends or bool(torch.isfinite(torch.stack(ends)).all())

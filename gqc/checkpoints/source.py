@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
 
     from gqc.checkpoints.weights import Weight
+    from gqc.checkpoints.writer import Form
     from gqc.schemes import Scheme
 
 
@@ -46,4 +47,24 @@ class Source(Protocol):
 
     def input_scale(self, name: str) -> torch.Tensor | None:
         """The tensor scale of that input, a float32 scalar, where its scheme is static."""
+        ...
+
+
+@runtime_checkable
+class Outlined(Source, Protocol):
+    """A source that says what it will give, and gives the same each time.
+
+    What is saved of it is checked before any of it is made, and goes on after an interruption.
+    """
+
+    def form(self, name: str) -> Form | None:
+        """The form of a weight; None for a dense one."""
+        ...
+
+    def bytes_of(self, name: str) -> int:
+        """Bytes that are read to make a parameter."""
+        ...
+
+    def fingerprint(self) -> str:
+        """What differs where anything that is given does: the inputs, and what is done to them."""
         ...

@@ -49,17 +49,38 @@ def encode(values: torch.Tensor, element: Element) -> torch.Tensor:
     if not element.minimum < 0 < element.maximum:
         raise ValueError(f"{element.name} has codes of one sign only; use a signed element")
     values = values.float()
-    magnitude = values.abs().clamp(max=element.maximum)
     if element.is_integer:
-        return magnitude.round().copysign(values).nan_to_num(0).to(torch.int8)
+        return (
+            values.clamp(-element.maximum, element.maximum).round_().nan_to_num_(0).to(torch.int8)
+        )
+    magnitude = values.abs().clamp_(max=element.maximum)
+    if element.name in NATIVE:
+        codes = magnitude.copysign(values).to(getattr(torch, NATIVE[element.name]))
+        codes = codes.view(torch.uint8)
+    else:
+        sign = values.view(torch.int32) >> 31 & 1 << element.bits - 1
+        codes = (encode_magnitude(magnitude, element) | sign).to(torch.uint8)
+    if magnitude.sum().isnan():  # rare, and torch is slow at masks
+        nan = (1 << element.bits - 1) - 1 if element.specials != "none" else 0
+        codes = torch.where(values.isnan(), nan, codes).to(torch.uint8)
+    return codes
+
+
+def encode_magnitude(magnitude: torch.Tensor, element: Element) -> torch.Tensor:
+    """Codes in int32 of float32 from 0 to the element's maximum."""
+    import torch
+
     # Subnormals have the exponent of the least normals. Codes of one sign are consecutive, so a
     # significand that rounds up to the next power of two carries into the exponent.
-    exponent = ((magnitude.view(torch.int32) >> FRACTION_BITS) - BIAS).clamp(min=1 - element.bias)
-    significand = (magnitude / power_of_two(exponent - element.mantissa)).round()
-    codes = (exponent + element.bias - 1 << element.mantissa) + significand.to(torch.int32)
-    nan = (1 << element.bits - 1) - 1 if element.specials != "none" else 0
-    codes = torch.where(values.isnan(), nan, codes | values.signbit() << element.bits - 1)
-    return codes.to(torch.uint8)
+    biased = magnitude.view(torch.int32) >> FRACTION_BITS
+    exponent = biased.sub_(BIAS - element.bias).clamp_(min=1)  # as the element biases it
+    significand = magnitude * power_of_two(element.bias + element.mantissa - exponent)
+    codes = exponent.sub_(1).bitwise_left_shift_(element.mantissa)
+    return codes.add_(significand.round_().to(torch.int32))
+
+
+NATIVE = {"f8E4M3FN": "float8_e4m3fn", "f8E5M2": "float8_e5m2"}
+"""Elements that torch rounds to itself, and its names of them."""
 
 
 def power_of_two(exponent: torch.Tensor) -> torch.Tensor:

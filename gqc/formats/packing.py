@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     import torch
 
 WORD = 32
-SLICE = 1 << 22
-"""Elements to work on at once: temporaries are wider than codes, and weights are large."""
+SLICE = 1 << 18
+"""Elements to work on at once: temporaries are wider than codes, and weights are large. Those of
+more than some MB leave the caches, and are given back to the system and asked of it anew each time.
+"""
 
 
 def slices(matrix: torch.Tensor, rows: int = 1) -> Sequence[torch.Tensor]:

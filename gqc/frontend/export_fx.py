@@ -36,6 +36,7 @@ from gqc.dialects.text import parse_ir, print_ir
 from gqc.dialects.tile import KernelOp
 from gqc.dialects.torch_types import DTYPES
 from gqc.errors import GqcError
+from gqc.formats.rotation import rotate
 from gqc.frontend.checks import check_constants, check_tensors, expected_tensor
 from gqc.frontend.signature import Imported, Leaf, Signature
 from gqc.runtime.ops import launch_of
@@ -155,32 +156,60 @@ class GroupedQuantLinear(GroupedQuantModule):
 
         [N, K]; [K, N] in the place of a Conv1D. It is computed at each access, which is slow.
         """
-        launch = matmul_of(self._source.symbols.functions[self._source.function])
-        assert launch is not None
+        found = matmul_of(self._source.symbols.functions[self._source.function])
+        assert found is not None
+        launch, changes = found
         packed, layout = launch.attributes["packed"], launch.attributes["layout"]
         assert isinstance(packed, TensorType) and isinstance(layout, LayoutAttr)
         keys = [part.owner.key for part in launch.parts if isinstance(part.owner, WeightOp)]
-        parts = [tensor_of(self, self._source.names[key]) for key in keys]
+        parts = [self.stored(key) for key in keys]
         dtype = DTYPES[element_type(launch.outputs[0])]
         weight = layout.row.unpack(parts, packed.get_element_type(), packed.get_shape())
-        dense = weight.dequantize().to(dtype)
-        return dense.t() if hasattr(self, "nf") else dense
+        dense = weight.dequantize()
+        for op in changes:
+            keys = [value.owner.key for value in op.operands if isinstance(value.owner, WeightOp)]
+            dense = CHANGES[change_name(op)](dense, op, *map(self.stored, keys))
+        return (dense.t() if hasattr(self, "nf") else dense).to(dtype)
+
+    def stored(self, key: str) -> torch.Tensor:
+        """A tensor by the name that the IR has for it."""
+        return tensor_of(self, self._source.names[key])
 
 
-def matmul_of(function: FuncOp) -> LaunchOp | None:
+CHANGES: dict[str, Callable[..., torch.Tensor]] = {
+    "aten.mul.Tensor": lambda w, op, factor: w * factor,
+    "aten.div.Tensor": lambda w, op, factor: w / factor,
+    "aten.index_select.default": lambda w, op, order: w[:, order.argsort()],
+    "aten._to_copy.default": lambda w, op: w,
+    "gq.rotate_channels": lambda w, op: rotate(w, op.block.value.data),
+}
+"""What a layer's weight is where its input goes through this before it meets the weight w."""
+
+
+def change_name(op: Operation) -> str:
+    return op.callee.data if isinstance(op, CallOp) else op.name
+
+
+def matmul_of(function: FuncOp) -> tuple[LaunchOp, list[Operation]] | None:
     """The launch of a packed weight, where a function is nothing but one on its argument.
 
-    Activations may be quantized on the way.
+    Activations may be quantized on the way, and their channels changed before: by the operations
+    that are given too, last first.
     """
     returned = function.get_return_op()
     match [value.owner for value in returned.arguments] if returned else []:
         case [LaunchOp() as launch] if "packed" in launch.attributes:
-            sources = set(launch.inputs)
+            sources, changes = set(launch.inputs), []
             for op in reversed(function.body.block.ops):
-                if isinstance(op, LaunchOp | TensorScaleOp) and sources & set(op.results):
-                    sources = sources - set(op.results) | set(op.operands)
+                if not sources & set(op.results) or isinstance(op, WeightOp):
+                    continue
+                if change_name(op) in CHANGES:
+                    changes.append(op)
+                elif not isinstance(op, LaunchOp | TensorScaleOp):
+                    return None
+                sources = sources - set(op.results) | set(op.operands)
             inputs = {s for s in sources if not isinstance(s.owner, WeightOp)}
-            return launch if inputs == set(function.args) else None
+            return (launch, changes) if inputs == set(function.args) else None
     return None
 
 

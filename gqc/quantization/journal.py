@@ -56,7 +56,7 @@ def digest(values: Any) -> str:
         if isinstance(leaf, torch.Tensor):
             found.update(f"{leaf.dtype} {list(leaf.shape)}".encode())
             data = leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            found.update(memoryview(data.numpy()))
+            found.update(data.numpy().data)
         else:
             found.update(repr(leaf).encode())
     return found.hexdigest()

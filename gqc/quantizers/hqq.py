@@ -1,10 +1,13 @@
-"""HQQ: zero points under which a weight's errors are few rather than small.
+"""HQQ: scales and zero points under which a weight's errors are few rather than small.
 
-Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning Models" (2023): with the
-scales fixed, minimize over zero points the sum of |w − ŵ|^p, p < 1, in turns of two closed forms. A
-proximal step shrinks errors e to sign(e) · max(|e| − |e|^(p−1) / β, 0), and the zero point becomes
-the mean of those that the codes have for the weights without them; β grows. Each block keeps the
-best zero point that it had, as its format holds it, so it never errs more than it began.
+Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning Models" (2023): minimize the
+sum of |w − ŵ|^p, p < 1, in turns of two closed forms. A proximal step shrinks errors e to
+sign(e) · max(|e| − |e|^(p−1) / β, 0); then the zero point becomes the best one, by least squares,
+that the codes have for the weights without them; β grows. Theirs moves zero points alone; here the
+scale moves too, for the best line through codes and weights is as closed a form. Codes begin on a
+grid that has 0 (theirs do at 4 bits): of weights that crowd around it, the errors cancel then. What
+comes out is rounded to the type's formats, and a block that errs no less keeps what
+round-to-nearest gave it.
 """
 
 from __future__ import annotations
@@ -12,8 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gqc.formats.block_scaled import BlockScaled, per_block
-from gqc.formats.packing import slices
-from gqc.quantizers.rtn import rtn
+from gqc.quantizers.rtn import codes_under, rtn, stored
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +27,10 @@ P = 0.7
 BETA, KAPPA = 10.0, 1.01
 TURNS = 20
 """All as the authors have them."""
+GAIN = 1e-4
+"""Turns end when the squares of errors fall by less than this part of them."""
+BLOCK = (1, 3)
+"""Dimensions of a block."""
 
 
 def hqq(
@@ -36,47 +42,80 @@ def hqq(
 ) -> BlockScaled:
     """Quantize a weight [N, K] to integers under float zero points.
 
-    Scales are those of round-to-nearest under `scale_rule`. Raises ValueError on a type without
-    float zero points, and as round-to-nearest does.
+    Scales start from those of round-to-nearest under `scale_rule`. Raises ValueError on a type
+    without float zero points, and as round-to-nearest does.
     """
-    import torch
-
     if not type_.has_zero or type_.mode.integer:
         raise ValueError("HQQ moves float zero points, which the type does not have")
-    start = rtn(weight, type_, scale_rule, tensor_scale)
-    rows = type_.block_of(weight.shape)[0]
-    parts = [
-        refine(part.float(), given)
-        for part, (_, given) in zip(slices(weight.detach(), rows), start.slices(), strict=True)
-    ]
-    codes, zero = (torch.cat(part) for part in zip(*parts, strict=True))
-    return BlockScaled(type_, codes, start.scale, zero)
+    found = rtn(weight, type_, scale_rule, tensor_scale)
+    for rows, part in found.slices():
+        improve(part, weight.detach()[rows].float())
+    return found
 
 
-def refine(weight: torch.Tensor, start: BlockScaled) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes and zero points of some rows of a weight, better than those it starts from."""
+def improve(start: BlockScaled, weight: torch.Tensor) -> None:
+    """Give blocks of some rows what serves them better than what they start from, in place."""
+    import torch
+
+    type_, zero = start.type, start.zero
+    assert zero is not None and type_.mode.zero is not None
+    blocks = start.blocked(weight)  # [N/A, A, K/B, B]
+    scale, offset = fit(blocks, start)
+    scale = scale.to(start.scale.dtype)
+    moved = type_.mode.zero(offset, scale.float(), 0).to(zero.dtype)
+    codes = codes_under(blocks, scale.view_as(start.scale), moved.view_as(zero), type_)
+    tried = type_.mode.dequantize(codes, scale.float(), moved.float())
+    before, after = (
+        (values - blocks).abs_().pow_(P).sum(BLOCK, keepdim=True)
+        for values in (start.blocked(start.dequantize()), tried)
+    )
+    better = after < before  # never where a format had no room
+    for old, new in ((start.scale, scale), (zero, moved)):
+        old.copy_(torch.where(better, new, per_block(old)).view_as(old))
+    codes = torch.where(better, stored(codes, type_.format), start.blocked(start.codes))
+    start.codes.copy_(codes.view_as(start.codes))
+
+
+def fit(blocks: torch.Tensor, start: BlockScaled) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scales and offsets [N/A, 1, K/B, 1] for blocks; a weight is code · scale + offset."""
     import torch
 
     element, mode = start.type.format, start.type.mode
-    assert start.zero is not None and mode.zero is not None
-    blocks, dtype = start.blocked(weight), start.zero.dtype  # [N/A, A, K/B, B]
-    scale, zero = per_block(start.scale).float(), per_block(start.zero)
-    best, least = zero, torch.full(zero.shape, torch.inf)
+    assert start.zero is not None
+    scale = per_block(start.scale).float()
+    offset = mode.dequantize(0, scale, per_block(start.zero).float())
+    offset = (offset / scale).round_() * scale
+    last = torch.inf
+    for turn in range(TURNS):
+        codes = blocks.sub(offset).div_(scale).round_().clamp_(element.minimum, element.maximum)
+        error = torch.addcmul(offset, codes, scale).neg_().add_(blocks)
+        loss = float(error.square().sum())
+        if not loss < last * (1 - GAIN):
+            break
+        last = loss
+        error = without_outliers(error, BETA * KAPPA**turn)
+        slope, shift = line(codes, error)
+        scale, offset = torch.where(scale + slope > 0, scale + slope, scale), offset + shift
+    return scale, offset
 
-    def codes_under(zero: torch.Tensor) -> torch.Tensor:
-        codes = mode.code(blocks, scale, zero.float())
-        return codes.round_().clamp_(element.minimum, element.maximum)
 
-    for turn in range(TURNS + 1):
-        codes = codes_under(zero)
-        error = blocks - mode.dequantize(codes, scale, zero.float())
-        size = error.abs()
-        loss = size.pow(P).sum((1, 3), keepdim=True)
-        better = loss < least
-        best, least = torch.where(better, zero, best), torch.where(better, loss, least)
-        shrunk = (size - size.pow(P - 1) / (BETA * KAPPA**turn)).clamp_(min=0).copysign_(error)
-        exact = mode.zero(blocks - shrunk, scale, codes).mean((1, 3), keepdim=True)
-        zero = exact.to(dtype)
-    codes = codes_under(best).reshape(weight.shape)
-    codes = codes.to(torch.int8 if element.signed else torch.uint8)
-    return codes, best.reshape(start.zero.shape)
+def without_outliers(error: torch.Tensor, beta: float) -> torch.Tensor:
+    """Errors less those that the proximal step leaves, which are errors above β^(−1 / (2 − p))."""
+    import torch
+
+    least, greatest = torch.aminmax(error)
+    if max(-float(least), float(greatest)) <= beta ** (-1 / (2 - P)):
+        return error
+    size = error.abs()
+    return error - (size - size.pow(P - 1) / beta).clamp_(min=0).copysign_(error)
+
+
+def line(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Slope and height of the line y ≈ slope · x + height of each block, by least squares."""
+    import torch
+
+    across, up = x.mean(BLOCK, keepdim=True), y.mean(BLOCK, keepdim=True)
+    x = x - across
+    spread = x.square().sum(BLOCK, keepdim=True)
+    slope = torch.where(spread > 0, (x * y).sum(BLOCK, keepdim=True) / spread, 0)
+    return slope, up - slope * across

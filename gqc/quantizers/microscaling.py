@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from gqc.formats.block_scaled import BlockScaled
 from gqc.formats.elements import Element
 from gqc.formats.microscaling import MX_ROUNDING, encode, mx_scale, nvfp4_scale, nvfp4_tensor_scale
+from gqc.formats.packing import slices
 
 if TYPE_CHECKING:
     import torch
@@ -51,17 +52,22 @@ def microscaling(
     tensor. The block of a NaN is all NaN, and inf saturates (see `gqc.formats.microscaling`).
     Raises ValueError if the type, the scale rule and the tensor scale do not go together.
     """
+    import torch
+
     refuse_mismatch(type_, weight.shape, scale_rule, tensor_scale)
     element, size = type_.format, type_.block_of(weight.shape)[-1]
-    blocks = weight.detach().float().unflatten(-1, (-1, size))  # [..., K/B, B]
-    amax = blocks.abs().amax(-1)
+    shape, rows = weight.shape, slices(weight.detach().reshape(-1, weight.shape[-1]))
+    parts = [part.unflatten(-1, (-1, size)) for part in rows]  # [n, K/B, B]
+    amax = torch.cat([part.float().abs().amax(-1) for part in parts])
     if type_.has_tensor_scale and tensor_scale is None:
         tensor_scale = nvfp4_tensor_scale(amax, element)
     scale = MICROSCALING_RULES[str(type_.scale)][scale_rule](amax, element, tensor_scale)
     # The very product that dequantization multiplies by, so that no other code is nearer.
     step = scale.float() if tensor_scale is None else scale.float() * tensor_scale
-    codes = encode(blocks / step.unsqueeze(-1), element)
-    return BlockScaled(type_, codes.flatten(-2), scale, tensor_scale=tensor_scale)
+    steps = step.unsqueeze(-1).split([len(part) for part in parts])
+    codes = [encode(part.float() / s, element) for part, s in zip(parts, steps, strict=True)]
+    scale = scale.view(*shape[:-1], scale.shape[-1])
+    return BlockScaled(type_, torch.cat(codes).view(shape), scale, tensor_scale=tensor_scale)
 
 
 def refuse_mismatch(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gqc.formats.block_scaled import BlockScaled, per_block
-from gqc.formats.elements import SCALES
+from gqc.formats.elements import SCALES, Element
 from gqc.formats.packing import slices
 
 if TYPE_CHECKING:
@@ -78,11 +78,11 @@ def rtn_rows(weight: torch.Tensor, type_: BlockScaledType, scale_rule: str) -> P
     import torch
 
     weight, element, mode = weight.float(), type_.format, type_.mode
-    if not torch.isfinite(weight).all():
-        raise ValueError("the weight holds inf or NaN")
     rows, columns = type_.block_of(weight.shape)
     blocks = weight.unflatten(1, (-1, columns)).unflatten(0, (-1, rows))  # [N/A, A, K/B, B]
     low, high = blocks.amin((1, 3)), blocks.amax((1, 3))
+    if not (torch.isfinite(low) & torch.isfinite(high)).all():  # a NaN is both of its block
+        raise ValueError("the weight holds inf or NaN")
     if not type_.has_zero and not element.signed and low.min() < 0:
         bits = element.bits
         raise ValueError(
@@ -92,7 +92,16 @@ def rtn_rows(weight: torch.Tensor, type_: BlockScaledType, scale_rule: str) -> P
         low, high = low.clamp(max=0), high.clamp(min=0)
     scale, zero = grid(low, high, type_, scale_rule)
     codes = codes_under(blocks, scale, zero, type_).reshape(weight.shape)
-    return codes.to(torch.int8 if element.signed else torch.uint8), scale, zero
+    return stored(codes, element), scale, zero
+
+
+def stored(codes: torch.Tensor, element: Element) -> torch.Tensor:
+    """Codes in float32 as the integers that `BlockScaled` holds."""
+    import torch
+
+    if element.signed:
+        return codes.to(torch.int8)
+    return codes.to(torch.int32).to(torch.uint8)  # torch is slow from float to uint8
 
 
 def grid(

@@ -1,9 +1,10 @@
-"""gqc: the command for people. `gqc targets` shows the table of machines, `gqc inspect` kernels."""
+"""gqc: the command for people: the table of machines, checkpoints quantized, files looked into."""
 
 from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,7 +91,10 @@ def reasons(scheme: str) -> Table:
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A kernel (.py or .mlir), or a dump's folder.")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="A checkpoint, or a kernel (.py or .mlir), or a dump's folder."),
+    ],
     target: Annotated[str | None, typer.Option(help="GPU; by default the kernel's own.")] = None,
     triton_python: Annotated[
         str, typer.Option(help="A Python with another Triton to compile with.")
@@ -100,10 +104,18 @@ def inspect(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compile kernels without their GPU and judge them: exit status 1 if one misses a gate."""
+    """Show what a checkpoint holds; or compile kernels without their GPU and judge them.
+
+    Every parameter of a checkpoint is read. The other options are for kernels; exit status 1 says
+    that one misses a gate.
+    """
     from gqc.errors import GqcError
+    from gqc.tools.files import is_checkpoint
     from gqc.tools.inspect import inspect
 
+    if is_checkpoint(path):
+        inspect_file(path, as_json)
+        return
     try:
         found = inspect(path, target, triton_python, rows)
     except GqcError as error:
@@ -115,6 +127,61 @@ def inspect(
         for inspection in found:
             show(inspection)
     raise typer.Exit(any(inspection.failed for inspection in found))
+
+
+def inspect_file(path: Path, as_json: bool) -> None:
+    """Print what a checkpoint holds."""
+    from gqc.errors import GqcError
+    from gqc.tools.files import inspect_checkpoint
+
+    try:
+        contents = inspect_checkpoint(path)
+    except GqcError as error:
+        typer.echo(f"gqc: {error}", err=True)
+        raise typer.Exit(2) from error
+    if as_json:
+        typer.echo(json.dumps(contents.as_json(), indent=2))
+    else:
+        Console().print(contents)
+
+
+def show_warning(message: Warning | str, *place: object) -> None:
+    """Print a warning without its place in our code."""
+    typer.echo(f"gqc: warning: {message}", err=True)
+
+
+@app.command()
+def quantize(
+    path: Annotated[Path, typer.Argument(help="A dense checkpoint: a folder or a file.")],
+    out: Annotated[Path, typer.Argument(help="A new folder, or that of an interrupted run.")],
+    scheme: Annotated[
+        list[str], typer.Option(help="A scheme (int4_g128_sym), or PATTERN=SCHEME; repeatable.")
+    ],
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="A pattern of layers to leave as they are; repeatable.")
+    ] = None,
+    lm_head: Annotated[bool, typer.Option("--lm-head", help="The output head too.")] = False,
+    format: Annotated[str, typer.Option(help="gqc or compressed-tensors.")] = "gqc",
+    max_shard: Annotated[str, typer.Option(help="Bytes of a file at most: 5GB, 500MB.")] = "5GB",
+) -> None:
+    """Quantize a checkpoint of any size, one weight in memory at a time.
+
+    Layers and schemes are as of gqc.compile, without calibration. An interrupted run goes on where
+    it was when called again, and ends in the same bytes.
+    """
+    from gqc.errors import GqcError
+    from gqc.tools.quantize import plan, run
+
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show_warning
+            source = plan(path, scheme, ignore or (), lm_head, format)
+            done = run(source, out, format, max_shard)
+    except GqcError as error:
+        typer.echo(f"gqc: {error}", err=True)
+        raise typer.Exit(2) from error
+    Console().print(done.plan)
+    typer.echo(str(done))
 
 
 def show(inspection: Inspection) -> None:

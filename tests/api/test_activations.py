@@ -164,8 +164,14 @@ def test_static_scales_of_a_language_model(build, inputs):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scheme": "nvfp4_static"}, r"2 layers \(up first\) have static .*give calibration="),
-        ({"scheme": "nvfp4_static", "calibration": []}, "no calibration input reached up, down"),
+        (
+            {"scheme": "nvfp4_static"},
+            r"2 layers \(up, down\) have schemes that need calib.*give calibration=",
+        ),
+        (
+            {"scheme": "nvfp4_static", "calibration": []},
+            r"2 layers \(up, down\) have .* the inputs given are none",
+        ),
         ({"scheme": "nvfp4", "calibration": []}, "calibration inputs are given, but no scheme"),
     ],
     ids=["none", "empty", "needless"],

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
+from checkpoints.memory import Memory
 from torch import nn
 
 import gqc
-from gqc.checkpoints.source import Origin
 from gqc.checkpoints.weights import Permuted, Prescaled, Rotated, Weight, dense
 from gqc.formats.rotation import rotate
 from gqc.quantizers import rtn
-from gqc.schemes import Scheme, parse_scheme
+from gqc.schemes import parse_scheme
 
 TYPE = parse_scheme("int8_g32").type()
 
@@ -30,28 +28,6 @@ class Gated(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.norm(x)
         return self.down(nn.functional.silu(self.gate(x)) * self.up(x))
-
-
-class Memory:
-    """A source of a dictionary."""
-
-    def __init__(self, weights: dict[str, Weight], activation: Scheme | None = None):
-        self.weights, self.scheme, self.config = weights, activation, dict[str, Any]()
-
-    def names(self) -> list[str]:
-        return list(self.weights)
-
-    def read(self, name: str) -> Weight:
-        return self.weights[name]
-
-    def origin(self, name: str) -> Origin:
-        return Origin("by hand", 42.0)
-
-    def activation(self, name: str) -> Scheme | None:
-        return self.scheme
-
-    def input_scale(self, name: str) -> torch.Tensor | None:
-        return None
 
 
 def quantized(weight: torch.Tensor, how: str) -> Weight:
@@ -71,6 +47,15 @@ def quantized(weight: torch.Tensor, how: str) -> Weight:
 @pytest.fixture(params=["", "order", "factor", "rotation"])
 def how(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+def test_a_layer_says_its_weight(how: str) -> None:
+    """In the model's own channels, whatever its input goes through."""
+    layer = nn.Linear(64, 48, False)
+    stored = quantized(layer.weight, how)
+    compiled = gqc.compile(layer, weights=Memory({"weight": stored}), target="cpu")
+    expected = dense(stored, torch.float64).float()
+    torch.testing.assert_close(compiled.weight, expected, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -112,10 +97,12 @@ def test_an_order_goes_into_the_rows_of_stored_weights(how: str) -> None:
 def test_inputs_are_quantized_as_the_source_says(how: str) -> None:
     torch.manual_seed(0)
     activation = parse_scheme("mxfp8").activation
+    assert activation is not None
     model, x = Gated().eval(), torch.randn(3, 64)
     tensors = {name: p.detach() for name, p in model.named_parameters()}
     weights = {n: quantized(t, how) if t.ndim == 2 else t for n, t in tensors.items()}
-    compiled = gqc.compile(model, x, weights=Memory(weights, activation), target="cpu")
+    source = Memory(weights, activations=dict.fromkeys(weights, activation))
+    compiled = gqc.compile(model, x, weights=source, target="cpu")
     assert {row.activation for row in compiled.report().rows} == {"1x32 : f8E8M0FNU : f8E4M3FN"}
     plain = gqc.compile(model, x, weights=Memory(weights), target="cpu")
     error = (compiled(x) - plain(x)).norm() / plain(x).norm()

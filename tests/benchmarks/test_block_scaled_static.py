@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "block_scaled_static.py"
-spec = importlib.util.spec_from_file_location(BENCHMARK.stem, BENCHMARK)
-assert spec is not None and spec.loader is not None
-static = importlib.util.module_from_spec(spec)
-sys.modules[BENCHMARK.stem] = static
-spec.loader.exec_module(static)
-
-
-def test_no_figure_is_worse_than_the_tutorial_kernels() -> None:
-    rows = static.compare(["mxfp8", "nvfp4"])
+def test_no_figure_is_worse_than_the_tutorial_kernels(benchmark) -> None:
+    rows = benchmark("block_scaled_static").compare(["mxfp8", "nvfp4"])
     assert [row.kernel for row in rows] == ["gqc", "tutorial", "tutorial"] * 2
     for ours, four, eight in (rows[:3], rows[3:]):
         for peer in (four, eight):

@@ -138,3 +138,145 @@ def plain(shards: int) -> Sample:
         files[file] = save({**inside, name: tensor})
     files["model.safetensors.index.json"] = json.dumps({"weight_map": places}).encode()
     return Sample(files, parameters)
+
+
+OWN: dict[str, dict[str, Any]] = {
+    "int4": {"type": "1x32 : f16 : ui4, zero = f16, zero_mode = rescale"},
+    "int3_quantized": {"type": "1x16 : f32 : ui3, zero = ui3, zero_mode = quantized"},
+    "int2_row": {"type": "1x? : bf16 : ui2, zero = bf16, zero_mode = original"},
+    "int3_permuted": {"type": "1x16 : f16 : si3", "wrappers": [["Permuted", 1]]},
+    "int8_prescaled": {"type": "2x8 : f16 : si8", "wrappers": [["Prescaled", None]]},
+    "mxfp6_rotated": {"type": "1x16 : f8E8M0FNU : f6E3M2FN", "wrappers": [["Rotated", 16]]},
+    "mxfp8": {"type": "1x16 : f8E8M0FNU : f8E5M2"},
+    "nvfp4": {
+        "type": "1x16 : f8E4M3FN : f4E2M1FN, global = f32",
+        "activation": "f4E2M1FN g16 scale=f8E4M3FN tensor_scale=f32 "
+        "quantizer=microscaling scale_rule=amax static=True",
+    },
+    "experts": {
+        "type": "1x1x32 : f8E8M0FNU : f4E2M1FN",
+        "shape": [2, 12, 96],
+        "wrappers": [["Transposed", None]],
+    },
+    "both": {"type": "1x32 : f32 : si4", "wrappers": [["Prescaled", None], ["Permuted", 1]]},
+}
+"""Forms of gqc's own format, of a weight [12, 96]."""
+
+OWN_SCALES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
+
+
+def own(form: dict[str, Any]) -> Sample:
+    """A weight in gqc's own format, by what its description says."""
+    form = {"shape": [12, 96], "wrappers": [], "activation": None, **form}
+    blocks, scale_format, element = form["type"].split(", ")[0].split(" : ")
+    options = dict(option.split(" = ") for option in form["type"].split(", ")[1:])
+    shape = form["shape"]
+    sizes = [n if b == "?" else int(b) for b, n in zip(blocks.split("x"), shape, strict=True)]
+    counts = [n // b for n, b in zip(shape, sizes, strict=True)]
+    bits = int(element[2:]) if "i" in element else int(element[1])
+    codes = codes_of(bits, *shape)
+    if bits == 8 and element != "si8":
+        codes &= 0x77  # no NaN
+    values = own_values(element, codes)
+    if scale_format == "f8E8M0FNU":
+        scale = e8m0(*counts)
+        factor = torch.exp2(scale.double() - 127)
+    elif scale_format == "f8E4M3FN":
+        scale = e4m3(*counts)
+        factor = scale.double()
+    else:
+        scale = scales_of(*counts, dtype=OWN_SCALES[scale_format])
+        factor = scale.double()
+    packed = packers.pack_bytes(codes.view(-1, shape[-1]), bits).view(*shape[:-1], -1)
+    parts = {"codes": packed, "scale": scale}
+    if element in ("f8E4M3FN", "f8E5M2"):
+        parts["codes"] = packed.view(torch.float8_e5m2 if "E5" in element else torch.float8_e4m3fn)
+
+    def each(part: torch.Tensor) -> torch.Tensor:
+        for dim, size in enumerate(sizes):
+            part = part.repeat_interleave(size, dim)
+        return part
+
+    match options.get("zero_mode", "none"):
+        case "quantized":
+            zero = codes_of(bits, *counts, seed=3)
+            parts["zero"] = packers.pack_bytes(zero, bits)
+            weight = (values - each(zero.double())) * each(factor)
+        case "none":
+            weight = values * each(factor)
+        case mode:
+            parts["zero"] = scales_of(*counts, dtype=OWN_SCALES[options["zero"]], seed=3)
+            zero = each(parts["zero"].double())
+            weight = (
+                values * each(factor) + zero
+                if mode == "rescale"
+                else (values - zero) * each(factor)
+            )
+    if "global" in options:
+        parts["tensor_scale"] = torch.tensor(0.0123)
+        weight = weight * parts["tensor_scale"].double()
+    if form["activation"]:
+        parts["input_scale"] = torch.tensor(0.5)
+    for kind, number in reversed(form["wrappers"]):
+        weight, more = own_wrapped(kind, number, weight)
+        parts |= more
+    return own_sample(form, parts, weight)
+
+
+def own_values(element: str, codes: torch.Tensor) -> torch.Tensor:
+    """What codes stand for before scaling, float64."""
+    if element == "f4E2M1FN":
+        return packers.fp4_values(codes)
+    if element == "f6E3M2FN":
+        return ml_dtypes_values(codes, "float6_e3m2fn")
+    if element == "f8E5M2":
+        return codes.to(torch.uint8).view(torch.float8_e5m2).double()
+    bits = int(element[2:])
+    signed = element[0] == "s"
+    return (
+        torch.where(codes >> bits - 1 > 0, codes - (1 << bits), codes).double()
+        if signed
+        else codes.double()
+    )
+
+
+def ml_dtypes_values(codes: torch.Tensor, name: str) -> torch.Tensor:
+    import ml_dtypes
+    import numpy as np
+
+    return torch.from_numpy(
+        codes.numpy().astype(np.uint8).view(getattr(ml_dtypes, name)).astype(np.float64)
+    )
+
+
+def own_wrapped(
+    kind: str, number: int | None, weight: torch.Tensor
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The model's weight of what is wrapped, and the wrapper's tensors."""
+    k = weight.shape[-1]
+    if kind == "Permuted":
+        order = torch.randperm(k, generator=generator())
+        model = torch.empty_like(weight)
+        model[:, order] = weight
+        return model, {"order": order.to(torch.int32)}
+    if kind == "Prescaled":
+        factor = scales_of(k, dtype=torch.float32, seed=5)
+        return weight * factor.double(), {"factor": factor}
+    if kind == "Rotated":
+        assert number is not None
+        signs = [[(-1.0) ** (i & j).bit_count() for j in range(number)] for i in range(number)]
+        matrix = torch.tensor(signs, dtype=torch.float64) / number**0.5
+        return (weight.view(len(weight), -1, number) @ matrix).view_as(weight), {}
+    return weight.transpose(1, 2), {}
+
+
+def own_sample(
+    form: dict[str, Any], parts: dict[str, torch.Tensor], weight: torch.Tensor
+) -> Sample:
+    name, norm = f"{LAYER}.weight", scales_of(weight.shape[-1], seed=7)
+    quantization = {"quant_method": "gqc", "version": 1, "forms": [form], "layers": {name: 0}}
+    config = {"model_type": "llama", "quantization_config": quantization}
+    tensors = {f"{name}.{part}": tensor.contiguous() for part, tensor in parts.items()}
+    stored = save({**tensors, "model.norm.weight": norm})
+    files = {"config.json": json.dumps(config).encode(), "model.safetensors": stored}
+    return Sample(files, {name: weight, "model.norm.weight": norm})

@@ -41,6 +41,7 @@ SAMPLES: dict[str, dict[str, Callable[[], Sample]]] = {
     },
     "fp8": {"blocks": packed.fp8},
     "gpt_oss": {"mxfp4": packed.gpt_oss},
+    "gqc": {name: lambda form=form: packed.own(form) for name, form in packed.OWN.items()},
     "compressed_tensors": peers.COMPRESSED_TENSORS,
     "torchao": peers.TORCHAO,
     "gguf": peers.GGUF,

@@ -61,7 +61,9 @@ def test_an_unknown_method_is_named(tmp_path: Path) -> None:
     sample = awq("gemm")
     config = {"quantization_config": {"quant_method": "bitsandbytes"}}
     sample.files["config.json"] = json.dumps(config).encode()
-    with pytest.raises(GqcError, match=r"quant_method is 'bitsandbytes', expected one of awq, "):
+    with pytest.raises(
+        GqcError, match=r"quant_method is 'bitsandbytes', expected one of gqc, awq, "
+    ):
         sample.open(tmp_path)
 
 

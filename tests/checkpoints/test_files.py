@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
+import torch
 from checkpoints.packed import plain
 
-from gqc.checkpoints.files import option
+from gqc.checkpoints.files import is_finite, option
 from gqc.errors import GqcError
 
 INDEX = "model.safetensors.index.json"
@@ -76,6 +78,17 @@ def test_files_that_are_too_long_are_refused(tmp_path: Path) -> None:
     sample.files["model.safetensors"] += b"\0"
     with pytest.raises(GqcError, match="not fully covered"):
         sample.open(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_inf_and_nan_are_found_wherever_they_are(dtype: torch.dtype) -> None:
+    for value in (math.inf, -math.inf, math.nan):
+        for place in (0, 5, 98):
+            tensor = torch.randn(99, generator=torch.Generator().manual_seed(place)).to(dtype)
+            assert is_finite(tensor)
+            tensor[place] = value
+            assert not is_finite(tensor) and not is_finite(tensor.view(3, 33))
+    assert is_finite(torch.zeros(0, dtype=dtype))
 
 
 def test_options_have_a_kind() -> None:

@@ -12,7 +12,7 @@ from xdsl.dialects.builtin import ModuleOp
 from gqc.dialects.interpret import run
 from gqc.errors import GqcError
 from gqc.formats.rotation import rotate
-from gqc.passes.adopt_weights import AdoptWeights, Form, parse_form
+from gqc.passes.adopt_weights import AdoptWeights, Entry, parse_entry
 from gqc.passes.recognize_linears import RecognizeLinears
 from gqc.quantizers import rtn
 from gqc.schemes import parse_scheme
@@ -21,17 +21,18 @@ TYPE = parse_scheme("int4_g32").type()
 
 
 @pytest.mark.parametrize(
-    "form",
+    "entry",
     [
-        Form("fc.weight"),
-        Form("fc.weight", order="fc.input_order"),
-        Form("fc.weight", factor="fc.input_factor"),
-        Form("fc.weight", rotation="32"),
+        Entry("fc.weight"),
+        Entry("fc.weight", channels="gather=fc.input_order"),
+        Entry("fc.weight", channels="scale=fc.input_factor"),
+        Entry("fc.weight", channels="rotate=32"),
+        Entry("fc.weight", channels="scale=fc.input_factor gather=fc.input_order rotate=32"),
     ],
-    ids=["plain", "ordered", "scaled", "rotated"],
+    ids=["plain", "ordered", "scaled", "rotated", "all"],
 )
-def test_a_stored_weight_is_read_as_the_form_says(
-    form: Form, linear: Callable[..., ModuleOp], weights: Callable[..., dict], apply: Callable
+def test_a_stored_weight_is_read_as_its_entry_says(
+    entry: Entry, linear: Callable[..., ModuleOp], weights: Callable[..., dict], apply: Callable
 ) -> None:
     store = weights(24, 64)
     dense = store.pop("fc.weight")
@@ -41,29 +42,36 @@ def test_a_stored_weight_is_read_as_the_form_says(
     factor = store["fc.input_factor"] = torch.rand(64) + 0.5
     module = linear(24, 64)
     apply(module, RecognizeLinears())
-    apply(module, AdoptWeights((str(replace(form, type=TYPE.text, origin="rtn")),)))
+    apply(module, AdoptWeights((str(replace(entry, type=TYPE.text, origin="rtn")),)))
     x = torch.randn(5, 64)
-    seen = x[:, order] if form.order else x * factor if form.factor else x
-    seen = rotate(x, 32) if form.rotation else seen
+    seen = x
+    for change in entry.channels.split():
+        how = change.split("=")[0]
+        seen = {"gather": seen[:, order], "scale": seen * factor, "rotate": rotate(seen, 32)}[how]
     (found,) = run(module, store, [x])
     torch.testing.assert_close(found, seen @ quantized.dequantize().T, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    "form",
+    "entry",
     [
-        Form("a.weight", "1x32 : f16 : si4", "gptq", order="a.input_order"),
-        Form("b.weight", kept="dequantized: no kernel scales blocks of 1x8"),
+        Entry(
+            "a.weight",
+            "1x32 : f16 : si4",
+            "gptq",
+            channels="gather=a.input_order scale=a.input_factor",
+        ),
+        Entry("b.weight", kept="dequantized: no kernel scales blocks of 1x8"),
     ],
 )
-def test_forms_are_read_back_from_their_text(form: Form) -> None:
-    assert parse_form(str(form)) == form
+def test_entries_are_read_back_from_their_text(entry: Entry) -> None:
+    assert parse_entry(str(entry)) == entry
 
 
 @pytest.mark.parametrize("text", ["a.weight | colour: red", "a.weight | type"])
 def test_other_texts_are_refused(text: str) -> None:
-    with pytest.raises(GqcError, match="is no form of a stored weight"):
-        parse_form(text)
+    with pytest.raises(GqcError, match="is no entry of a stored weight"):
+        parse_entry(text)
 
 
 def test_an_unknown_type_is_refused(linear: Callable[..., ModuleOp], apply: Callable) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torchao.quantization.quant_primitives import _choose_qparams_and_quantize_affine_hqq
@@ -41,9 +42,10 @@ def test_no_block_errs_more_than_rounded_to_nearest(text: str, dtype: torch.dtyp
         assert by_hqq.sum() < 0.98 * by_rtn.sum()
 
 
-@pytest.mark.parametrize(("bits", "group"), [(4, 64), (4, 128), (3, 64), (2, 32)])
-def test_the_objective_is_below_torchaos(bits: int, group: int) -> None:
-    weight = heavy(256, 512)
+@pytest.mark.parametrize("size", [0.02, 1.0])
+@pytest.mark.parametrize(("bits", "group"), [(8, 64), (4, 64), (4, 128), (3, 64), (2, 32)])
+def test_the_objective_is_below_torchaos(bits: int, group: int, size: float) -> None:
+    weight = heavy(256, 512) * size
     codes, scale, zero, _ = _choose_qparams_and_quantize_affine_hqq(
         weight, nbits=bits, group_size=group, device="cpu", raw_output=True
     )
@@ -53,30 +55,39 @@ def test_the_objective_is_below_torchaos(bits: int, group: int) -> None:
     assert ours < theirs
 
 
-def zero_by_the_paper(w: torch.Tensor) -> tuple[float, bool]:
-    """The best zero point of one block in 2 bits, by the formulas as they are written, in float64,
-    and whether it is another than that of its range."""
-    low, high = w.min(), w.max()
-    inverse = 3 / (high - low)
-    zero, beta, found = -low * inverse, 10.0, []
-    for _ in range(21):
-        q = (w * inverse + zero).round().clamp(0, 3)
-        e = w - (q - zero) / inverse
-        found.append((float(e.abs().pow(0.7).sum()), float(zero)))
-        we = e.sign() * (e.abs() - e.abs().pow(-0.3) / beta).clamp(min=0)
-        zero, beta = (q - (w - we) * inverse).mean(), beta * 1.01
-    best = min(found)[1]
-    return best, best != found[0][1]
+def line_by_the_paper(w: np.ndarray) -> tuple[float, float, float]:
+    """Scale, offset and objective of one block in 2 bits, by the formulas as they are written, in
+    float64, with numpy's least-squares line."""
+    scale, beta, last = (w.max() - w.min()) / 3, 10.0, np.inf
+    offset = np.round(w.min() / scale) * scale
+    for _ in range(20):
+        q = ((w - offset) / scale).round().clip(0, 3)
+        e = w - (q * scale + offset)
+        if not (e**2).sum() < last * (1 - 1e-4):
+            break
+        last = (e**2).sum()
+        outliers = np.sign(e) * (np.abs(e) - np.abs(e) ** -0.3 / beta).clip(0)
+        scale, offset = np.polyfit(q, w - outliers, 1)
+        beta *= 1.01
+    q = ((w - offset) / scale).round().clip(0, 3)
+    return scale, offset, (np.abs(w - q * scale - offset) ** 0.7).sum()
 
 
-def test_the_zero_points_are_those_of_the_paper() -> None:
-    scheme = Scheme("ui2", 32, "f32", zero_mode="original", zero="f32", scale_rule="minmax")
-    weight = heavy(16, 32)
-    expected, moved = zip(*map(zero_by_the_paper, weight.double()), strict=True)
-    assert sum(moved) > 4
-    quantized = hqq(weight, scheme.type(), "minmax")
-    assert quantized.zero is not None
-    assert quantized.zero.flatten().tolist() == pytest.approx(expected, rel=1e-4)
+@pytest.mark.parametrize("size", [0.02, 1.0])
+def test_scales_and_zero_points_are_those_of_the_formulas(size: float) -> None:
+    """With errors that the proximal step leaves in, and without."""
+    scheme = Scheme("ui2", 32, "f32", zero_mode="rescale", zero="f32", scale_rule="minmax")
+    weight, moved = heavy(16, 32) * size, 0
+    for row in weight.split(1):
+        before = losses(rtn(row, scheme.type(), "minmax"), row).item()
+        scale, offset, after = line_by_the_paper(row.double().numpy()[0])
+        found = hqq(row, scheme.type(), "minmax")
+        if after < before * (1 - 1e-5):
+            moved += 1
+            assert found.zero is not None
+            assert found.scale.item() == pytest.approx(scale, rel=1e-4)
+            assert found.zero.item() == pytest.approx(offset, rel=1e-4, abs=1e-6 * size)
+    assert moved > 8
 
 
 def test_a_compiled_layer_is_hqqs() -> None:

@@ -1,10 +1,10 @@
 // DEFINE: %{fc} = \"fc.weight | type: 1x32 : f16 : ui4, zero = f16, zero_mode = rescale | origin: gguf\"
-// DEFINE: %{a} = \"a.weight | type: 1x32 : f16 : si4 | origin: gptq | order: a.input_order\"
-// DEFINE: %{b} = \"b.weight | type: 1x32 : f16 : si4 | origin: gptq | order: a.input_order\"
+// DEFINE: %{a} = \"a.weight | type: 1x32 : f16 : si4 | origin: gptq | channels: gather=a.input_order\"
+// DEFINE: %{b} = \"b.weight | type: 1x32 : f16 : si4 | origin: gptq | channels: gather=a.input_order\"
 // DEFINE: %{h} = \"h.weight | kept: dequantized: no kernel scales blocks of 1x8\"
 // DEFINE: %{mx} = f8E4M3FN g32 scale=f8E8M0FNU quantizer=microscaling scale_rule=floor
 // DEFINE: %{x} = \"x.weight | type: 1x32 : f8E8M0FNU : f8E4M3FN | origin: modelopt | activation: %{mx}\"
-// RUN: gqc-opt %s --split-input-file -p "adopt-weights{forms=%{fc},%{a},%{b},%{h},%{x}}" | filecheck %s
+// RUN: gqc-opt %s --split-input-file -p "adopt-weights{stored=%{fc},%{a},%{b},%{h},%{x}}" | filecheck %s
 
 // A linear reads its weight as it is stored; the dense weight and its transpose are gone.
 // CHECK-LABEL: func.func @stored

@@ -1,0 +1,91 @@
+"""Small models of several blocks, and inputs of several lengths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+
+def llama(blocks: int = 2) -> Any:
+    """A Llama in which each head of values has one reader, so that all factors fold."""
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=96,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=blocks,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    ).eval()
+    with torch.no_grad():  # channels that AWQ has something to do about
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.mul_(torch.randn_like(parameter).exp())
+    return model
+
+
+def gpt2() -> Any:
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=96,
+        n_embd=64,
+        n_layer=2,
+        n_head=4,
+        n_positions=64,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return transformers.GPT2LMHeadModel(config).eval()
+
+
+def texts(count: int = 6) -> list[dict[str, torch.Tensor]]:
+    """Batches of token ids of unlike shapes."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(1 + i % 3, 24 + 5 * i) for i in range(count)]
+    return [{"input_ids": torch.randint(3, 96, shape, generator=generator)} for shape in shapes]
+
+
+class Experts(nn.Module):
+    """Blocks of two experts, of which the second is never called; their layers share an input."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = nn.ModuleList(nn.Linear(32, 32) for _ in range(2))
+            self.up = nn.ModuleList(nn.Linear(32, 32) for _ in range(2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.gate[0](x).tanh() * self.up[0](x)
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(self.Block() for _ in range(3))
+        self.early, self.late = nn.Linear(32, 32), nn.Linear(32, 32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.early(x)
+        for layer in self.layers:
+            x = layer(x)
+        return self.late(x)
+
+
+class Skipping(nn.Module):
+    """Blocks of which the last reads what the first gave: no chain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(32, 32) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = self.layers[0](x).tanh()
+        second = self.layers[1](first).tanh()
+        return self.layers[2](first + second)
