@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from gqc.compiler import compile as compile
     from gqc.errors import GqcError as GqcError
     from gqc.loading import load as load
+    from gqc.mixed_precision import search as search
     from gqc.quantization import quantize as quantize
     from gqc.report import Report as Report
     from gqc.schemes import Scheme as Scheme
@@ -22,6 +23,7 @@ EXPORTS = {
     "Scheme": "gqc.schemes",
     "quantize": "gqc.quantization",
     "save": "gqc.checkpoints.save",
+    "search": "gqc.mixed_precision",
 }
 """Where each public name lives. They load when first used: the IR tools need no torch."""
 
