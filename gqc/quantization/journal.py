@@ -9,27 +9,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from gqc.checkpoints.weights import Rotated, Transposed, Weight, parse_type
-from gqc.dialects.torch_types import DTYPES
+from gqc.checkpoints.files import Tensors
+from gqc.checkpoints.gqc import Gqc
+from gqc.checkpoints.write_gqc import GqcWriter
+from gqc.checkpoints.writer import form_of
 from gqc.errors import GqcError
-from gqc.formats.block_scaled import BlockScaled
 from gqc.quantization.layers import Layer
 from gqc.quantization.part import Result
 from gqc.quantization.quantized import Fact
 
 STATE = "run.json"
+QUANTIZATION, FACTS = "quantization_config", "facts"
+"""Keys of the metadata of a part."""
 Fingerprint = dict[str, Any]
 
 
@@ -104,18 +106,17 @@ class Journal:
         return self.folder / f"part-{number:05}.safetensors"
 
     def save(self, number: int, result: Result) -> None:
-        """Write a part. Raises GqcError if it cannot be written."""
-        tensors: dict[str, torch.Tensor] = {}
-        forms = {name: pack(name, weight, tensors) for name, weight in result.weights.items()}
-        tensors |= {f"input_scale {name}": scale for name, scale in result.input_scales.items()}
-        tensors |= {f"dense {name}": tensor for name, tensor in result.dense.items()}
-        said = {"forms": forms, "facts": [asdict(fact) for fact in result.facts]}
+        """Write a part, weights in gqc's own format. Raises GqcError if it cannot be written."""
+        known = {name: form_of(weight, None) for name, weight in result.weights.items()}
+        writer = GqcWriter({name: form for name, form in known.items() if form is not None})
+        tensors = dict(result.dense)
+        for name, weight in result.weights.items():
+            tensors |= writer.parts(name, weight, result.input_scales.get(name))
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        facts = [asdict(fact) for fact in result.facts]
+        said = {QUANTIZATION: json.dumps(writer.quantization([])), FACTS: json.dumps(facts)}
         try:
-            self.write(
-                self.path(number).name,
-                lambda path: save_file(tensors, path, {"gqc": json.dumps(said)}),
-            )
+            self.write(self.path(number).name, lambda path: save_file(tensors, path, said))
         except OSError as error:
             raise GqcError(f"cannot write {self.path(number)}: {error}") from error
 
@@ -125,47 +126,16 @@ class Journal:
         if not path.exists():
             return None
         try:
-            with safe_open(path, "pt") as file:
-                said = json.loads(file.metadata()["gqc"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = Tensors([path])
+            said = {key: json.loads(tensors.metadata[key]) for key in (QUANTIZATION, FACTS)}
+            reader = Gqc(tensors, said[QUANTIZATION], {})
+            dense = [name for name in reader.names() if name not in reader.forms]
+            scales = {name: reader.input_scale(name) for name in reader.forms}
             return Result(
-                {name: unpack(name, form, tensors) for name, form in said["forms"].items()},
-                named(tensors, "input_scale "),
-                named(tensors, "dense "),
-                [Fact(**fact) for fact in said["facts"]],
+                {name: reader.read(name) for name in reader.forms},
+                {name: scale for name, scale in scales.items() if scale is not None},
+                {name: tensors.read(name) for name in dense},
+                [Fact(**fact) for fact in said[FACTS]],
             )
-        except Exception as error:  # whatever the library makes of a damaged file
+        except (GqcError, KeyError, TypeError, ValueError) as error:
             raise GqcError(f"{path} is damaged: {error}; remove it to quantize it anew") from error
-
-
-def named(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The tensors whose names begin with a prefix, without it."""
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
-
-PARTS = ("codes", "scale", "zero", "tensor_scale")
-
-
-def pack(name: str, weight: Weight, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """The form of a quantized weight; its tensors are added to `tensors`."""
-    form: dict[str, Any] = {"transposed": isinstance(weight, Transposed), "rotated": 0}
-    if isinstance(weight, Rotated):
-        form["rotated"] = weight.block
-    codes = weight.weight if isinstance(weight, Rotated | Transposed) else weight
-    assert isinstance(codes, BlockScaled)
-    form["type"] = codes.type.text
-    for part in PARTS:
-        if (tensor := getattr(codes, part)) is not None:
-            tensors[f"{part} {name}"] = tensor.view(torch.uint8) if part == "scale" else tensor
-    return form
-
-
-def unpack(name: str, form: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Weight:
-    """The weight that `pack` took apart."""
-    type_ = parse_type(form["type"])
-    codes, scale, zero, whole = (tensors.get(f"{part} {name}") for part in PARTS)
-    assert codes is not None and scale is not None
-    weight = BlockScaled(type_, codes, scale.view(DTYPES[type_.scale]), zero, whole)
-    if form["transposed"]:
-        return Transposed(weight)
-    return Rotated(weight, form["rotated"]) if form["rotated"] else weight
