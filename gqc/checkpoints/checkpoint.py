@@ -108,8 +108,8 @@ class Checkpoint:
         return self.reader.read(name)
 
     def origin(self, name: str) -> Origin:
-        """The format that the weight is stored in."""
-        return Origin(self.format)
+        """What quantized the weight, or else the format that it is stored in."""
+        return Origin(self.reader.origin(name) or self.format)
 
     def activation(self, name: str) -> Scheme | None:
         """How the input of the layer with this weight is quantized, None where it is not."""

@@ -226,6 +226,11 @@ class Gguf:
     def names(self) -> list[str]:
         return list(self.stored)
 
+    def origin(self, name: str) -> str:
+        """The block type: `Q4_K`."""
+        entry = self.file.entries[self.stored[name]]
+        return BLOCK_TYPES[entry.type].name if entry.type in BLOCK_TYPES else ""
+
     def activation(self, name: str) -> Scheme | None:
         return None
 

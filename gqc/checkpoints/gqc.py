@@ -27,6 +27,8 @@ SCALES = {"f16": "F16", "bf16": "BF16", "f32": "F32", "f8E4M3FN": "F8_E4M3"}
 """Formats of scales and zero points as they are stored, but E8M0, which is bytes."""
 LARGEST = 1 << 40
 """No dimension has as many elements."""
+ORIGIN = 100
+"""Characters of an origin that are read."""
 ROTATIONS = tuple(1 << i for i in range(1, 13))
 FACTORS = ("F16", "BF16", "F32")
 
@@ -67,6 +69,9 @@ class Gqc(Reader):
         """The form of a weight, without reading it; None for a dense one."""
         return self.forms.get(name)
 
+    def origin(self, name: str) -> str:
+        return self.forms[name].origin if name in self.forms else ""
+
     def activation(self, name: str) -> Scheme | None:
         return self.forms[name].activation if name in self.forms else None
 
@@ -91,7 +96,8 @@ def read_form(value: Any) -> Form:
         raise GqcError(f"quantization config: {type_} does not divide a weight {shape}")
     x = option(value, "activation", str, "")
     activation = parse_scheme(x) if x else None
-    return Form(type_, tuple(shape), read_wrappers(wrappers, shape), activation)
+    origin = option(value, "origin", str, "")[:ORIGIN]
+    return Form(type_, tuple(shape), read_wrappers(wrappers, shape), activation, origin)
 
 
 def read_type(text: str) -> BlockScaledType:

@@ -142,7 +142,8 @@ class Quantizing:
             return None
         linear, scheme = self.chosen[name]
         wrappers = (("Transposed", None),) if linear.transposed else ()
-        return Form(self.types[scheme], linear.shape, wrappers, scheme.activation)
+        origin = self.origin(name).method
+        return Form(self.types[scheme], linear.shape, wrappers, scheme.activation, origin)
 
     def read(self, name: str) -> Weight:
         if name not in self.chosen:

@@ -99,6 +99,10 @@ class Reader:
         """The weight of a quantized layer. Raises GqcError where its parts contradict."""
         raise NotImplementedError
 
+    def origin(self, name: str) -> str:
+        """What quantized the weight of that name; empty where the format does not say."""
+        return ""
+
     def activation(self, name: str) -> Scheme | None:
         """How the input of the layer of a weight is quantized, None where it is not."""
         return None

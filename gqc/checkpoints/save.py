@@ -92,9 +92,16 @@ def survey(source: Source, names: list[str]) -> Iterator[tuple[str, Form]]:
     """Forms of the quantized weights of a source, which reads them if it cannot say."""
     for name in names:
         known = isinstance(source, Outlined)
-        form = source.form(name) if known else form_of(source.read(name), source.activation(name))
+        form = source.form(name) if known else form_in(source, name, source.read(name))
         if form is not None:
             yield name, form
+
+
+def form_in(source: Source, name: str, weight: Weight) -> Form | None:
+    """The form of a weight that was read; None for a dense one."""
+    if isinstance(weight, torch.Tensor):
+        return None
+    return form_of(weight, source.activation(name), source.origin(name).method)
 
 
 def refuse_unheld(writer: Writer, format: str) -> None:
@@ -138,7 +145,7 @@ def header(names: list[str]) -> int:
 def stored(source: Source, name: str, writer: Writer) -> Tensors:
     """The tensors that a parameter is stored as. Raises GqcError on inf and NaN."""
     weight = source.read(name)
-    form = form_of(weight, source.activation(name))
+    form = form_in(source, name, weight)
     if form is not None:
         tensors = parts_of(source, name, weight, form, writer)
     else:

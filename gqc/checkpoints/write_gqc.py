@@ -21,8 +21,9 @@ in two's complement. What codes, scales and zero points stand for is `BlockScale
 
 where FORM has `type` (what stands between the brackets of the IR's `!gq.block_scaled<…>`), `shape`
 of the codes, `wrappers`, the outermost first (`["Permuted", dim]`, `["Prescaled", null]`,
-`["Rotated", block]`, `["Transposed", null]`: see `gqc.checkpoints.weights`), and `activation`, the
-text of the scheme of the layer's input, or null. Readers refuse a version above theirs.
+`["Rotated", block]`, `["Transposed", null]`: see `gqc.checkpoints.weights`), `activation`, the text
+of the scheme of the layer's input, or null, and `origin`, what quantized it, in words. Readers
+refuse a version above theirs.
 """
 
 from __future__ import annotations
@@ -106,4 +107,5 @@ def described_form(form: Form) -> dict[str, Any]:
         "shape": list(form.shape),
         "wrappers": [list(wrapper) for wrapper in form.wrappers],
         "activation": None if form.activation is None else str(form.activation),
+        "origin": form.origin,
     }

@@ -40,13 +40,14 @@ class Form:
     """What is known of a quantized weight without its numbers.
 
     shape: of its codes. wrappers: what it is wrapped in, the outermost first, by its name in
-    `WRAPPERS` and its number, None without one.
+    `WRAPPERS` and its number, None without one. origin: what quantized it, where that is known.
     """
 
     type: BlockScaledType
     shape: tuple[int, ...]
     wrappers: tuple[tuple[str, int | None], ...] = ()
     activation: Scheme | None = None
+    origin: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -63,13 +64,13 @@ def unwrapped(weight: Weight) -> tuple[list[tuple[str, Any]], BlockScaled | torc
     return wrappers, weight
 
 
-def form_of(weight: Weight, activation: Scheme | None) -> Form | None:
+def form_of(weight: Weight, activation: Scheme | None, origin: str = "") -> Form | None:
     """The form of a weight; None for a dense one."""
     wrappers, inner = unwrapped(weight)
     if isinstance(inner, torch.Tensor):
         return None
     numbers = ((name, getattr(each, WRAPPERS[name].number or "", None)) for name, each in wrappers)
-    return Form(inner.type, tuple(inner.codes.shape), tuple(numbers), activation)
+    return Form(inner.type, tuple(inner.codes.shape), tuple(numbers), activation, origin)
 
 
 class Writer:

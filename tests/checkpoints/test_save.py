@@ -114,10 +114,12 @@ def test_the_config_says_what_the_files_hold(tmp_path: Path) -> None:
                 "shape": [48, 256],
                 "wrappers": [],
                 "activation": str(source.activations[WEIGHT]),
+                "origin": "by hand",
             }
         ],
         "layers": {WEIGHT: 0},
     }
+    assert open_checkpoint(tmp_path / "out").origin(WEIGHT).method == "by hand"
     names = set(open_checkpoint(tmp_path / "out").reader.tensors.specs)  # pyright: ignore[reportAttributeAccessIssue]
     assert {
         f"{WEIGHT}.{part}" for part in ("codes", "scale", "tensor_scale", "input_scale")
