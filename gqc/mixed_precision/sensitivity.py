@@ -34,7 +34,8 @@ class Candidates:
 
     def under(self, scheme: str) -> list[Layer]:
         """The layers with a scheme."""
-        return [replace(layer, scheme=parse_scheme(scheme)) for layer in self.layers]
+        how = {"scheme": parse_scheme(scheme), "text": scheme}
+        return [replace(layer, **how) for layer in self.layers]
 
     @contextmanager
     def installed(self, scheme: str, result: Result) -> Iterator[None]:

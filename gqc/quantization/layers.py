@@ -68,7 +68,8 @@ def layers_of(model: nn.Module, schemes: Sequence[str], lm_head: bool) -> list[L
             how = parse_scheme(match[1]), match[1], ""
         else:
             how = None, "", matmul.decision.reason.data if matmul.decision is not None else ""
-        layers.append(Layer(path, model.get_submodule(path), weight.key, *how))
+        own = "" if path == weight.key else path  # a model that is one linear layer
+        layers.append(Layer(path, model.get_submodule(own), weight.key, *how))
     refuse_split_weights(layers)
     return layers
 

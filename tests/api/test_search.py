@@ -174,6 +174,17 @@ def test_layers_of_one_weight_have_one_scheme() -> None:
     assert found.bits <= 6.5
 
 
+def test_a_model_that_is_one_layer() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Linear(64, 32), torch.randn(9, 64)
+    found = gqc.search(model, [x], budget_bits=5, candidates=BITS)
+    assert [*found.values()] == ["int4_g64"]
+    by_name = gqc.compile(model, scheme=found)(x)
+    assert torch.equal(by_name, gqc.compile(model, scheme="int4_g64")(x))
+    quantized = gqc.quantize(model, scheme=found)
+    assert torch.equal(by_name, gqc.compile(model, weights=quantized)(x))
+
+
 def test_what_is_kept_is_not_in_the_map(build: Build, inputs: Any) -> None:
     model = build("llama")
     given = inputs["llama"][:1]
