@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from checkpoints.memory import Memory
 from checkpoints.sample import LAYER, Sample, generator
 from checkpoints.samples import SAMPLES
 from safetensors.torch import save_file
@@ -20,6 +23,8 @@ import gqc
 from gqc.checkpoints.checkpoint import open_checkpoint
 from gqc.checkpoints.weights import BlockScaled, dense
 from gqc.errors import GqcError
+from gqc.quantizers import rtn
+from gqc.schemes import parse_scheme
 from gqc.stored_weights import codes_of
 
 WITHOUT_LAYERS = {("dense", "one"), ("dense", "sharded"), ("gpt_oss", "mxfp4"), ("gqc", "experts")}
@@ -172,3 +177,38 @@ def test_programs_take_no_stored_weights(tmp_path: Path) -> None:
     program = torch.export.export(model, (torch.ones(1, 32),))
     with pytest.raises(GqcError, match="takes stored weights"):
         gqc.compile(program, weights=open_checkpoint(tmp_path / "model.safetensors"))
+
+
+LOADING = """
+import resource, sys
+import torch
+import gqc
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+layers = int(sys.argv[2])
+
+def stack(n):
+    layers = (torch.nn.Linear(2048, 2048, False, device="meta") for _ in range(n))
+    return torch.nn.Sequential(*layers).bfloat16()
+
+gqc.load(sys.argv[3], stack(1), target="cpu", progress=False)  # what any load takes
+before = peak()
+compiled = gqc.load(sys.argv[1], stack(layers), target="cpu", progress=False)
+print(peak() - before, sum(b.nbytes for b in compiled.buffers()))
+"""
+
+
+@pytest.mark.slow
+def test_loading_holds_what_is_packed_and_a_weight_or_two(tmp_path: Path) -> None:
+    """24 weights of 8.4 MB in bfloat16, 2.2 MB packed: 201 MB would be dense."""
+    for n in (1, 24):
+        weight = torch.randn(2048, 2048, generator=generator(n))
+        quantized = rtn(weight, parse_scheme("int4_g128").type(), "minmax")
+        gqc.save(Memory({f"{i}.weight": quantized for i in range(n)}), tmp_path / str(n))
+    command = [sys.executable, "-c", LOADING, tmp_path / "24", "24", tmp_path / "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    grown, packed = map(int, done.stdout.split())
+    assert 50e6 < packed < 56e6
+    assert grown < packed + 2 * 2048 * 2048 * 4
