@@ -42,7 +42,8 @@ SCHEMES = (
     *("int8_g32", "int4_g32"),
     *("mxfp8", "mxfp8_e5m2", "mxint8", "mxfp6", "mxfp6_e3m2", "mxfp8_mxfp6", "mxfp8_mxfp4"),
     *("mxfp4", "mxfp4_rceil", "mxfp4_even", "nvfp4", "nvfp4_static"),
-    *("w8a16_mxfp8", "w4a16_mxfp4", "w4a16_nvfp4"),
+    *("w8a16_mxfp8", "w8a16_mxfp8_e5m2", "w8a16_mxint8", "w6a16_mxfp6", "w6a16_mxfp6_e3m2"),
+    *("w4a16_mxfp4", "w4a16_nvfp4"),
     *("mxfp4+scale_search", "nvfp4+scale_search"),
     *("w4a16_mxfp4+scale_search", "w4a16_nvfp4+scale_search"),
 )
