@@ -21,6 +21,7 @@ from gqc.mixed_precision import Found
 from gqc.mixed_precision.decode_time import rates_of
 from gqc.schemes import preset
 from gqc.tools.models import minilm, wikitext2
+from gqc.tools.similarity import embeddings, mean_cosine, sentence_batch
 
 BITS = ("int2_g32", "int4_g64", "int8_g64")  # 3, 4.5 and 8.5
 Build = Callable[[str], nn.Module]
@@ -94,27 +95,17 @@ def test_mixed_beats_uniform_at_equal_bits() -> None:
 def test_mixed_beats_uniform_on_minilm() -> None:
     """By the cosine to embeddings in fp32, of other sentences than those calibrated on."""
     model, tokenizer = minilm()
-    lines = [line.strip() for line in wikitext2().splitlines() if len(line) > 200]
-
-    def batch(texts: list[str]) -> dict[str, torch.Tensor]:
-        options = {"padding": True, "truncation": True, "max_length": 24, "return_tensors": "pt"}
-        return dict(tokenizer(texts, **options))
-
-    given = batch(lines[:24])
-    mask = given["attention_mask"].unsqueeze(-1)
-
-    def embeddings(model: nn.Module) -> torch.Tensor:
-        with torch.no_grad():
-            return (model(**given).last_hidden_state * mask).sum(1) / mask.sum(1)
+    batch = {k: x[:, :24] for k, x in sentence_batch(tokenizer, wikitext2(), 28).items()}
+    scored, given = ({k: x[rows] for k, x in batch.items()} for rows in (slice(24), slice(24, 28)))
+    exact = embeddings(model, scored)
 
     def distance(scheme: Any) -> float:
         source, changed = gqc.quantize(model, scheme=scheme), copy.deepcopy(model)
         changed.load_state_dict({name: dense(source.read(name)) for name in source.names()})
-        return 1 - nn.functional.cosine_similarity(embeddings(changed), exact).mean().item()
+        return 1 - mean_cosine(embeddings(changed, scored), exact)
 
-    exact = embeddings(model)
     candidates = ("int3_g64", "int4_g128", "int8_g128")
-    found = gqc.search(model, [batch(lines[100:104])], budget_bits=4.25, candidates=candidates)
+    found = gqc.search(model, [given], budget_bits=4.25, candidates=candidates)
     assert found.bits <= 4.25
     assert distance(found) < 0.9 * distance("int4_g128")
 
