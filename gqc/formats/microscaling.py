@@ -53,14 +53,14 @@ def encode(values: torch.Tensor, element: Element) -> torch.Tensor:
         return (
             values.clamp(-element.maximum, element.maximum).round_().nan_to_num_(0).to(torch.int8)
         )
-    magnitude = values.abs().clamp_(max=element.maximum)
     if element.name in NATIVE:
-        codes = magnitude.copysign(values).to(getattr(torch, NATIVE[element.name]))
-        codes = codes.view(torch.uint8)
+        finite = values.clamp(-element.maximum, element.maximum)
+        codes = finite.to(getattr(torch, NATIVE[element.name])).view(torch.uint8)
     else:
+        finite = values.abs().clamp_(max=element.maximum)
         sign = values.view(torch.int32) >> 31 & 1 << element.bits - 1
-        codes = (encode_magnitude(magnitude, element) | sign).to(torch.uint8)
-    if magnitude.sum().isnan():  # rare, and torch is slow at masks
+        codes = (encode_magnitude(finite, element) | sign).to(torch.uint8)
+    if finite.sum().isnan():  # rare, and torch is slow at masks
         nan = (1 << element.bits - 1) - 1 if element.specials != "none" else 0
         codes = torch.where(values.isnan(), nan, codes).to(torch.uint8)
     return codes

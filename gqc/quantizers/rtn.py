@@ -101,7 +101,8 @@ def stored(codes: torch.Tensor, element: Element) -> torch.Tensor:
 
     if element.signed:
         return codes.to(torch.int8)
-    return codes.to(torch.int32).to(torch.uint8)  # torch is slow from float to uint8
+    between = torch.int8 if element.maximum < 128 else torch.int32
+    return codes.to(between).to(torch.uint8)  # torch is slow from float to uint8
 
 
 def grid(
