@@ -93,7 +93,7 @@ def measure(name: str, budgets: list[float], console: Console) -> list[dict[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="mixed precision beside one scheme")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS])
     parser.add_argument("--bits", nargs="+", type=float, default=[3.5, 4.0, 4.25, 4.5])
     parser.add_argument("--output", type=Path, default=RESULTS)

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+import small_models
 import torch
 import transformers
 from torch import nn
@@ -41,33 +42,11 @@ class MLP(nn.Module):
 
 
 def llama() -> nn.Module:
-    return transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=96,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-    )
+    return small_models.llama().train()
 
 
 def gpt2() -> nn.Module:
-    return transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=96,
-            n_embd=64,
-            n_inner=128,
-            n_layer=1,
-            n_head=4,
-            n_positions=64,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-    )
+    return small_models.gpt2(n_inner=128, n_layer=1).train()
 
 
 def bert() -> nn.Module:

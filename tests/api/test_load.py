@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import small_models
 import torch
-import transformers
 from checkpoints.memory import Memory
 from checkpoints.sample import LAYER, Sample, generator
 from checkpoints.samples import SAMPLES
@@ -96,17 +96,8 @@ def test_quantized_weights_are_not_quantized_again(tmp_path: Path) -> None:
 
 def llama(folder: Path) -> PreTrainedModel:
     """A small llama, saved as Hugging Face does."""
-    config = transformers.LlamaConfig(
-        vocab_size=96,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-    )
     torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(config).eval()
+    model = small_models.llama(tie_word_embeddings=True)
     model.save_pretrained(folder)
     return model
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import small_models
 import torch
-import transformers
 from torch import nn
 
 import gqc
@@ -190,16 +190,8 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def test_a_head_tied_to_the_embedding() -> None:
-    config = transformers.LlamaConfig(
-        vocab_size=96,
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        tie_word_embeddings=True,
-    )
     torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(config).eval()
+    model = small_models.llama(num_hidden_layers=1, tie_word_embeddings=True)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     ids = torch.arange(8)[None]
     found = gqc.search(model, [ids], budget_bits=5, candidates=BITS, lm_head=True)

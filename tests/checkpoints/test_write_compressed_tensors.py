@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_models
 import torch
 from checkpoints.memory import Memory, layer
 from checkpoints.samples import SAMPLES
@@ -277,16 +278,5 @@ def test_transformers_loads_it(scheme: str, tmp_path: Path) -> None:
 
 
 def tiny_llama(folder: Path) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=96,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
+    small_models.llama(tie_word_embeddings=True).bfloat16().save_pretrained(folder)

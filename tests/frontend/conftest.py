@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+import small_models
 import torch
 import transformers
 from torch import nn
@@ -98,32 +99,11 @@ class Branches(nn.Module):
 
 
 def llama() -> nn.Module:
-    return transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=96,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-    )
+    return small_models.llama(hidden_size=32, intermediate_size=64).train()
 
 
 def gpt2() -> nn.Module:
-    return transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=96,
-            n_embd=32,
-            n_layer=2,
-            n_head=4,
-            n_positions=64,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-    )
+    return small_models.gpt2(n_embd=32).train()
 
 
 def bert() -> nn.Module:

@@ -6,8 +6,8 @@ import copy
 from typing import Any
 
 import pytest
+import small_models
 import torch
-import transformers
 from torch import nn
 
 from gqc.errors import GqcError
@@ -33,21 +33,11 @@ class Plain(nn.Module):
 
 
 def llama(tied: bool) -> nn.Module:
-    config = transformers.LlamaConfig(
-        vocab_size=96,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=tied,
-    )
-    return transformers.LlamaForCausalLM(config)
+    return small_models.llama(tie_word_embeddings=tied)
 
 
 def gpt2() -> nn.Module:
-    config = transformers.GPT2Config(vocab_size=96, n_embd=64, n_layer=2, n_head=4, n_positions=16)
-    return transformers.GPT2LMHeadModel(config)
+    return small_models.gpt2()
 
 
 class Tied(nn.Module):

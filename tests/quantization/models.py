@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import small_models
 import torch
-import transformers
 from torch import nn
 
 
 def llama(blocks: int = 2) -> Any:
     """A Llama in which each head of values has one reader, so that all factors fold."""
     torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=96,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=blocks,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-    ).eval()
+    model = small_models.llama(num_hidden_layers=blocks, num_attention_heads=2)
     with torch.no_grad():  # channels that AWQ has something to do about
         for name, parameter in model.named_parameters():
             if "norm" in name:
@@ -33,16 +22,7 @@ def llama(blocks: int = 2) -> Any:
 
 def gpt2() -> Any:
     torch.manual_seed(0)
-    config = transformers.GPT2Config(
-        vocab_size=96,
-        n_embd=64,
-        n_layer=2,
-        n_head=4,
-        n_positions=64,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    return transformers.GPT2LMHeadModel(config).eval()
+    return small_models.gpt2()
 
 
 def texts(count: int = 6) -> list[dict[str, torch.Tensor]]:
