@@ -104,17 +104,26 @@ class Stored:
 def take_weights(model: nn.Module | ExportedProgram, source: Source) -> Stored:
     """A copy of the model with the parameters of a source, quantized weights still to be read.
 
-    Those that no plain linear layer reads are dequantized. Raises GqcError that names the
-    parameters of the model that the source lacks, or one that it has in another shape.
+    Those that no plain linear layer reads are dequantized. Tied parameters stay so, but for those
+    that the source has each, one of them quantized, as a head beside its embedding. Raises GqcError
+    that names the parameters of the model that the source lacks, or one that it has in another
+    shape.
     """
     if not isinstance(model, nn.Module) or isinstance(model, fx.GraphModule):
         raise GqcError("only an nn.Module takes stored weights: give the model itself")
     devices = {t.device for t in (*model.parameters(), *model.buffers())} - {torch.device("meta")}
     stored = Stored(copy_shared(model), source, min(devices, default=torch.device("cpu"), key=str))
     aliases = aliases_of(stored.model)
-    for name in known_names(stored.model, source, aliases):
-        take(stored, name, aliases[name])
+    names = known_names(stored.model, source, aliases)
+    for name in names:
+        twins = [twin for twin in aliases[name] if twin in names]
+        apart = len(twins) > 1 and any(is_quantized(source.read(twin)) for twin in twins)
+        take(stored, name, [name] if apart else aliases[name])
     return stored
+
+
+def is_quantized(weight: Weight) -> bool:
+    return not isinstance(weight, torch.Tensor)
 
 
 def take(stored: Stored, name: str, aliases: list[str]) -> None:

@@ -22,8 +22,8 @@ from gqc.schemes import KEEP, Patterns, Scheme, parse_scheme
 @dataclass
 class Layer:
     """A linear layer: its path, the module there, and the name of its weight (of tied ones, the
-    first). scheme: how it is quantized, `text` as it was asked for; None if it is kept, for
-    `reason`."""
+    first that is a linear layer's). scheme: how it is quantized, `text` as it was asked for; None
+    if it is kept, for `reason`."""
 
     path: str
     module: nn.Module
@@ -59,17 +59,21 @@ def layers_of(model: nn.Module, schemes: Sequence[str], lm_head: bool) -> list[L
     plain = [f"{p}={s if s == KEEP else plainly(parse_scheme(s))}" for p, s in patterns.entries]
     for pass_ in (RecognizeLinears(), QuantizeWeights(tuple(plain), lm_head)):
         pass_.apply(Context(), module)
-    layers = []
+    layers: list[Layer] = []
+    apart: dict[str, str] = {}
     for matmul in matmuls(module):
         path, weight = layer_name(matmul), weight_of(matmul.weight)
         assert weight is not None
+        name = weight.key
+        if "shared" in weight.attributes:  # an embedding keeps the weight as it is, under that name
+            name = apart.setdefault(name, f"{path}.weight")
         match = patterns.match(path)
         if gq.block_scaled(matmul.weight) is not None and match is not None:
             how = parse_scheme(match[1]), match[1], ""
         else:
             how = None, "", matmul.decision.reason.data if matmul.decision is not None else ""
         own = "" if path == weight.key else path  # a model that is one linear layer
-        layers.append(Layer(path, model.get_submodule(own), weight.key, *how))
+        layers.append(Layer(path, model.get_submodule(own), name, *how))
     refuse_split_weights(layers)
     return layers
 

@@ -54,9 +54,12 @@ class Quantized:
     config: dict[str, Any] = field(default_factory=dict)
 
     def names(self) -> list[str]:
-        """Names of parameters and of buffers in the state dict, of tied ones the first."""
+        """Names of parameters and of buffers in the state dict.
+
+        Of tied ones the first, and that of a quantized weight which an embedding keeps dense.
+        """
         state = self.model.state_dict(keep_vars=True)
-        return [*dict.fromkeys(canonical_names(state).values())]
+        return [*dict.fromkeys((*canonical_names(state).values(), *self.weights))]
 
     def read(self, name: str) -> Weight:
         """A quantized weight or a dense tensor. Raises GqcError on names that there are not."""

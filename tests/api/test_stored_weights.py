@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import small_models
 import torch
 from checkpoints.memory import Memory
 from torch import nn
@@ -107,3 +110,19 @@ def test_inputs_are_quantized_as_the_source_says(how: str) -> None:
     plain = gqc.compile(model, x, weights=Memory(weights), target="cpu")
     error = (compiled(x) - plain(x)).norm() / plain(x).norm()
     assert 1e-4 < error < 0.1
+
+
+def test_a_quantized_head_leaves_the_embedding_that_it_is_tied_to(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, tokens = small_models.llama(tie_word_embeddings=True), torch.arange(8)[None]
+    quantized = gqc.quantize(model, scheme="int4_g32", lm_head=True)
+    assert {"lm_head.weight", "model.embed_tokens.weight"} <= set(quantized.names())
+    gqc.save(quantized, tmp_path)
+    expected = gqc.compile(model, scheme="int4_g32", lm_head=True, target="cpu")
+    for compiled in (
+        gqc.compile(model, weights=quantized, target="cpu"),
+        gqc.load(tmp_path, target="cpu"),
+    ):
+        embedding = compiled.get_input_embeddings().weight
+        assert torch.equal(embedding, model.get_input_embeddings().weight)
+        assert torch.equal(compiled(tokens).logits, expected(tokens).logits)
