@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from functools import cache
+from typing import TYPE_CHECKING
 
 from xdsl.context import Context
 from xdsl.dialects import arith, builtin, func, math, scf
@@ -10,6 +12,9 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 from xdsl.parser import Parser
 from xdsl.printer import Printer
+
+if TYPE_CHECKING:
+    from gqc.dialects.gq import BlockScaledType
 
 
 def context() -> Context:
@@ -39,6 +44,13 @@ def print_ir(op: Operation, locations: bool = True) -> str:
     stream = io.StringIO()
     TextPrinter(stream, print_debuginfo=locations).print_op(op)
     return stream.getvalue().replace(" loc(unknown)", "") + "\n"
+
+
+@cache
+def parse_block_scaled(text: str) -> BlockScaledType:
+    """A block-scaled type from its parameters, as its `text` has them. Raises ParseError."""
+    type_ = Parser(context(), f"!gq.block_scaled<{text}>").parse_attribute()
+    return type_  # pyright: ignore[reportReturnType]
 
 
 def parse_ir(text: str, name: str = "<text>") -> ModuleOp:

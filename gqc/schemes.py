@@ -104,17 +104,15 @@ class Scheme:
 
     def type(self, rank: int = 2) -> BlockScaledType:
         """The type of a tensor so quantized along its last axis. Raises GqcError without one."""
-        from xdsl.parser import Parser
         from xdsl.utils.exceptions import ParseError
 
-        from gqc.dialects.text import context
+        from gqc.dialects.text import parse_block_scaled
 
         zero = f", zero = {self.zero}, zero_mode = {self.zero_mode}" if self.zero else ""
         whole = ", global = f32" if self.tensor_scale else ""
         block = f"{'1x' * (rank - 1)}{self.group or '?'} : {self.scale} : {self.element}"
-        text = f"!gq.block_scaled<{block}{zero}{whole}>"
         try:
-            return Parser(context(), text).parse_attribute()  # pyright: ignore[reportReturnType]
+            return parse_block_scaled(f"{block}{zero}{whole}")
         except ParseError as error:
             raise GqcError(f"{self} is no format: {error}") from error
 

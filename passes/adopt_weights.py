@@ -7,13 +7,12 @@ from dataclasses import dataclass, fields
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp, StringAttr, TensorType, f32, i64
 from xdsl.ir import Block, Operation, SSAValue
-from xdsl.parser import Parser
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 from xdsl.utils.exceptions import ParseError
 
 from gqc.dialects import gq
-from gqc.dialects.text import context
+from gqc.dialects.text import parse_block_scaled
 from gqc.errors import GqcError
 from gqc.passes import quantize_activations
 from gqc.passes.helpers import matmuls, weight_of
@@ -56,7 +55,7 @@ def parse_entry(text: str) -> Entry:
 def parse_type(text: str) -> gq.BlockScaledType:
     """A block-scaled type from its parameters. Raises GqcError on any other text."""
     try:
-        return Parser(context(), f"!gq.block_scaled<{text}>").parse_attribute()  # pyright: ignore[reportReturnType]
+        return parse_block_scaled(text)
     except ParseError as error:
         raise GqcError(f"{text!r} is no block-scaled type: {error}") from error
 

@@ -12,7 +12,7 @@ from gqc.checkpoints.bits import unpack, words_of
 from gqc.checkpoints.files import Tensors, option
 from gqc.checkpoints.microscaled import NATIVE, e8m0, positive
 from gqc.checkpoints.reader import Layer, Reader
-from gqc.checkpoints.weights import Permuted, Prescaled, Rotated, Transposed, Weight, parse_type
+from gqc.checkpoints.weights import Permuted, Prescaled, Rotated, Transposed, Weight
 from gqc.checkpoints.write_gqc import PARTS, VERSION
 from gqc.checkpoints.writer import WRAPPERS, Form
 from gqc.errors import GqcError
@@ -105,11 +105,12 @@ def read_type(text: str) -> BlockScaledType:
     from xdsl.utils.exceptions import ParseError
 
     from gqc.dialects.gq import BlockScaledType
+    from gqc.dialects.text import parse_block_scaled
 
     try:
         if len(text) > 120 or TYPE.fullmatch(text) is None:
             raise ValueError("no such text")
-        type_ = parse_type(text)
+        type_ = parse_block_scaled(text)
     except (ParseError, ValueError) as error:
         raise GqcError(f"quantization config: {text[:120]!r} is no block-scaled type") from error
     assert isinstance(type_, BlockScaledType)

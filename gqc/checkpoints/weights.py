@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +12,7 @@ from gqc.formats.block_scaled import BlockScaled
 from gqc.formats.rotation import rotate
 
 if TYPE_CHECKING:
-    from gqc.dialects.gq import BlockScaledType
+    pass
 
 
 @dataclass
@@ -83,15 +82,6 @@ def dense(weight: Weight, dtype: torch.dtype | None = None) -> torch.Tensor:
     return weight.dequantize(dtype)
 
 
-@cache
-def parse_type(text: str) -> BlockScaledType:
-    from xdsl.parser import Parser
-
-    from gqc.dialects.text import context
-
-    return Parser(context(), f"!gq.block_scaled<{text}>").parse_attribute()  # pyright: ignore[reportReturnType]
-
-
 def block_scaled(
     element: str,
     block: tuple[int | None, ...],
@@ -107,6 +97,7 @@ def block_scaled(
     codes are bit patterns of `element`, whatever their dtype; those of integers are numbers.
     Raises GqcError if blocks do not divide the tensor, or scales are not one for each.
     """
+    from gqc.dialects.text import parse_block_scaled
     from gqc.dialects.torch_types import ELEMENT_TYPES
 
     extents = "x".join("?" if extent is None else str(extent) for extent in block)
@@ -116,7 +107,7 @@ def block_scaled(
         text += f", zero_mode = {mode}"
     if tensor_scale is not None:
         text += ", global = f32"
-    type_ = parse_type(text)
+    type_ = parse_block_scaled(text)
     sizes = type_.block_of(codes.shape)
     if any(n % b for n, b in zip(codes.shape, sizes, strict=True)):
         raise GqcError(f"blocks of {list(sizes)} do not divide a weight {list(codes.shape)}")

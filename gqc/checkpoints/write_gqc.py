@@ -103,7 +103,7 @@ def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
 
 def described_form(form: Form) -> dict[str, Any]:
     return {
-        "type": str(form.type).removeprefix("!gq.block_scaled<").removesuffix(">"),
+        "type": form.type.text,
         "shape": list(form.shape),
         "wrappers": [list(wrapper) for wrapper in form.wrappers],
         "activation": None if form.activation is None else str(form.activation),

@@ -128,7 +128,7 @@ def dense(name: str, shape: tuple[int, ...], width: int, dtype: str, reason: str
 def quantized(name: str, form: Form) -> Parameter:
     """A quantized parameter, whose bytes are those of codes, scales and zero points, unpadded."""
     bits = form.type.bits_per_element(form.shape)
-    text = str(form.type).removeprefix("!gq.block_scaled<").removesuffix(">")
+    text = form.type.text
     wrappers = "".join(
         f", {kind}" + (f" {n}" if n is not None else "") for kind, n in form.wrappers
     )
