@@ -89,6 +89,11 @@ class BlockScaledType(ParametrizedAttribute, TypeAttribute):
     def has_zero(self) -> bool:
         return self.zero_mode.data != "none"
 
+    def is_exact_in(self, element: str) -> bool:
+        """Whether a float type holds code · scale, which is the weight, without rounding."""
+        bits = self.format.significant + SCALES[str(self.scale)].significant
+        return not self.has_zero and bits <= SCALES[element].significant
+
     @property
     def has_tensor_scale(self) -> bool:
         return not isinstance(self.tensor_scale, Absent)
@@ -305,9 +310,10 @@ class ScheduleAttr(ParametrizedAttribute):
 
     `#gq.schedule<rows = 16, tile = 64x128x64, scale = before, warps = 4, stages = 3>`: up to 16
     rows, output tiles of 64 rows by 128 columns, 64 of K in a step, the scale applied before or
-    after the dot, or in it, by the matrix `unit`. Rows of the last bucket are unbounded (`*`).
+    after the dot, or in it, by the matrix `unit`. Rows of the last bucket are unbounded (`*`). With
+    `, panel = 256` at the end, weights are decoded to memory first, once for each 256 rows.
 
-    C1 the tile has three sizes, and sizes are positive.
+    C1 the tile has three sizes, and sizes are positive; that of a panel may be 0: there is none.
     C2 the scale is applied `before` or `after` the dot, or by the `unit`.
     """
 
@@ -319,9 +325,16 @@ class ScheduleAttr(ParametrizedAttribute):
     scale: StringAttr
     warps: IntAttr
     stages: IntAttr
+    panel: IntAttr
 
     def __init__(
-        self, rows: int, tile: tuple[int, int, int], scale: str, warps: int = 1, stages: int = 1
+        self,
+        rows: int,
+        tile: tuple[int, int, int],
+        scale: str,
+        warps: int = 1,
+        stages: int = 1,
+        panel: int = 0,
     ):
         super().__init__(
             IntAttr(rows),
@@ -329,6 +342,7 @@ class ScheduleAttr(ParametrizedAttribute):
             StringAttr(scale),
             IntAttr(warps),
             IntAttr(stages),
+            IntAttr(panel),
         )
 
     @property
@@ -340,7 +354,7 @@ class ScheduleAttr(ParametrizedAttribute):
     def verify(self) -> None:
         require(len(self.tile) == 3, self.name, "C1", "the tile must have three sizes, MxNxK")
         positive = min(self.sizes) > 0 and (self.rows.data > 0 or self.rows.data == ANY)
-        require(positive, self.name, "C1", "sizes must be positive")
+        require(positive and self.panel.data >= 0, self.name, "C1", "sizes must be positive")
         require(
             self.scale.data in self.SCALES,
             self.name,
@@ -368,12 +382,18 @@ class ScheduleAttr(ParametrizedAttribute):
             warps = parser.parse_integer()
             option("stages")
             stages = parser.parse_integer()
+            panel = 0
+            if parser.parse_optional_punctuation(","):
+                parser.parse_keyword("panel")
+                parser.parse_punctuation("=")
+                panel = parser.parse_integer()
         return [
             IntAttr(rows),
             ArrayAttr([IntAttr(n) for n in tile]),
             StringAttr(scale),
             IntAttr(warps),
             IntAttr(stages),
+            IntAttr(panel),
         ]
 
     def print_parameters(self, printer: Printer) -> None:
@@ -384,3 +404,5 @@ class ScheduleAttr(ParametrizedAttribute):
                 f"rows = {rows}, tile = {tile}, scale = {self.scale.data}, "
                 f"warps = {self.warps.data}, stages = {self.stages.data}"
             )
+            if self.panel.data:
+                printer.print_string(f", panel = {self.panel.data}")

@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from xdsl.context import Context
-from xdsl.dialects import arith, builtin, func, math, scf
+from xdsl.dialects import arith, builtin, func, math, memref, scf
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 from xdsl.parser import Parser
@@ -22,7 +22,7 @@ def context() -> Context:
     from gqc.dialects.universe import DIALECTS
 
     context = Context()
-    for dialect in (builtin.Builtin, func.Func, scf.Scf, arith.Arith, math.Math):
+    for dialect in (builtin.Builtin, func.Func, scf.Scf, arith.Arith, math.Math, memref.MemRef):
         context.load_dialect(dialect)
     for load in DIALECTS.values():
         context.load_dialect(load())

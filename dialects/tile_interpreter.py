@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from xdsl.dialects import arith, math
+from xdsl.dialects import arith, math, memref
 from xdsl.interpreter import Interpreter, InterpreterFunctions, impl, register_impls
 
 from gqc.dialects import tile
@@ -60,6 +60,24 @@ class TileFunctions(InterpreterFunctions):
     @impl(arith.RemUIOp)
     def run_remui(self, interpreter: Interpreter, op: arith.RemUIOp, args: Values) -> Values:
         return (args[0] % args[1],)
+
+    @impl(arith.MinUIOp)
+    def run_minui(self, interpreter: Interpreter, op: arith.MinUIOp, args: Values) -> Values:
+        return (min(args),)
+
+    @impl(memref.DimOp)
+    def run_dim(self, interpreter: Interpreter, op: memref.DimOp, args: Values) -> Values:
+        array, axis = args
+        return (array.shape[axis],)
+
+    @impl(memref.AllocaOp)
+    def run_alloca(self, interpreter: Interpreter, op: memref.AllocaOp, args: Values) -> Values:
+        import torch
+
+        from gqc.dialects.torch_types import DTYPES
+
+        dtype = DTYPES[tile.element_of(op.memref)]
+        return (torch.full(tile.shape_of(op.memref), torch.nan, dtype=dtype),)
 
     @impl(arith.DivfOp)
     def run_divf(self, interpreter: Interpreter, op: arith.DivfOp, args: Values) -> Values:

@@ -20,7 +20,10 @@ ANY = -1
 
 @dataclass(frozen=True)
 class Tiling:
-    """One bucket of rows: the output tile BM×BN, and the step BK of K (0: the format's block)."""
+    """One bucket of rows: the output tile BM×BN, and the step BK of K (0: the format's block).
+
+    panel: rows for which weights are decoded to memory once; 0: in registers, for each tile anew.
+    """
 
     rows: int
     bm: int
@@ -28,6 +31,7 @@ class Tiling:
     bk: int
     warps: int = 1
     stages: int = 1
+    panel: int = 0
 
 
 Formats = Mapping[str, tuple[str, ...]]
@@ -55,6 +59,10 @@ class Target:
     scale: str
     """Where the scale is applied: `before` the dot (to the weight) or `after` (to the sum)."""
     tilings: tuple[Tiling, ...]
+
+    def dots(self, element: str) -> bool:
+        """Whether it has an instruction for dots of this float type, and not only of f32."""
+        return self.units[element] != self.units["f32"]
 
 
 def gpu(name: str, matrix_unit: str, *tilings: Tiling) -> Target:
@@ -87,8 +95,18 @@ AMD = (
     Tiling(ANY, 128, 128, 64, 8, 2),
 )
 
-AVX512 = (Tiling(1, 1, 64, 0), Tiling(2, 2, 64, 0), Tiling(ANY, 4, 64, 0))
-NARROW = (Tiling(1, 1, 32, 0), Tiling(2, 2, 32, 0), Tiling(ANY, 4, 16, 0))
+AVX512 = (
+    Tiling(1, 1, 64, 0),
+    Tiling(2, 2, 64, 0),
+    Tiling(16, 4, 64, 0),
+    Tiling(ANY, 4, 64, 0, panel=256),
+)
+NARROW = (
+    Tiling(1, 1, 32, 0),
+    Tiling(2, 2, 32, 0),
+    Tiling(16, 4, 16, 0),
+    Tiling(ANY, 4, 16, 0, panel=256),
+)
 
 TARGETS: dict[str, Target] = {
     t.name: t

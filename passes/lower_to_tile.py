@@ -22,6 +22,7 @@ from gqc.dialects import gq, tile
 from gqc.errors import GqcError
 from gqc.passes.helpers import count, layer_name, replace, weight_of
 from gqc.passes.matmul_kernel import MatmulKernel, x_scales
+from gqc.passes.panel_matmul_kernel import PanelMatmulKernel
 from gqc.passes.scaled_matmul_kernel import build_scaled_matmul
 from gqc.targets import ANY, Target, resolve
 
@@ -73,7 +74,7 @@ class LowerMatmul(RewritePattern):
                 self.kernels[name] = (
                     build_scaled_matmul(name, self.target, op, x, unpack, schedule)
                     if native
-                    else MatmulKernel(name, self.target, op, unpack, schedule).build()
+                    else build_matmul(name, self.target, op, unpack, schedule)
                 )
             names.append(name)
             rows.append(schedule.rows.data)
@@ -84,6 +85,14 @@ class LowerMatmul(RewritePattern):
         for dead in dict.fromkeys([*casts, unpack]):
             if not any(result.uses for result in dead.results):
                 rewriter.erase(dead)
+
+
+def build_matmul(
+    name: str, target: str, matmul: gq.MatmulTOp, unpack: gq.UnpackOp, schedule: gq.ScheduleAttr
+) -> tile.KernelOp:
+    """The kernel of a matmul of floats, which decodes weights in registers or a panel at a time."""
+    kind = PanelMatmulKernel if schedule.panel.data else MatmulKernel
+    return kind(name, target, matmul, unpack, schedule).build()
 
 
 def describe(launch: gq.LaunchOp, matmul: gq.MatmulTOp, unpack: gq.UnpackOp) -> None:

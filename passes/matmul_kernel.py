@@ -102,24 +102,24 @@ class MatmulKernel(KernelBuilder):
             "num_warps": IntegerAttr(self.schedule.warps.data, i64),
             "num_stages": IntegerAttr(self.schedule.stages.data, i64),
         }
-        return tile.KernelOp(self.name, (self.bm, self.bn), Region(self.entry), attributes)
+        return tile.KernelOp(self.name, self.program_tile, Region(self.entry), attributes)
+
+    @property
+    def program_tile(self) -> tuple[int, int]:
+        """Rows and columns of y that one program makes."""
+        return self.bm, self.bn
 
     # Body
 
     def body(self) -> None:
         self.m = self.offset(0, self.bm, "m")
         self.column = self.offset(1, self.bn, "n")
-        if not self.k_axis:  # a panel of rows, and the lane of it where this tile begins
-            lanes = self.constant(self.lanes)
-            self.panel = named(arith.DivUIOp(self.column, lanes), "panel")
-            self.lane = named(arith.RemUIOp(self.column, lanes), "lane")
+        if not self.k_axis:
+            self.find_lane()
         shape = (self.bn, self.bm) if self.k_axis else (self.bm, self.bn)
         start = named(tile.FullOp(0.0, VectorType(f32, shape)), "acc")
         if self.block == self.k:  # one scale a row: loaded once
-            self.scale, self.zero = (
-                self.load_scale(self.constant(0)),
-                self.load_zero(self.constant(0)),
-            )
+            self.load_block(self.constant(0))
         loop = Block(arg_types=[IndexType(), start.type])
         k, acc = loop.args
         k.name_hint, acc.name_hint = "k", "acc"
@@ -135,24 +135,31 @@ class MatmulKernel(KernelBuilder):
         program = named(tile.ProgramIdOp(axis), f"pid_{name}")
         return named(arith.MuliOp(program, self.constant(size)), name)
 
+    def find_lane(self) -> None:
+        """The panel of rows where the tile's columns are, and the lane of it where they begin."""
+        lanes = self.constant(self.lanes)
+        self.panel = named(arith.DivUIOp(self.column, lanes), "panel")
+        self.lane = named(arith.RemUIOp(self.column, lanes), "lane")
+
     def step(self, k: SSAValue, acc: SSAValue) -> SSAValue:
         """The accumulator after BK more of K."""
-        x = named(
-            tile.LoadOp(
-                self.args["x"], [self.m, k], VectorType(self.activation, (self.bm, self.bk))
-            ),
-            "x_tile",
-        )
+        x = self.load_x(k, self.bk)
         codes = self.load_codes(k)
         if self.block != self.k:
-            g = named(arith.DivUIOp(k, self.constant(self.block)), "g")
-            self.scale, self.zero = self.load_scale(g), self.load_zero(g)
+            self.load_block(k)
+        weight = self.weight_tile(codes)
+        x_tile = cast(x, self.dot_type, "x_tile")
         if self.scale_first:
-            weight = cast(self.dequantize(codes), self.dot_type, "w_tile")
-            return self.dot(acc, cast(x, self.dot_type, "x_tile"), weight)
-        weight = cast(codes, self.dot_type, "w_tile")
+            return self.dot(acc, x_tile, weight)
         start = tile.FullOp(0.0, acc.type).result  # pyright: ignore[reportArgumentType]
-        return self.scale_sum(acc, named_value(self.dot(start, x, weight), "part"), x)
+        part = named_value(self.dot(start, x_tile, weight), "part")
+        total = named(tile.SumOp(x, 1), "x_sum") if self.zero is not None else None
+        return self.scale_sum(acc, part, total)
+
+    def weight_tile(self, codes: SSAValue) -> SSAValue:
+        """What is multiplied by x: the values of codes, scaled if the scale comes first."""
+        values = self.dequantize(codes) if self.scale_first else codes
+        return cast(values, self.dot_type, "w_tile")
 
     def dot(self, acc: SSAValue, x: SSAValue, weight: SSAValue) -> SSAValue:
         if self.k_axis:
@@ -167,13 +174,14 @@ class MatmulKernel(KernelBuilder):
         z = Floats(self.repeat(self.zero)) if self.zero is not None else None
         return named_value(self.type.mode.dequantize(q, s, z).value, "w_tile")
 
-    def scale_sum(self, acc: SSAValue, part: SSAValue, x: SSAValue) -> SSAValue:
-        """acc + s·part + c·Σx, where c is z (rescale) or −s·z: the block's scale after its dot."""
+    def scale_sum(self, acc: SSAValue, part: SSAValue, total: SSAValue | None) -> SSAValue:
+        """acc + s·part + c·Σx, where c is z (rescale) or −s·z: the block's scale after its dot.
+
+        total: Σx of each row [BM, 1], needed where there are zero points."""
         shape = tile.shape_of(acc)
         acc = arith.AddfOp(acc, arith.MulfOp(part, spread(self.scale, shape))).result
-        if self.zero is None:
+        if self.zero is None or total is None:
             return acc
-        total = tile.SumOp(x, 1).result
         if self.k_axis:
             total = tile.TransposeOp(total).result
         total = spread(named_value(total, "x_sum"), shape)
@@ -188,6 +196,17 @@ class MatmulKernel(KernelBuilder):
         return tile.RepeatOp(value, self.k_axis, times).result if times > 1 else value
 
     # Loads
+
+    def load_x(self, k: SSAValue, columns: int) -> SSAValue:
+        """Columns of x from k on, of this tile's rows."""
+        type_ = VectorType(self.activation, (self.bm, columns))
+        return named(tile.LoadOp(self.args["x"], [self.m, k], type_), "x_tile")
+
+    def load_block(self, k: SSAValue) -> None:
+        """The scale and zero point at k, for what comes."""
+        whole_row = self.block == self.k
+        g = self.constant(0) if whole_row else self.units(k, self.block, "g")
+        self.scale, self.zero = self.load_scale(g), self.load_zero(g)
 
     def load_codes(self, k: SSAValue) -> SSAValue:
         planes = []

@@ -30,10 +30,20 @@ def schedule(tiling: Tiling, target: Target, matmul: gq.MatmulTOp) -> gq.Schedul
     block = type_.block_of(shape)[1]
     whole_words = WORD // min(planes_of(type_.format.bits))
     step = step_of(tiling, block, shape[1], whole_words)
-    scale = "before" if block < step and block != shape[1] else target.scale
+    scale = target.scale
+    if block < step and block != shape[1]:
+        scale = "before"
+    elif tiling.panel:
+        scale = "after" if rounds(type_, matmul, target) else "before"
     columns = max(tiling.bn, whole_words) if type_.mode.integer else tiling.bn
-    tile = (tiling.bm, columns, step)
-    return gq.ScheduleAttr(tiling.rows, tile, scale, tiling.warps, tiling.stages)
+    sizes = (tiling.bm, columns, step)
+    return gq.ScheduleAttr(tiling.rows, sizes, scale, tiling.warps, tiling.stages, tiling.panel)
+
+
+def rounds(type_: gq.BlockScaledType, matmul: gq.MatmulTOp, target: Target) -> bool:
+    """Whether a scaled weight is rounded in the float type that a target's dots take."""
+    element = str(gq.element_type(matmul.x))
+    return target.dots(element) and not type_.is_exact_in(element)
 
 
 def native_schedule(tiling: Tiling) -> gq.ScheduleAttr:

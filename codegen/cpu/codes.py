@@ -90,6 +90,10 @@ class Decoded(Tile):
     def granule(self) -> int:
         return self.source.granule
 
+    @property
+    def significant(self) -> int:
+        return self.source.format.significant
+
     def row(self, e: Emitter, i: Index) -> Vectors:
         return [decode(e, code, self.source.format) for code in self.source.row(e, i)]
 

@@ -204,6 +204,13 @@ class Emitter:
         nearest = self.once(("clamp", value, bound), lambda: self.select(inside, value, last))
         return Index(nearest, 0, 0, None, 1), inside
 
+    def minimum(self, a: Index, b: Index) -> Index:
+        """The lesser of two indices."""
+        x, y = self.scalar(a), self.scalar(b)
+        least = self.select(self.compare("ult", x, y), x, y)
+        high = min((h for h in (a.high, b.high) if h is not None), default=None)
+        return Index(least, 0, min(a.low, b.low), high, 1)
+
     def arithmetic(self, op: BinaryOp, a: SSAValue, b: SSAValue) -> SSAValue:
         return self.once((op, a, b), lambda: self.emit(op(a, b)))
 

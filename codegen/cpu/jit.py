@@ -20,7 +20,8 @@ from xdsl.backend.llvm.convert import convert_module
 
 from gqc.codegen.cpu import cache, llvm_types
 from gqc.codegen.cpu.isa import Isa
-from gqc.codegen.cpu.lowering import OPENMP, lower
+from gqc.codegen.cpu.lowering import lower
+from gqc.codegen.cpu.threads import OPENMP
 from gqc.dialects.tile import KernelOp, shape_of
 from gqc.errors import GqcError
 

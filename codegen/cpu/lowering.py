@@ -2,9 +2,7 @@
 
 Three functions come out: `<name>.program` computes one tile of the output, `<name>.worker` runs the
 programs that are one thread's share of the grid, and `<name>` (the only one visible) starts the
-threads. Threads come from OpenMP through libgomp's ABI (`GOMP_parallel`), that is from the pool
-that torch uses. The grid is split into equal runs, columns outermost, so that a thread's weights
-stay in its cache while the rows of x pass.
+threads (`gqc.codegen.cpu.threads`).
 """
 
 from __future__ import annotations
@@ -13,41 +11,28 @@ import math
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from xdsl.dialects import arith, llvm, scf
+from xdsl.dialects import arith, llvm, memref, scf
 from xdsl.dialects import math as math_dialect
 from xdsl.dialects.builtin import (
-    ArrayAttr,
-    DictionaryAttr,
     IndexType,
     IntegerAttr,
     ModuleOp,
-    UnitAttr,
+    bf16,
     f32,
-    i32,
     i64,
 )
-from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.ir import Block, Operation, SSAValue
 
-from gqc.codegen.cpu import codes, functions, quantize, tiles
+from gqc.codegen.cpu import codes, functions, quantize, stores, tiles
 from gqc.codegen.cpu.dot import dot
 from gqc.codegen.cpu.emitter import PTR, Emitter, Index
 from gqc.codegen.cpu.isa import Isa
+from gqc.codegen.cpu.threads import OPENMP, entry, function, grid_columns, worker
 from gqc.codegen.cpu.tiles import Array, Loaded, Registers, Tile
 from gqc.dialects import tile
 from gqc.dialects.tile import element_of, shape_of
 from gqc.errors import GqcError
 from gqc.formats.elements import ELEMENTS
-
-SERIAL_WORK = 1 << 17
-"""Multiply-adds, or as much other work, below which starting threads costs more than it saves: some
-microseconds."""
-
-OPENMP = {
-    "GOMP_parallel": llvm.LLVMFunctionType([PTR, PTR, i32, i32]),
-    "omp_get_thread_num": llvm.LLVMFunctionType([], i32),
-    "omp_get_num_threads": llvm.LLVMFunctionType([], i32),
-}
-"""What a kernel imports."""
 
 
 def lower(kernel: tile.KernelOp, isa: Isa) -> ModuleOp:
@@ -69,24 +54,6 @@ def lower(kernel: tile.KernelOp, isa: Isa) -> ModuleOp:
             entry(kernel, name, f"{name}.worker", pointers, isa),
         ]
     )
-
-
-def function(name: str, inputs: Sequence[Attribute], linkage: str = "internal") -> llvm.FuncOp:
-    """A function without a result; what its pointers reach does not overlap."""
-    noalias = DictionaryAttr({"llvm.noalias": UnitAttr()})
-    return llvm.FuncOp(
-        name,
-        llvm.LLVMFunctionType(inputs),
-        llvm.LinkageAttr(linkage),
-        body=Region(Block(arg_types=inputs)),
-        other_props={
-            "arg_attrs": ArrayAttr(noalias if t == PTR else DictionaryAttr({}) for t in inputs)
-        },
-    )
-
-
-def grid_columns(kernel: tile.KernelOp) -> int:
-    return -(-shape_of(kernel.body.block.args[-1])[1] // kernel.tile_sizes[1])
 
 
 # One program
@@ -182,6 +149,37 @@ def lower_remui(lowering: Lowering, op: arith.RemUIOp) -> None:
     lowering.indices[op.result] = lowering.e.remainder(lowering.index(op.lhs), divisor)
 
 
+def lower_subi(lowering: Lowering, op: arith.SubiOp) -> None:
+    """A difference of indices, which is not negative."""
+    e = lowering.e
+    a, b = lowering.index(op.lhs), lowering.index(op.rhs)
+    difference = e.arithmetic(llvm.SubOp, e.scalar(a), e.scalar(b))
+    high = None if a.high is None else a.high - b.low
+    lowering.indices[op.result] = Index(difference, 0, 0, high, 1)
+
+
+def lower_minui(lowering: Lowering, op: arith.MinUIOp) -> None:
+    a, b = lowering.index(op.lhs), lowering.index(op.rhs)
+    lowering.indices[op.result] = lowering.e.minimum(a, b)
+
+
+def lower_dim(lowering: Lowering, op: memref.DimOp) -> None:
+    axis, array = lowering.constant(op.index, "an axis"), lowering.arrays[op.source]
+    size = array.shape[axis]
+    known = Index.constant(size) if size >= 0 else Index(array.size, 0, 0, None, 1)
+    lowering.indices[op.result] = known
+
+
+def lower_alloca(lowering: Lowering, op: memref.AllocaOp) -> None:
+    """Memory of one program lies on its thread's stack."""
+    e, shape, element = lowering.e, shape_of(op.memref), element_of(op.memref)
+    stack = llvm.AllocaOp(e.integer(math.prod(shape)), element, alignment=tiles.CACHE_LINE)
+    pointer = e.emit(llvm.BitcastOp(e.emit(stack), PTR))
+    paired = element == bf16 and e.isa.dot_bf16 is not None
+    kind = tiles.Pairs if paired else Array
+    lowering.arrays[op.memref] = kind(pointer, element, shape, e.integer(shape[0]))
+
+
 def elementwise(operation: Callable[[Emitter, SSAValue, SSAValue], SSAValue]) -> Rule:
     def rule(lowering: Lowering, op: Operation) -> None:
         a, b = (lowering.tiles[v] for v in op.operands)
@@ -209,7 +207,8 @@ def lower_load(lowering: Lowering, op: tile.LoadOp) -> None:
     shape, array = shape_of(op.result), lowering.arrays[op.source]
     if len(shape) > 2:
         raise GqcError(f"a tile of rank {len(shape)} in a CPU kernel")
-    lowering.tiles[op.result] = Loaded(shape, element_of(op.result), array, offsets)
+    kind = tiles.LoadedPairs if isinstance(array, tiles.Pairs) else Loaded
+    lowering.tiles[op.result] = kind(shape, element_of(op.result), array, offsets)  # type: ignore[arg-type]
 
 
 def lower_unpack(lowering: Lowering, op: tile.UnpackOp) -> None:
@@ -276,54 +275,47 @@ def lower_dot(lowering: Lowering, op: tile.DotOp) -> None:
 def lower_for(lowering: Lowering, op: scf.ForOp) -> None:
     """A loop of at least one round; what it carries lives in registers."""
     e = lowering.e
-    lower, upper, step = (
-        lowering.constant(v, "a loop's bound or step") for v in (op.lb, op.ub, op.step)
-    )
+    lower, step = (lowering.constant(v, "a loop's start or step") for v in (op.lb, op.step))
+    upper = lowering.index(op.ub)
     counter, *carried = op.body.block.args
-    last = lower + (upper - 1 - lower) // step * step
+    last = None if upper.high is None else lower + (upper.high - 1 - lower) // step * step
     terminator = op.body.block.last_op
-    assert isinstance(terminator, scf.YieldOp) and last >= lower
+    assert isinstance(terminator, scf.YieldOp) and (last is None or last >= lower)
     counts = [len(lowering.registers(v)) for v in op.iter_args]
 
     def split(values: Sequence[SSAValue]) -> list[Sequence[SSAValue]]:
         ends = [sum(counts[: i + 1]) for i in range(len(counts))]
         return [values[end - count : end] for end, count in zip(ends, counts, strict=True)]
 
-    def body(k: SSAValue, values: Sequence[SSAValue]) -> list[SSAValue]:
-        lowering.indices[counter] = Index(k, 0, lower, last, math.gcd(lower, step))
+    def round_(k: Index, values: Sequence[SSAValue]) -> list[SSAValue]:
+        lowering.indices[counter] = k
         for argument, vectors in zip(carried, split(values), strict=True):
             lowering.tiles[argument] = lowering.as_tile(argument, vectors)
         lowering.run(op.body.block)
         return [v for value in terminator.operands for v in lowering.registers(value)]
 
+    def body(k: SSAValue, values: Sequence[SSAValue]) -> list[SSAValue]:
+        return round_(Index(k, 0, lower, last, math.gcd(lower, step)), values)
+
     start = [v for value in op.iter_args for v in lowering.registers(value)]
-    totals = e.loop(e.integer(lower), e.integer(upper), step, start, body)
+    if upper.base is None and last == lower:
+        totals: Sequence[SSAValue] = round_(Index.constant(lower), start)
+    else:
+        totals = e.loop(e.integer(lower), e.scalar(upper), step, start, body)
     for result, vectors in zip(op.results, split(totals), strict=True):
         lowering.tiles[result] = lowering.as_tile(result, vectors)
 
 
 def lower_store(lowering: Lowering, op: tile.StoreOp) -> None:
     """Store rows below the bound; lanes beyond the last column are masked."""
-    e = lowering.e
     value, array = lowering.tiles[op.value], lowering.arrays[op.target]
-    target = Loaded(value.shape, array.element, array, tuple(map(lowering.index, op.offsets)))
-    rows = [value.row(e, Index.constant(m)) for m in range(value.rows)]
-    for m, vectors in enumerate(rows):
-        *leading, first, column = target.offsets
-        row = e.add(first, Index.constant(m))
-        stored = [e.narrow(v, array.element) for v in vectors]
-        with e.when(e.compare("ult", e.scalar(row), array.bound(e, len(leading)))):
-            for lane, vector in zip(value.vectors(e), stored, strict=True):
-                store_vector(e, target, vector, [*leading, row, column + lane])
-
-
-def store_vector(e: Emitter, target: Loaded, vector: SSAValue, indices: list[Index]) -> None:
-    array = target.array
-    address = array.address(e, indices)
-    if array.holds(target.offsets[-1], target.columns, len(array.shape) - 1):
-        e.store(vector, address, array.align)
+    offsets = tuple(map(lowering.index, op.offsets))
+    if isinstance(array, tiles.Pairs):
+        stores.pairs(lowering.e, value, array, offsets)
+    elif value.columns == 1:
+        stores.column(lowering.e, value, array, offsets)
     else:
-        e.masked_store(vector, address, array.align, target.mask(e, indices[-1]))
+        stores.rows(lowering.e, value, Loaded(value.shape, array.element, array, offsets))
 
 
 RULES: dict[type[Operation], Rule] = cast(
@@ -334,6 +326,10 @@ RULES: dict[type[Operation], Rule] = cast(
         arith.MuliOp: lower_muli,
         arith.DivUIOp: lower_divui,
         arith.RemUIOp: lower_remui,
+        arith.SubiOp: lower_subi,
+        arith.MinUIOp: lower_minui,
+        memref.DimOp: lower_dim,
+        memref.AllocaOp: lower_alloca,
         arith.AddfOp: elementwise(Emitter.fadd),
         arith.SubfOp: elementwise(Emitter.fsub),
         arith.MulfOp: elementwise(Emitter.fmul),
@@ -356,84 +352,3 @@ RULES: dict[type[Operation], Rule] = cast(
     },
 )
 """How each op of a kernel is lowered."""
-
-
-# The grid and the threads
-
-
-def row_tiles(kernel: tile.KernelOp, e: Emitter, size: SSAValue) -> SSAValue:
-    rows = kernel.tile_sizes[0]
-    if rows == 1:
-        return size
-    rounded = e.arithmetic(llvm.AddOp, size, e.integer(rows - 1))
-    return e.arithmetic(llvm.UDivOp, rounded, e.integer(rows))
-
-
-def frame_type(pointers: int) -> llvm.LLVMStructType:
-    """What the threads are told: the arguments of the visible function."""
-    return llvm.LLVMStructType.from_type_list([*[PTR] * pointers, i64])
-
-
-def worker(kernel: tile.KernelOp, name: str, program: str, isa: Isa) -> llvm.FuncOp:
-    """(frame): run this thread's share of the programs; each thread has an equal run of them."""
-    pointers = len(kernel.body.block.args)
-    func = function(name, [PTR])
-    e = Emitter(isa, func.body.block)
-    frame = func.body.block.args[0]
-    types = [*[PTR] * pointers, i64]
-    arguments = [e.load(field(e, frame, pointers, n), type_, 8) for n, type_ in enumerate(types)]
-    rows = row_tiles(kernel, e, arguments[-1])
-    programs = e.arithmetic(llvm.MulOp, rows, e.integer(grid_columns(kernel)))
-    thread, threads = (
-        e.emit(llvm.ZExtOp(e.emit(llvm.CallOp(symbol, return_type=i32)), i64))
-        for symbol in ("omp_get_thread_num", "omp_get_num_threads")
-    )
-
-    def share(number: SSAValue) -> SSAValue:
-        return e.arithmetic(llvm.UDivOp, e.arithmetic(llvm.MulOp, programs, number), threads)
-
-    def body(number: SSAValue, _: Sequence[SSAValue]) -> Sequence[SSAValue]:
-        row = e.arithmetic(llvm.URemOp, number, rows)
-        column = e.arithmetic(llvm.UDivOp, number, rows)
-        e.effect(llvm.CallOp(program, *arguments, row, column))
-        return []
-
-    first, last = share(thread), share(e.arithmetic(llvm.AddOp, thread, e.integer(1)))
-    with e.when(e.compare("ult", first, last)):
-        e.loop(first, last, 1, [], body)
-    e.effect(llvm.ReturnOp())
-    return func
-
-
-def field(e: Emitter, frame: SSAValue, pointers: int, number: int) -> SSAValue:
-    return e.emit(llvm.GEPOp(frame, [0, number], frame_type(pointers)))
-
-
-ELEMENT_WORK = 4
-"""What an element costs, in multiply-adds, where a kernel only passes over it."""
-
-
-def work_of_row(kernel: tile.KernelOp) -> int:
-    """Multiply-adds, or as much other work, for each row of the output."""
-    first, *_, last = kernel.body.block.args
-    multiplies = any(isinstance(op, tile.DotOp) for op in kernel.walk())
-    return shape_of(last)[1] * (shape_of(first)[1] if multiplies else ELEMENT_WORK)
-
-
-def entry(kernel: tile.KernelOp, name: str, worker: str, pointers: int, isa: Isa) -> llvm.FuncOp:
-    """(pointers…, M): start the threads; little work is done by the caller's thread alone."""
-    func = function(name, [*[PTR] * pointers, i64], "external")
-    e = Emitter(isa, func.body.block)
-    arguments = func.body.block.args
-    # llvmlite types what alloca returns; the cast makes it a plain pointer.
-    stack = e.emit(llvm.AllocaOp(e.integer(1), frame_type(pointers), alignment=8))
-    frame = e.emit(llvm.BitcastOp(stack, PTR))
-    for n, argument in enumerate(arguments):
-        e.store(argument, field(e, frame, pointers, n), 8)
-    total = e.arithmetic(llvm.MulOp, arguments[-1], e.integer(work_of_row(kernel)))
-    alone = e.emit(llvm.ZExtOp(e.compare("ult", total, e.integer(SERIAL_WORK)), i32))
-    function_ = e.emit(llvm.AddressOfOp(worker, PTR))
-    no_flags = e.integer(0, i32)
-    e.effect(llvm.CallOp("GOMP_parallel", function_, frame, alone, no_flags))
-    e.effect(llvm.ReturnOp())
-    return func

@@ -21,6 +21,7 @@ from xdsl.ir import Attribute, SSAValue
 
 from gqc.codegen.cpu.emitter import Emitter, Index
 from gqc.errors import GqcError
+from gqc.formats.elements import SCALES
 
 PREFETCH_BYTES = 4096
 """How far ahead packed words are asked for: a page, the reach of hardware prefetchers."""
@@ -48,6 +49,11 @@ class Tile(ABC):
     def granule(self) -> int:
         """Rows are asked for as (a multiple of this) + (a constant)."""
         return 1
+
+    @property
+    def significant(self) -> int:
+        """Significant bits of the values, at most."""
+        return SCALES[str(self.element)].significant
 
     def vectors(self, e: Emitter) -> range:
         """First lanes of the vectors of a row."""
@@ -144,6 +150,42 @@ class Array:
     @property
     def align(self) -> int:
         return self.element.size  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs(Array):
+    """Memory of a program for bf16 in which rows 2i and 2i + 1 lie interleaved, as dots want them.
+
+    Its rows are a multiple of 2, and read and written from an even one on.
+    """
+
+    def pair_address(self, e: Emitter, row: Index, lane: Index) -> SSAValue:
+        position = e.add(e.multiply(e.divide(row, 2), self.shape[1]), lane)
+        return e.address(self.pointer, i32, position)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedPairs(Tile):
+    """A tile of `Pairs`, of which only pairs of rows can be had."""
+
+    array: Pairs
+    offsets: tuple[Index, ...]
+
+    @property
+    def granule(self) -> int:
+        return 2
+
+    def pair(self, e: Emitter, i: Index) -> Vectors:
+        row, column = e.add(self.offsets[0], i), self.offsets[1]
+        addresses = [self.array.pair_address(e, row, column + lane) for lane in self.vectors(e)]
+        type_ = e.vector(bf16, 2 * e.isa.lanes)
+        return [e.load(address, type_, CACHE_LINE) for address in addresses]
+
+    def row(self, e: Emitter, i: Index) -> Vectors:
+        raise GqcError("one row of a tile of interleaved rows")
+
+    def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
+        raise GqcError("one element of a tile of interleaved rows")
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,8 +302,13 @@ class Converted(Tile):
     def granule(self) -> int:
         return self.source.granule
 
+    @property
+    def significant(self) -> int:
+        return min(super().significant, self.source.significant)
+
     def convert(self, e: Emitter, value: SSAValue) -> SSAValue:
-        return e.round(value, self.element)
+        is_exact = self.element == bf16 and self.source.significant <= super().significant
+        return value if is_exact else e.round(value, self.element)
 
     def row(self, e: Emitter, i: Index) -> Vectors:
         return [self.convert(e, v) for v in self.source.row(e, i)]
@@ -282,6 +329,12 @@ class Elementwise(Tile):
     def granule(self) -> int:
         return max(self.a.granule, self.b.granule)
 
+    @property
+    def significant(self) -> int:
+        product = self.a.significant + self.b.significant
+        most = super().significant
+        return min(product, most) if self.operation is Emitter.fmul else most
+
     def apply(self, e: Emitter, x: SSAValue, y: SSAValue) -> SSAValue:
         return e.round(self.operation(e, x, y), self.element)
 
@@ -299,12 +352,17 @@ class Broadcast(Tile):
 
     source: Tile
 
+    @property
+    def significant(self) -> int:
+        return self.source.significant
+
     def leading(self, i: Index) -> Index:
         return i if self.source.rows > 1 else Index.constant(0)
 
     def row(self, e: Emitter, i: Index) -> Vectors:
         if self.source.columns == self.columns:
-            return self.source.row(e, self.leading(i))
+            row = self.leading(i)
+            return e.once((self, row.base, row.offset), lambda: self.source.row(e, row))
         value = self.source.splat(e, self.leading(i), Index.constant(0))
         return [value for _ in self.vectors(e)]
 
@@ -319,6 +377,10 @@ class Repeated(Tile):
 
     source: Tile
     times: int
+
+    @property
+    def significant(self) -> int:
+        return self.source.significant
 
     def row(self, e: Emitter, i: Index) -> Vectors:
         row = e.divide(i, self.times)

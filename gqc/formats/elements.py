@@ -38,6 +38,11 @@ class Element:
         return self.is_integer and self.signed
 
     @property
+    def significant(self) -> int:
+        """Significant bits of the values, at most."""
+        return self.bits if self.is_integer else self.mantissa + 1
+
+    @property
     def minimum(self) -> float:
         return min(v for v in self.values if math.isfinite(v))
 

@@ -18,7 +18,7 @@ from gqc.codegen import cpu
 from gqc.dialects import gq, tile
 from gqc.formats.block_scaled import BlockScaled
 from gqc.formats.layouts import LAYOUTS
-from gqc.passes.lower_to_tile import MatmulKernel
+from gqc.passes.lower_to_tile import build_matmul
 from gqc.passes.split_m_buckets import schedule
 from gqc.targets import ANY, TARGETS, Tiling
 
@@ -102,7 +102,7 @@ class Linear:
             source.results[0], dense.result, source.results[-1] if self.bias else None, result
         )
         plan = schedule(tiling, target, matmul)
-        kernel = MatmulKernel("matmul", target.name, matmul, unpack, plan).build()
+        kernel = build_matmul("matmul", target.name, matmul, unpack, plan)
         kernel.verify()
         return kernel
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from gqc.codegen import cpu
 from gqc.codegen.cpu.isa import ISAS, host
+from gqc.passes import panel_matmul_kernel
+from gqc.targets import TARGETS
 
 INTEGERS = [f"{sign}i{bits}" for bits in (1, 2, 3, 4, 8) for sign in "us"]
 ZEROS = {
@@ -78,6 +82,28 @@ def test_n_that_fills_no_tile(linear, isa, n, activation):
     runs_here(isa)
     zero = zero_text("quantized", "4")
     linear(n, 64, f"1x32 : f16 : ui4{zero}", activation, bias=True).check(isa, 5)
+
+
+@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize("activation", ["bf16", "f16", "f32"])
+@pytest.mark.parametrize(
+    "format",
+    [
+        "1x32 : f16 : ui4, zero = f16, zero_mode = rescale",  # scaled after the dot, sums of x
+        "1x64 : bf16 : ui3, zero = ui3, zero_mode = quantized",
+        "1x16 : f16 : si1",  # several blocks in a step
+        "1x? : f16 : si8",
+        "1x16 : f8E4M3FN : f4E2M1FN, global = f32",  # scaled before it, exactly
+        "1x32 : f8E8M0FNU : f6E3M2FN",
+    ],
+)
+def test_panels(linear, isa, format, activation, monkeypatch):
+    """Weights decoded to memory first: several blocks of rows, chunks of K and columns that leave
+    tails, and panels that share sums of x."""
+    runs_here(isa)
+    monkeypatch.setattr(panel_matmul_kernel, "PANEL_BYTES", 16 << 10)
+    tiling = replace(TARGETS[f"cpu_{isa}"].tilings[-1], panel=10)
+    linear(330, 192, format, activation, bias=True).check(isa, 19, tiling)
 
 
 @pytest.mark.parametrize("isa", TIERS)

@@ -43,10 +43,10 @@
 // CHECK-NEXT:     %w_tile = tile.cast %codes : vector<32x64xui4> to vector<32x64xf32>
 // CHECK-NEXT:     %0 = tile.full 0.000000e+00 : vector<8x64xf32>
 // CHECK-NEXT:     %part = tile.dot %0, %x_tile, %w_tile : vector<8x32xf32>, vector<32x64xf32> -> vector<8x64xf32>
+// CHECK-NEXT:     %x_sum = tile.sum %x_tile axis = 1 : vector<8x32xf32> to vector<8x1xf32>
 // CHECK-NEXT:     %1 = tile.broadcast %s_1 : vector<1x64xf32> to vector<8x64xf32>
 // CHECK-NEXT:     %2 = arith.mulf %part, %1 : vector<8x64xf32>
 // CHECK-NEXT:     %3 = arith.addf %acc_2, %2 : vector<8x64xf32>
-// CHECK-NEXT:     %x_sum = tile.sum %x_tile axis = 1 : vector<8x32xf32> to vector<8x1xf32>
 // CHECK-NEXT:     %4 = tile.broadcast %x_sum : vector<8x1xf32> to vector<8x64xf32>
 // CHECK-NEXT:     %5 = tile.broadcast %z_1 : vector<1x64xf32> to vector<8x64xf32>
 // CHECK-NEXT:     %6 = arith.mulf %4, %5 : vector<8x64xf32>
@@ -88,9 +88,9 @@
 // CHECK-NEXT:     %w_tile = tile.cast %codes : vector<32x64xui4> to vector<32x64xbf16>
 // CHECK-NEXT:     %1 = tile.full 0.000000e+00 : vector<1x64xf32>
 // CHECK-NEXT:     %part = tile.dot %1, %x_tile, %w_tile : vector<1x32xbf16>, vector<32x64xbf16> -> vector<1x64xf32>
+// CHECK-NEXT:     %x_sum = tile.sum %x_tile axis = 1 : vector<1x32xbf16> to vector<1x1xf32>
 // CHECK-NEXT:     %2 = arith.mulf %part, %s_1 : vector<1x64xf32>
 // CHECK-NEXT:     %3 = arith.addf %acc_2, %2 : vector<1x64xf32>
-// CHECK-NEXT:     %x_sum = tile.sum %x_tile axis = 1 : vector<1x32xbf16> to vector<1x1xf32>
 // CHECK-NEXT:     %4 = tile.broadcast %x_sum : vector<1x1xf32> to vector<1x64xf32>
 // CHECK-NEXT:     %offset = arith.mulf %s_1, %z : vector<1x64xf32>
 // CHECK-NEXT:     %5 = arith.mulf %4, %offset : vector<1x64xf32>

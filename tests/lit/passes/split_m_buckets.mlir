@@ -1,6 +1,7 @@
 // split-m-buckets: a tile schedule for each bucket of row counts.
 // RUN: gqc-opt %s -p split-m-buckets{target=sm_90} | filecheck %s --check-prefix GPU
 // RUN: gqc-opt %s -p split-m-buckets{target=cpu_avx512} | filecheck %s --check-prefix CPU
+// RUN: gqc-opt %s -p split-m-buckets{target=cpu_avx512bf16} | filecheck %s --check-prefix BF16
 
 // GPU-LABEL: func.func @group_of_32
 // GPU:         decision <emulated, "why"> schedules [
@@ -13,7 +14,15 @@
 // CPU:         decision <emulated, "why"> schedules [
 // CPU-SAME:      #gq.schedule<rows = 1, tile = 1x64x32, scale = after, warps = 1, stages = 1>,
 // CPU-SAME:      #gq.schedule<rows = 2, tile = 2x64x32, scale = after, warps = 1, stages = 1>,
-// CPU-SAME:      #gq.schedule<rows = *, tile = 4x64x32, scale = after, warps = 1, stages = 1>]
+// CPU-SAME:      #gq.schedule<rows = 16, tile = 4x64x32, scale = after, warps = 1, stages = 1>,
+// CPU-SAME:      #gq.schedule<rows = *, tile = 4x64x32, scale = before, warps = 1, stages = 1, panel = 256>]
+
+// A panel holds scaled weights where the float type of the dot does: f32 always, bf16 if both have
+// few bits.
+// BF16-LABEL: func.func @group_of_32
+// BF16:         #gq.schedule<rows = *, tile = 4x64x32, scale = after, warps = 1, stages = 1, panel = 256>]
+// BF16-LABEL: func.func @two_significant_bits
+// BF16:         #gq.schedule<rows = *, tile = 4x64x32, scale = before, warps = 1, stages = 1, panel = 256>]
 func.func @group_of_32(%x : tensor<?x128xbf16>, %q : tensor<64x128x!gq.block_scaled<1x32 : f16 : ui4, zero = f16, zero_mode = rescale>>) -> tensor<?x64xbf16> {
   %w = gq.dcast %q : tensor<64x128x!gq.block_scaled<1x32 : f16 : ui4, zero = f16, zero_mode = rescale>> -> tensor<64x128xbf16>
   %y = gq.matmul_t %x, %w decision <emulated, "why"> : (tensor<?x128xbf16>, tensor<64x128xbf16>) -> tensor<?x64xbf16>
@@ -45,5 +54,11 @@ func.func @whole_row(%x : tensor<?x192xbf16>, %q : tensor<64x192x!gq.block_scale
 func.func @kept(%x : tensor<?x128xbf16>) -> tensor<?x64xbf16> {
   %w = gq.weight @head.weight : tensor<64x128xbf16>
   %y = gq.matmul_t %x, %w decision <kept, "why"> : (tensor<?x128xbf16>, tensor<64x128xbf16>) -> tensor<?x64xbf16>
+  func.return %y : tensor<?x64xbf16>
+}
+
+func.func @two_significant_bits(%x : tensor<?x128xbf16>, %q : tensor<64x128x!gq.block_scaled<1x32 : f8E8M0FNU : f4E2M1FN>>) -> tensor<?x64xbf16> {
+  %w = gq.dcast %q : tensor<64x128x!gq.block_scaled<1x32 : f8E8M0FNU : f4E2M1FN>> -> tensor<64x128xbf16>
+  %y = gq.matmul_t %x, %w decision <emulated, "why"> : (tensor<?x128xbf16>, tensor<64x128xbf16>) -> tensor<?x64xbf16>
   func.return %y : tensor<?x64xbf16>
 }

@@ -1,0 +1,82 @@
+"""Store tiles: rows of vectors, rows interleaved in pairs, single columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from xdsl.ir import SSAValue
+
+from gqc.codegen.cpu.emitter import Emitter, Index
+from gqc.codegen.cpu.tiles import CACHE_LINE, Array, Loaded, Pairs, Tile
+
+
+def rows(e: Emitter, value: Tile, target: Loaded) -> None:
+    """All rows are computed before the first is stored, unless a loop has to go over them."""
+    if value.rows > MANY_ROWS:
+        over_rows(e, value, lambda i: store_row(e, value.row(e, i), target, i))
+        return
+    computed = [value.row(e, Index.constant(m)) for m in range(value.rows)]
+    for m, vectors in enumerate(computed):
+        store_row(e, vectors, target, Index.constant(m))
+
+
+MANY_ROWS = 16
+"""Rows of a tile beyond which a loop goes over them."""
+
+
+def over_rows(e: Emitter, value: Tile, store: Callable[[Index], None]) -> None:
+    """Call `store` with the number of each row, in a loop over so many of them as a word holds."""
+    some = value.granule if value.rows % value.granule == 0 else value.rows
+
+    def body(first: SSAValue, _: Sequence[SSAValue]) -> Sequence[SSAValue]:
+        start = Index(first, 0, 0, value.rows - some, some)
+        for m in range(some):
+            store(start + m)
+        return []
+
+    e.loop(e.integer(0), e.integer(value.rows), some, [], body)
+
+
+def store_row(e: Emitter, vectors: Sequence[SSAValue], target: Loaded, i: Index) -> None:
+    array, (*leading, first, column) = target.array, target.offsets
+    row = e.add(first, i)
+    stored = [e.narrow(v, array.element) for v in vectors]
+
+    def store() -> None:
+        for lane, vector in zip(target.vectors(e), stored, strict=True):
+            store_vector(e, target, vector, [*leading, row, column + lane])
+
+    if array.holds(row, 1, len(leading)):
+        store()
+        return
+    with e.when(e.compare("ult", e.scalar(row), array.bound(e, len(leading)))):
+        store()
+
+
+def pairs(e: Emitter, value: Tile, array: Pairs, offsets: tuple[Index, ...]) -> None:
+    def store(i: Index) -> None:
+        if i.offset % 2:
+            return
+        for lane, pair in zip(value.vectors(e), value.pair(e, i), strict=True):
+            address = array.pair_address(e, e.add(offsets[0], i), offsets[1] + lane)
+            e.store(pair, address, CACHE_LINE)
+
+    over_rows(e, value, store)
+
+
+def column(e: Emitter, value: Tile, array: Array, offsets: tuple[Index, ...]) -> None:
+    """A tile of one column: the first lane of its splats."""
+    row, place = offsets
+    first = e.lanes_below(e.integer(1))
+    for m in range(value.rows):
+        element = value.splat(e, Index.constant(m), Index.constant(0))
+        e.masked_store(element, array.address(e, [row + m, place]), array.align, first)
+
+
+def store_vector(e: Emitter, target: Loaded, vector: SSAValue, indices: list[Index]) -> None:
+    array = target.array
+    address = array.address(e, indices)
+    if array.holds(target.offsets[-1], target.columns, len(array.shape) - 1):
+        e.store(vector, address, array.align)
+    else:
+        e.masked_store(vector, address, array.align, target.mask(e, indices[-1]))

@@ -1,0 +1,184 @@
+"""Build the tile kernels of many rows: weights are decoded once for all rows of a block.
+
+A program multiplies a block of rows of x by some panels of weights, one after another. It decodes
+a panel into memory of its own, K in chunks that stay in a core's cache, and multiplies by it one
+tile of rows after another. Their sums lie in memory too, so that registers hold those of one block
+of the format alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from xdsl.builder import ImplicitBuilder
+from xdsl.dialects import arith, memref, scf
+from xdsl.dialects.builtin import IndexType, VectorType, f32
+from xdsl.ir import Attribute, Block, SSAValue
+
+from gqc.dialects import tile
+from gqc.passes.kernel_builder import cast, named
+from gqc.passes.matmul_kernel import MatmulKernel, named_value
+from gqc.targets import resolve
+
+PANEL_BYTES = 128 << 10
+"""What a decoded chunk of a panel may take, well within a core's second cache."""
+
+SHARED_SUMS = 4
+"""Panels that share the sums of x, where zero points ask for these."""
+
+
+class PanelMatmulKernel(MatmulKernel):
+    """Builds the kernel of one matmul for a schedule with a panel."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        element, target = str(self.activation), resolve(self.target)
+        rounds = self.scale_first and not self.type.is_exact_in(element)
+        self.dot_type = self.activation if target.dots(element) and not rounds else f32
+
+    @property
+    def program_tile(self) -> tuple[int, int]:
+        return self.rows, self.panels * self.bn
+
+    @property
+    def rows(self) -> int:
+        """Rows of x that one program multiplies: whole tiles."""
+        return self.schedule.panel.data // self.bm * self.bm
+
+    @property
+    def sums_x(self) -> bool:
+        """Whether zero points are multiplied by sums of x."""
+        return self.type.has_zero and not self.scale_first
+
+    @property
+    def panels(self) -> int:
+        return SHARED_SUMS if self.sums_x else 1
+
+    @property
+    def steps(self) -> int:
+        return -(-self.k // self.bk)
+
+    @property
+    def chunk(self) -> int:
+        """K of one chunk: the most steps that fit a panel, and that K is a multiple of."""
+        step = self.bn * self.bk * (self.dot_type.size)  # type: ignore[attr-defined]
+        divisors = [n for n in range(1, self.steps + 1) if self.steps % n == 0]
+        return self.bk * max((n for n in divisors if n * step <= PANEL_BYTES), default=1)
+
+    # Body
+
+    def body(self) -> None:
+        self.first = self.offset(0, self.rows, "first")
+        panel = self.offset(1, self.panels, "first_panel")
+        size = memref.DimOp(self.args["x"], self.constant(0))
+        rows_left = arith.SubiOp(named(size, "size"), self.first)
+        self.end = named(arith.MinUIOp(rows_left, self.constant(self.rows)), "end")
+        self.decoded = self.scratch("decoded", self.dot_type, self.chunk, self.bn)
+        self.sums = self.scratch("sums", f32, self.rows, self.bn)
+        if self.sums_x:
+            self.x_sums = self.scratch("x_sums", f32, self.rows, self.steps)
+            whole = self.constant(self.steps * self.bk)
+            with self.row_tiles() as row, self.loop("k", whole, self.bk) as k:
+                self.store_x_sum(row, k)
+        with self.loop("p", self.panels_from(panel), 1) as p:
+            number = arith.AddiOp(panel, p).result
+            self.column = named(arith.MuliOp(number, self.constant(self.bn)), "n")
+            self.find_lane()
+            self.multiply_panel()
+
+    def panels_from(self, first: SSAValue) -> SSAValue:
+        """How many panels this program has: fewer at the end, unless they come out even."""
+        count = -(-self.n // self.bn)
+        most = self.constant(self.panels)
+        if count % self.panels == 0:
+            return most
+        left = arith.SubiOp(self.constant(count), first)
+        return named(arith.MinUIOp(left, most), "panels")
+
+    def multiply_panel(self) -> None:
+        """Store the columns of y that a panel makes."""
+        with self.row_tiles() as row:
+            zero = tile.FullOp(0.0, VectorType(f32, (self.bm, self.bn)))
+            tile.StoreOp(zero.result, self.sums, [row, self.constant(0)])
+        if self.block == self.k:
+            self.load_block(self.constant(0))
+        with self.loop("chunk", self.constant(self.steps * self.bk), self.chunk) as chunk:
+            with self.loop("place", self.constant(self.chunk), self.bk) as place:
+                self.decode(named(arith.AddiOp(chunk, place), "k"), place)
+            with self.row_tiles() as row:
+                self.multiply(row, chunk)
+        with self.row_tiles() as row:
+            self.epilogue(self.load_sums(row))
+
+    def decode(self, k: SSAValue, place: SSAValue) -> None:
+        """Decode a step of K to a place of the panel."""
+        codes = self.load_codes(k)
+        if self.scale_first:
+            self.load_block(k)
+        tile.StoreOp(self.weight_tile(codes), self.decoded, [place, self.constant(0)])
+
+    def multiply(self, row: SSAValue, chunk: SSAValue) -> None:
+        """Add to the sums of a tile of rows what a chunk of K gives."""
+        if self.scale_first:
+            x = cast(self.load_x(chunk, self.chunk), self.dot_type, "x_tile")
+            weight = self.load_decoded(self.constant(0), self.chunk)
+            self.store_sums(row, self.dot(self.load_sums(row), x, weight))
+            return
+        with self.loop("place", self.constant(self.chunk), self.bk) as place:
+            k = named(arith.AddiOp(chunk, place), "k")
+            x = cast(self.load_x(k, self.bk), self.dot_type, "x_tile")
+            if self.block != self.k:
+                self.load_block(k)
+            start = tile.FullOp(0.0, VectorType(f32, (self.bm, self.bn))).result
+            weight = self.load_decoded(place, self.bk)
+            part = named_value(self.dot(start, x, weight), "part")
+            total = self.load_x_sum(row, k) if self.sums_x else None
+            self.store_sums(row, self.scale_sum(self.load_sums(row), part, total))
+
+    # Memory of a program
+
+    def scratch(self, name: str, element: Attribute, *shape: int) -> SSAValue:
+        """Memory of one program."""
+        return named(memref.AllocaOp.get(element, shape=shape), name)
+
+    def load_decoded(self, place: SSAValue, rows: int) -> SSAValue:
+        type_ = VectorType(self.dot_type, (rows, self.bn))
+        return named(tile.LoadOp(self.decoded, [place, self.constant(0)], type_), "w_tile")
+
+    def load_sums(self, row: SSAValue) -> SSAValue:
+        type_ = VectorType(f32, (self.bm, self.bn))
+        return named(tile.LoadOp(self.sums, [row, self.constant(0)], type_), "acc")
+
+    def store_sums(self, row: SSAValue, sums: SSAValue) -> None:
+        tile.StoreOp(sums, self.sums, [row, self.constant(0)])
+
+    def load_x_sum(self, row: SSAValue, k: SSAValue) -> SSAValue:
+        type_ = VectorType(f32, (self.bm, 1))
+        return named(tile.LoadOp(self.x_sums, [row, self.step_of(k)], type_), "x_sum")
+
+    def store_x_sum(self, row: SSAValue, k: SSAValue) -> None:
+        total = tile.SumOp(self.load_x(k, self.bk), 1)
+        tile.StoreOp(total.result, self.x_sums, [row, self.step_of(k)])
+
+    def step_of(self, k: SSAValue) -> SSAValue:
+        return named(arith.DivUIOp(k, self.constant(self.bk)), "step")
+
+    # Loops
+
+    @contextmanager
+    def loop(self, name: str, end: SSAValue, step: int) -> Iterator[SSAValue]:
+        """What is built inside runs for 0, step, … below `end`."""
+        block = Block(arg_types=[IndexType()])
+        block.args[0].name_hint = name
+        with ImplicitBuilder(block):
+            yield block.args[0]
+            scf.YieldOp()
+        scf.ForOp(self.constant(0), end, self.constant(step), [], block)
+
+    @contextmanager
+    def row_tiles(self) -> Iterator[SSAValue]:
+        """What is built inside runs for each tile of this program's rows; gives its first one."""
+        with self.loop("row", self.end, self.bm) as row:
+            self.m = named(arith.AddiOp(self.first, row), "m")
+            yield row
