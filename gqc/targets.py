@@ -59,6 +59,12 @@ class Target:
     scale: str
     """Where the scale is applied: `before` the dot (to the weight) or `after` (to the sum)."""
     tilings: tuple[Tiling, ...]
+    wide_tilings: tuple[Tiling, ...] = ()
+    """The same for codes of more than 4 bits, where they differ."""
+
+    def tilings_of(self, bits: int) -> tuple[Tiling, ...]:
+        """The buckets of a weight whose codes have so many bits."""
+        return (bits > 4 and self.wide_tilings) or self.tilings
 
     def dots(self, element: str) -> bool:
         """Whether it has an instruction for dots of this float type, and not only of f32."""
@@ -70,9 +76,15 @@ def gpu(name: str, matrix_unit: str, *tilings: Tiling) -> Target:
     return Target(name, "triton", units, "k_words", 1, "before", tilings)
 
 
-def cpu(name: str, f32: str, bf16: str, *tilings: Tiling) -> Target:
+def cpu(
+    name: str,
+    f32: str,
+    bf16: str,
+    tilings: tuple[Tiling, ...],
+    wide_tilings: tuple[Tiling, ...] = (),
+) -> Target:
     units = {"f32": f32, "bf16": bf16, "f16": f32}
-    return Target(name, "cpu", units, "lane_words", 64, "after", tilings)
+    return Target(name, "cpu", units, "lane_words", 64, "after", tilings, wide_tilings)
 
 
 def nvidia(stages: int, middle: Tiling) -> tuple[Tiling, ...]:
@@ -101,6 +113,14 @@ AVX512 = (
     Tiling(16, 4, 64, 0),
     Tiling(ANY, 4, 64, 0, panel=256),
 )
+AVX512_WIDE = (
+    Tiling(1, 1, 64, 0),
+    Tiling(2, 2, 64, 0),
+    Tiling(4, 4, 32, 0),
+    Tiling(16, 8, 32, 0),
+    Tiling(ANY, 4, 64, 0, panel=256),
+)
+"""For codes whose tables and halves take more registers."""
 NARROW = (
     Tiling(1, 1, 32, 0),
     Tiling(2, 2, 32, 0),
@@ -120,10 +140,10 @@ TARGETS: dict[str, Target] = {
         gpu("sm_120", "mma.sync", *SMALL_SHARED),
         gpu("gfx942", "v_mfma", *AMD),
         gpu("gfx950", "v_mfma", *AMD),
-        cpu("cpu_avx512bf16", "vfmadd", "vdpbf16ps", *AVX512),
-        cpu("cpu_avx512", "vfmadd", "vfmadd", *AVX512),
-        cpu("cpu_avx2", "vfmadd", "vfmadd", *NARROW),
-        cpu("cpu_portable", "multiply-add", "multiply-add", *NARROW),
+        cpu("cpu_avx512bf16", "vfmadd", "vdpbf16ps", AVX512, AVX512_WIDE),
+        cpu("cpu_avx512", "vfmadd", "vfmadd", AVX512, AVX512_WIDE),
+        cpu("cpu_avx2", "vfmadd", "vfmadd", NARROW),
+        cpu("cpu_portable", "multiply-add", "multiply-add", NARROW),
     )
 }
 

@@ -24,9 +24,7 @@ def step_of(tiling: Tiling, block: int, k: int, whole_words: int) -> int:
 
 def schedule(tiling: Tiling, target: Target, matmul: gq.MatmulTOp) -> gq.ScheduleAttr:
     """The schedule of one bucket. A step of several blocks has the scale before the dot."""
-    assert isinstance(matmul.weight.owner, gq.DcastOp)
-    type_, shape = gq.block_scaled(matmul.weight.owner.source), gq.tensor_shape(matmul.weight)
-    assert type_ is not None
+    type_, shape = weight_type(matmul), gq.tensor_shape(matmul.weight)
     block = type_.block_of(shape)[1]
     whole_words = WORD // min(planes_of(type_.format.bits))
     step = step_of(tiling, block, shape[1], whole_words)
@@ -38,6 +36,14 @@ def schedule(tiling: Tiling, target: Target, matmul: gq.MatmulTOp) -> gq.Schedul
     columns = max(tiling.bn, whole_words) if type_.mode.integer else tiling.bn
     sizes = (tiling.bm, columns, step)
     return gq.ScheduleAttr(tiling.rows, sizes, scale, tiling.warps, tiling.stages, tiling.panel)
+
+
+def weight_type(matmul: gq.MatmulTOp) -> gq.BlockScaledType:
+    """The type of the weight that a matmul reads dequantized."""
+    assert isinstance(matmul.weight.owner, gq.DcastOp)
+    type_ = gq.block_scaled(matmul.weight.owner.source)
+    assert type_ is not None
+    return type_
 
 
 def rounds(type_: gq.BlockScaledType, matmul: gq.MatmulTOp, target: Target) -> bool:
@@ -65,7 +71,8 @@ class SplitMBuckets(ModulePass):
         for matmul in matmuls(op):
             kind = matmul.decision.kind.data if matmul.decision is not None else None
             if kind == "emulated":
-                schedules = [schedule(t, target, matmul) for t in target.tilings]
+                tilings = target.tilings_of(weight_type(matmul).format.bits)
+                schedules = [schedule(t, target, matmul) for t in tilings]
                 matmul.schedules = ArrayAttr(schedules)
             elif kind == "native":
                 schedules = [native_schedule(t) for t in native_row(matmul, target).tilings]

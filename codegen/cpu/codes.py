@@ -6,16 +6,15 @@ repeated over the whole register ignores those bits, so most codes are never mas
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xdsl.dialects import llvm
-from xdsl.dialects.builtin import f32, i16, i32
+from xdsl.dialects.builtin import f32, i32
 from xdsl.ir import SSAValue
 
+from gqc.codegen.cpu import tables
 from gqc.codegen.cpu.emitter import Emitter, Index
-from gqc.codegen.cpu.tiles import Loaded, Tile, Vectors, as_pairs
+from gqc.codegen.cpu.tiles import Loaded, Tile, Vectors, as_pairs, half
 from gqc.errors import GqcError
 from gqc.formats.elements import Element
 from gqc.formats.packing import WORD, planes_of, shifts_of
@@ -44,6 +43,11 @@ class Unpacked(Tile):
     def pair_codes(self, e: Emitter, i: Index) -> Vectors:
         """Codes of rows i and i + 1, i even, in the halves of each lane: how words hold them."""
         return self.extract(e, i, 0x10001)
+
+    def whole_words(self, e: Emitter, i: Index) -> Vectors:
+        """The words of 8-bit codes that hold row i, and three others."""
+        (plane,) = self.planes
+        return self.words(e, plane, i, WORD // 8)
 
     def extract(self, e: Emitter, i: Index, repeat: int) -> Vectors:
         """Bits of every plane, each shifted to its place in the code."""
@@ -95,45 +99,40 @@ class Decoded(Tile):
         return self.source.format.significant
 
     def row(self, e: Emitter, i: Index) -> Vectors:
+        if self.in_pairs(e) and self.source.format.bits > e.isa.table_bits:
+            odd = i.offset % 2
+            return [half(e, pair, odd == 1) for pair in self.pair_words(e, i + -odd)]
         return [decode(e, code, self.source.format) for code in self.source.row(e, i)]
 
-    def pair(self, e: Emitter, i: Index) -> Vectors:
-        if self.source.format.bits > e.isa.pair_table_bits:
-            return super().pair(e, i)
-        return [as_pairs(e, self.look_up(e, codes)) for codes in self.source.pair_codes(e, i)]
+    def in_pairs(self, e: Emitter) -> bool:
+        """Whether pairs of rows are decoded at once, to bf16."""
+        return not self.source.along_lanes and e.isa.decodes_pairs(self.source.format.bits)
 
-    def look_up(self, e: Emitter, codes: SSAValue) -> SSAValue:
-        """bf16 values of 16-bit codes, from a table in one register, or in two."""
-        format, lanes = self.source.format, 2 * e.isa.lanes
-        type_ = e.vector(i16, lanes)
-        table, indices = [bf16_bits(v) for v in format.values], e.bitcast(codes, type_)
-        if len(table) <= lanes:
-            assert e.isa.permute_i16
-            whole = e.dense(i16, repeated(table, lanes))
-            return e.intrinsic(e.isa.permute_i16, [whole, indices], type_)
-        assert e.isa.permute2_i16
-        low, high = e.dense(i16, table[:lanes]), e.dense(i16, table[lanes:])
-        return e.intrinsic(e.isa.permute2_i16, [low, indices, high], type_)
+    def pair(self, e: Emitter, i: Index) -> Vectors:
+        if not self.in_pairs(e):
+            return super().pair(e, i)
+        return [as_pairs(e, words) for words in self.pair_words(e, i)]
+
+    def pair_words(self, e: Emitter, i: Index) -> Vectors:
+        """Rows i and i + 1, i even, as bf16 pairs in 32-bit lanes."""
+        format = self.source.format
+
+        def make() -> Vectors:
+            if format.bits == 8:
+                words = self.source.whole_words(e, i)
+                return [tables.pairs_of_bytes(e, word, format, i.offset) for word in words]
+            return [tables.pairs(e, codes, format) for codes in self.source.pair_codes(e, i)]
+
+        return e.once(("pairs", self, i.base, i.offset), make)
 
     def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
         raise GqcError("one element of a packed tile")
 
 
-def repeated(values: Sequence[float], count: int) -> list[float]:
-    """A table repeated to `count` entries, so that an index's high bits do not matter."""
-    return [values[i % len(values)] for i in range(count)]
-
-
-def bf16_bits(value: float) -> int:
-    """Bits of a value that bf16 holds exactly, as a signed 16-bit integer."""
-    (bits,) = struct.unpack("<i", struct.pack("<f", value))
-    return bits >> 16
-
-
 def decode(e: Emitter, code: SSAValue, format: Element) -> SSAValue:
     """f32 values of i32 codes whose bits above the format's width may be anything."""
     if format.bits <= e.isa.table_bits:
-        table = e.dense(f32, repeated(format.values, e.isa.lanes))
+        table = e.dense(f32, tables.repeated(format.values, e.isa.lanes))
         assert e.isa.permute_f32
         return e.intrinsic(e.isa.permute_f32, [table, code], e.vector(f32))
     if format.is_integer:

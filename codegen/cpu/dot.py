@@ -13,13 +13,17 @@ from gqc.codegen.cpu.tiles import Registers, Tile, Vectors
 UNROLLED = 8
 """Products of one accumulator in a round of the loop: more of them make LLVM spill registers."""
 
+SHORT = 32
+"""Steps of the shared axis that take no loop."""
+
 
 def dot(e: Emitter, acc: Tile, lhs: Tile, rhs: Tile) -> Registers:
     """acc + lhs · rhs, computed here: a loop over chunks of the shared axis, each unrolled."""
     extent, width = lhs.columns, len(acc.vectors(e))
     paired = e.isa.dot_bf16 is not None and lhs.element == rhs.element == bf16
     step = 2 if paired and extent % 2 == 0 else 1
-    chunk = chunk_of(extent, max(rhs.granule, UNROLLED * step))
+    some = max(rhs.granule, UNROLLED * step)
+    chunk = extent if extent <= SHORT or extent % some else some
 
     def body(first: Index, sums: Sequence[SSAValue]) -> Sequence[SSAValue]:
         sums = list(sums)
@@ -57,8 +61,3 @@ def add_products(
             sums[v] = e.intrinsic(e.isa.dot_bf16, [sums[v], left, right], sums[v].type)
         else:
             sums[v] = e.fma(left, right, sums[v])
-
-
-def chunk_of(extent: int, wanted: int) -> int:
-    """Steps of the shared axis to unroll: what was wanted if it divides the extent, else all."""
-    return wanted if extent % wanted == 0 else extent

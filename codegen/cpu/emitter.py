@@ -224,6 +224,9 @@ class Emitter:
         return self.emit(llvm.SelectOp(condition, a, b))
 
     def bitcast(self, value: SSAValue, type_: Attribute) -> SSAValue:
+        """The bits of a vector as another type."""
+        if isinstance(value.owner, llvm.BitcastOp):
+            value = value.owner.arg
         return value if value.type == type_ else self.emit(llvm.BitcastOp(value, type_))
 
     def intrinsic(self, name: str, args: Sequence[SSAValue], result: Attribute) -> SSAValue:

@@ -28,6 +28,8 @@ class Isa:
     """The same on 16-bit lanes, twice as many."""
     permute2_i16: str | None = None
     """Intrinsic (table, indices, table) that looks up 16-bit lanes of two registers."""
+    permute2_i8: str | None = None
+    """The same on bytes, four times as many as f32 lanes."""
     dot_bf16: str | None = None
     """Intrinsic (acc, a, b): f32 lanes += dot of bf16 pairs; subnormals count as zeros."""
     fma: bool = True
@@ -42,6 +44,10 @@ class Isa:
     def pair_table_bits(self) -> int:
         """Widest code that one look-up of bf16 pairs decodes."""
         return self.lanes.bit_length() + bool(self.permute2_i16) if self.permute_i16 else 0
+
+    def decodes_pairs(self, bits: int) -> bool:
+        """Whether look-ups decode codes of a width to pairs of bf16."""
+        return bits <= self.pair_table_bits or (bits == 8 and self.permute2_i8 is not None)
 
 
 _AVX2 = ("avx2", "fma", "f16c")
@@ -59,10 +65,11 @@ ISAS: dict[str, Isa] = {
         Isa(
             "avx512bf16",
             lanes=16,
-            needs=(*_AVX512, "avx512bf16"),
+            needs=(*_AVX512, "avx512vbmi", "avx512bf16"),
             permute_f32="llvm.x86.avx512.permvar.sf.512",
             permute_i16="llvm.x86.avx512.permvar.hi.512",
             permute2_i16="llvm.x86.avx512.vpermi2var.hi.512",
+            permute2_i8="llvm.x86.avx512.vpermi2var.qi.512",
             dot_bf16="llvm.x86.avx512bf16.dpbf16ps.512",
         ),
         Isa(

@@ -92,6 +92,12 @@ def interleave(e: Emitter, even: SSAValue, odd: SSAValue) -> SSAValue:
     return as_pairs(e, e.or_(low, e.and_(e.bitcast(odd, e.vector(i32)), 0xFFFF0000)))
 
 
+def half(e: Emitter, pairs: SSAValue, odd: bool) -> SSAValue:
+    """One bf16 of the pair in each 32-bit lane, as f32: its upper half."""
+    bits = e.and_(pairs, 0xFFFF0000) if odd else e.shift(pairs, -16)
+    return e.bitcast(bits, e.vector(f32))
+
+
 @dataclass(frozen=True, eq=False)
 class Full(Tile):
     """One value everywhere."""
@@ -235,19 +241,27 @@ class Loaded(Tile):
     def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
         even = j + -(j.offset % 2)
         if self.element == bf16 and self.pairs_fit and even.multiple % 2 == 0:
-            return self.half(e, self.pair_words(e, i, even), odd=j.offset % 2 == 1)
+            return half(e, self.pair_words(e, i, even), odd=j.offset % 2 == 1)
         return e.widen(e.splat(self.scalar(e, i, j, self.element)))
-
-    def half(self, e: Emitter, words: SSAValue, odd: bool) -> SSAValue:
-        """One bf16 of the pair in each lane, as f32: its upper half."""
-        bits = e.and_(words, 0xFFFF0000) if odd else e.shift(words, -16)
-        return e.bitcast(bits, e.vector(f32))
 
     @property
     def pairs_fit(self) -> bool:
         """Whether two neighbours of a row, the first at an even column, can be read as one."""
         axis = len(self.array.shape) - 1
         return self.columns % 2 == 0 and self.array.holds(self.offsets[-1], self.columns, axis)
+
+    def has_row_pairs(self, e: Emitter) -> bool:
+        """Whether a row can be read as whole vectors of bf16 pairs along the lanes."""
+        whole = self.pairs_fit and self.columns % (2 * e.isa.lanes) == 0
+        return whole and self.element == bf16 and e.isa.dot_bf16 is not None
+
+    def row_pairs(self, e: Emitter, i: Index) -> Vectors:
+        """Row i, two elements in each 32-bit lane."""
+        indices, _ = self.at(e, i)
+        type_ = e.vector(bf16, 2 * e.isa.lanes)
+        columns = [indices[-1] + lane for lane in range(0, self.columns, 2 * e.isa.lanes)]
+        places = [self.array.address(e, [*indices[:-1], column]) for column in columns]
+        return [e.load(place, type_, self.array.align) for place in places]
 
     def pair_words(self, e: Emitter, i: Index, j: Index) -> SSAValue:
         """Elements (i, j) and (i, j + 1) of 16 bits, in every 32-bit lane."""
@@ -433,12 +447,23 @@ class Summed(Tile):
         return e.once((self, i.base, i.offset), lambda: self.total(e, i))
 
     def total(self, e: Emitter, i: Index) -> SSAValue:
-        first, *rest = self.source.row(e, i)
-        for vector in rest:
-            first = e.fadd(first, vector)
+        first = self.lane_sums(e, i)
         distance = e.isa.lanes // 2
         while distance:
             other = e.shuffle(first, [lane ^ distance for lane in range(e.isa.lanes)])
             first = e.fadd(first, other)
             distance //= 2
         return first
+
+    def lane_sums(self, e: Emitter, i: Index) -> SSAValue:
+        """A vector whose lanes sum up to the row's sum: by dots with ones where it is bf16."""
+        if isinstance(self.source, Loaded) and self.source.has_row_pairs(e):
+            assert e.isa.dot_bf16
+            ones, total = as_pairs(e, e.bits(0x3F803F80)), e.full(0.0)
+            for pairs in self.source.row_pairs(e, i):
+                total = e.intrinsic(e.isa.dot_bf16, [total, pairs, ones], total.type)
+            return total
+        total, *rest = self.source.row(e, i)
+        for vector in rest:
+            total = e.fadd(total, vector)
+        return total

@@ -87,7 +87,8 @@ class Linear:
     def kernel(self, isa: str, rows: int, tiling: Tiling | None = None) -> tile.KernelOp:
         """The kernel that the compiler makes for a tier and a number of rows."""
         target = TARGETS[f"cpu_{isa}"]
-        tiling = tiling or next(t for t in target.tilings if t.rows in (ANY, *range(rows, 99)))
+        tilings = target.tilings_of(self.element.format.bits)
+        tiling = tiling or next(t for t in tilings if t.rows in (ANY, *range(rows, 99)))
         layout = gq.LayoutAttr(target.layout, target.lanes)
         activation = TensorType(
             parse_type(f"tensor<1x{self.activation}>").element_type, [-1, self.k]

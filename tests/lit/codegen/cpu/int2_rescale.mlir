@@ -8,8 +8,8 @@
 // CHECK:        %[[WORDS:".*"]] = load <16 x i32>, ptr %{{.*}}, align 4
 // CHECK:        %[[BITS:".*"]] = bitcast <16 x i32> %[[WORDS]] to <32 x i16>
 // CHECK-NEXT:   %[[CODES:".*"]] = call <32 x i16> @"llvm.x86.avx512.permvar.hi.512"(<32 x i16> <i16 0, i16 16256, i16 16384, i16 16448, i16 0, i16 16256, i16 16384, i16 16448, {{.*}}>, <32 x i16> %[[BITS]])
-// CHECK-NEXT:   %[[PAIR:".*"]] = bitcast <32 x i16> %[[CODES]] to <32 x bfloat>
-// CHECK:        call <16 x float> @"llvm.x86.avx512bf16.dpbf16ps.512"(<16 x float> %{{.*}}, <32 x bfloat> %{{.*}}, <32 x bfloat> %[[PAIR]])
+// CHECK:        %[[PAIR:".*"]] = bitcast <32 x i16> %[[CODES]] to <32 x bfloat>
+// CHECK:        call <16 x float> @"llvm.x86.avx512bf16.dpbf16ps.512"(<16 x float> {{.*}}, <32 x bfloat> %{{.*}}, <32 x bfloat> %[[PAIR]])
 // CHECK:        lshr <16 x i32> %[[WORDS]], <i32 2, {{.*}}>
 
 // After a group's dot, its scale times the dot, and its offset times the sum of x.

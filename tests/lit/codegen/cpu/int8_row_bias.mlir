@@ -12,7 +12,7 @@
 // CHECK-NEXT:   %[[VALUE:".*"]] = sitofp <8 x i32> %[[CODE]] to <8 x float>
 // CHECK:        load half, ptr %{{.*}}, align 2
 // CHECK:        %[[X:".*"]] = fpext <8 x half> %{{.*}} to <8 x float>
-// CHECK-NEXT:   call <8 x float> @"llvm.fma.v8f32"(<8 x float> %[[X]], <8 x float> %[[VALUE]], <8 x float> %{{.*}})
+// CHECK-NEXT:   call <8 x float> @"llvm.fma.v8f32"(<8 x float> %[[X]], <8 x float> %[[VALUE]], <8 x float> {{.*}})
 // CHECK:        lshr <8 x i32> %[[WORDS]], <i32 16, {{.*}}>
 
 // The scale is that of the row, whatever k is, once for 32 columns of it.

@@ -14,7 +14,7 @@
 // CHECK-NEXT:   %[[INSIDE:".*"]] = icmp ult i64 %[[ROW]], %[[M]]
 // CHECK-NEXT:   %[[LAST:".*"]] = sub i64 %[[M]], 1
 // CHECK-NEXT:   select  i1 %[[INSIDE]], i64 %[[ROW]], i64 %[[LAST]]
-// CHECK:        call <4 x float> @"llvm.fmuladd.v4f32"(<4 x float> %{{.*}}, <4 x float> %[[VALUE]], <4 x float> %{{.*}})
+// CHECK:        call <4 x float> @"llvm.fmuladd.v4f32"(<4 x float> %{{.*}}, <4 x float> %[[VALUE]], <4 x float> {{.*}})
 // CHECK-NEXT:   lshr <4 x i32> %[[WORDS]], <i32 16, i32 16, i32 16, i32 16>
 // CHECK:        %[[LEFT:".*"]] = sub i64 6, %[[N]]
 // CHECK:        %[[MASK:".*"]] = icmp slt <4 x i64> <i64 0, i64 1, i64 2, i64 3>, %{{.*}}
