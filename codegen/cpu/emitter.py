@@ -11,6 +11,7 @@ from collections import ChainMap
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 from xdsl.dialects import llvm
@@ -51,6 +52,19 @@ def as_bits(type_: Attribute) -> VectorType:
     assert isinstance(type_, VectorType)
     width = 8 * type_.element_type.size
     return VectorType(IntegerType(width), type_.get_shape())
+
+
+@cache
+def integer_attribute(value: int, type_: IntegerType) -> IntegerAttr:
+    """Made once: xDSL verifies an attribute whenever it is made."""
+    return IntegerAttr(value, type_)
+
+
+@cache
+def dense_attribute(element: Attribute, values: tuple[float, ...]) -> DenseIntOrFPElementsAttr:
+    """A vector constant, made once as well."""
+    type_: Any = VectorType(element, [len(values)])
+    return DenseIntOrFPElementsAttr.from_list(type_, values)
 
 
 @dataclass(frozen=True)
@@ -122,18 +136,13 @@ class Emitter:
     def integer(self, value: int, type_: IntegerType = i64) -> SSAValue:
         return self.once(
             (type_, value),
-            lambda: self.emit(llvm.ConstantOp(IntegerAttr(value, type_), type_)),
+            lambda: self.emit(llvm.ConstantOp(integer_attribute(value, type_), type_)),
         )
 
     def dense(self, element: Attribute, values: Sequence[float]) -> SSAValue:
         """A vector constant."""
-        type_: Any = VectorType(element, [len(values)])
-        return self.once(
-            (type_, tuple(values)),
-            lambda: self.emit(
-                llvm.ConstantOp(DenseIntOrFPElementsAttr.from_list(type_, values), type_)
-            ),
-        )
+        attribute = dense_attribute(element, tuple(values))
+        return self.once(attribute, lambda: self.emit(llvm.ConstantOp(attribute, attribute.type)))
 
     def full(self, value: float) -> SSAValue:
         """An f32 vector of one value."""
@@ -217,7 +226,7 @@ class Emitter:
     # Scalars and vectors
 
     def compare(self, predicate: str, a: SSAValue, b: SSAValue) -> SSAValue:
-        code = IntegerAttr(PREDICATES.index(predicate), i64)
+        code = integer_attribute(PREDICATES.index(predicate), i64)
         return self.emit(llvm.ICmpOp(a, b, code))
 
     def select(self, condition: SSAValue, a: SSAValue, b: SSAValue) -> SSAValue:

@@ -7,8 +7,10 @@ instruction set tier, the host CPU, the LLVM that compiled it, and the code of t
 from __future__ import annotations
 
 import ctypes
+import gc
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache as once
 from importlib import resources
 from importlib.metadata import version
@@ -111,12 +113,27 @@ def cache_key(kernel: KernelOp, isa: Isa) -> bytes:
     return "\0".join(parts).encode()
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection inside: it passes over all that torch has loaded, which takes longer
+    than to compile a kernel, and IR holds few cycles that outlive it."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def object_code(kernel: KernelOp, isa: Isa, key: bytes) -> bytes:
     """Object code from the disk, or compiled now."""
     code = cache.read(key)
     if code is None:
         machine = target_machine(isa)
-        code = machine.emit_object(optimized(llvm_text(kernel, isa), machine))
+        with uncollected():
+            text = llvm_text(kernel, isa)
+        code = machine.emit_object(optimized(text, machine))
         cache.write(key, code)
     return code
 
