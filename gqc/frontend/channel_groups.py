@@ -6,7 +6,7 @@ layers, `fold-channels` moves them, and what it left on the parameters is read o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,17 +83,17 @@ the vector."""
 def channel_groups(
     model: nn.Module | ExportedProgram,
     example_inputs: Any = None,
-    kind: str = "scale",
+    kinds: Sequence[str] = ("scale",),
     dynamic_shapes: Any = None,
-) -> list[Group]:
-    """The groups of a model's linear layers, in the order in which it calls them.
+) -> dict[str, list[Group]]:
+    """The groups of a model's linear layers by kind, in the order in which it calls them.
 
-    `kind` is `scale` (factors by channels) or `gather` (a permutation). The model is not changed.
+    kinds: `scale` (factors by channels) or `gather` (a permutation). The model is not changed.
     Raises GqcError as `gqc.compile` does on what cannot be captured.
     """
-    imported = import_fx(capture(model, example_inputs, dynamic_shapes))
-    RecognizeLinears().apply(Context(), imported.module)
-    return groups_of(imported.module, kind)
+    module = import_fx(capture(model, example_inputs, dynamic_shapes)).module
+    RecognizeLinears().apply(Context(), module)
+    return {kind: groups_of(module.clone(), kind) for kind in kinds}
 
 
 def groups_of(module: ModuleOp, kind: str = "scale") -> list[Group]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from gqc.quantization.observe import observe
 from gqc.quantization.part import Installed, Result, quantize_layers
 from gqc.quantization.quantized import Fact, Quantized, config_of
 from gqc.quantization.stream import Part, Stream
-from gqc.quantization.transforms import Factors, groups_for
+from gqc.quantization.transforms import Transforms, groups_for
 from gqc.quantizers import Statistics
 from gqc.schemes import SchemeLike, scheme_list
 
@@ -44,11 +45,13 @@ def quantize(
     (`+scale_search`). The model's blocks (the longest `nn.ModuleList` of modules with linear
     layers) are quantized one after the other, each under inputs from those before it as they are
     quantized; what is kept for an input is itself and the output of one block. Factors of channels
-    are applied where they fold into the parameters before, and facts say where they do not. seed:
-    of the sample of inputs that errors of quantized inputs are taken on; one seed, one result to
-    the bit. resume: a folder that parts are written to as they are done, for the same call to go
-    on from if it was interrupted. progress: show a progress bar; None does where standard error is
-    a terminal. Weights are quantized on the CPU.
+    are applied where they fold into the parameters before, and facts say where they do not. Under
+    GPTQ the channels that a layer reads are put into a better order, and with them the rows of the
+    layers before, where these can take any order; facts say where. seed: of the sample of inputs
+    that errors of quantized inputs are taken on; one seed, one result to the bit. resume: a folder
+    that parts are written to as they are done, for the same call to go on from if it was
+    interrupted. progress: show a progress bar; None does where standard error is a terminal.
+    Weights are quantized on the CPU.
 
     Raises GqcError that names all layers: on what `gqc.compile` refuses, on schemes that need
     calibration without it or have no use for it, on layers with a static scale that no input
@@ -107,7 +110,7 @@ class Run:
     def __init__(self, model: nn.Module, layers: list[Layer], inputs: list[Any], seed: int):
         self.model, self.layers, self.seed = model, layers, seed
         self.dense = {each.path: each.module.get_parameter("weight").data for each in layers}
-        self.groups = groups_for(model, inputs[0], layers) if inputs else []
+        self.groups = groups_for(model, inputs[0], layers) if inputs else {}
         self.stream = Stream(model, inputs)
         self.journal: Journal | None = None
         self.result = Result()
@@ -162,11 +165,13 @@ class Run:
             statistics = observe(self.stream, part, using, seed, step)
         if early:
             layers = [each for each in layers if statistics[each.path].rows]
-        factors = Factors(self.model, part, layers, statistics)
-        factors.run(self.groups)
         done = self.result.weights
-        result = quantize_layers(layers, factors.statistics, factors.reasons, done)
-        changed = [name for name in factors.changed if name not in result.weights]
+        transforms = Transforms(self.model, part, layers, statistics, done)
+        transforms.run(self.groups)
+        result = quantize_layers(layers, transforms.statistics, transforms.reasons, done)
+        ordered = transforms.ordered
+        result.facts = [replace(fact, reordered=fact.layer in ordered) for fact in result.facts]
+        changed = [name for name in transforms.changed if name not in result.weights]
         result.dense = {name: self.model.get_parameter(name).data for name in changed}
         return result
 

@@ -24,7 +24,8 @@ class Fact:
 
     scheme: its text; empty if the layer is kept. sqnr: of the weight. output_sqnr: of the layer's
     outputs on the calibration inputs, from the weight's errors alone. reason: why it is kept, or
-    what its scheme asked for and did not get.
+    what its scheme asked for and did not get. reordered: whether its input channels are in another
+    order than the model had them, as the rows of the layers before are.
     """
 
     layer: str
@@ -35,6 +36,12 @@ class Fact:
     rows: int = 0
     """Rows of input that calibration gave the layer."""
     reason: str = ""
+    reordered: bool = False
+
+    @property
+    def note(self) -> str:
+        """What there is to say of the layer, in words."""
+        return "; ".join(filter(None, (self.reason, "input reordered" if self.reordered else "")))
 
 
 @dataclass
@@ -42,8 +49,8 @@ class Quantized:
     """A quantized model in memory: a `gqc.checkpoints.source.Source`.
 
     model: a copy of the model on the same storage, but for the dense parameters that changed
-    (norms that took a factor); weights that are quantized are in it as they were before. facts:
-    one for each linear layer, in the order of the model.
+    (norms that took a factor, biases that moved); weights that are quantized are in it as they
+    were before. facts: one for each linear layer, in the order of the model.
     """
 
     model: nn.Module
@@ -97,7 +104,7 @@ class Quantized:
             table.add_column(title, overflow="fold")
         for fact in self.facts:
             numbers = ["" if n is None else f"{n:.1f}" for n in (fact.sqnr, fact.output_sqnr)]
-            cells = (fact.layer, fact.scheme or "kept", *numbers, str(fact.rows), fact.reason)
+            cells = (fact.layer, fact.scheme or "kept", *numbers, str(fact.rows), fact.note)
             table.add_row(*map(Text, cells))
         yield table
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from gqc.quantizers.awq import awq
+from gqc.quantizers.column_order import column_order
 from gqc.quantizers.four_over_six import four_over_six
 from gqc.quantizers.gptq import gptq
 from gqc.quantizers.hqq import hqq
@@ -68,6 +69,10 @@ FACTORS: dict[str, Callable[..., torch.Tensor | None]] = {"awq": awq, "smoothqua
 TRANSFORMS = (*FACTORS, "hadamard")
 """What may be done to the channels of a layer's input before its weight is quantized."""
 
+ORDERED = ("gptq",)
+"""Quantizers under which the channels of an input are reordered (`column_order`), where the layers
+before can give them in another order."""
+
 CALIBRATED = ("gptq", *FACTORS)
 """Quantizers and transforms that need statistics of a layer's inputs."""
 
@@ -90,6 +95,7 @@ __all__ = [
     "CALIBRATED",
     "FACTORS",
     "MICROSCALING_RULES",
+    "ORDERED",
     "QUANTIZERS",
     "RULES",
     "SCALE_RULES",
@@ -98,6 +104,7 @@ __all__ = [
     "Quantizer",
     "Statistics",
     "awq",
+    "column_order",
     "four_over_six",
     "gptq",
     "hqq",

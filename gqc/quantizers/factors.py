@@ -43,41 +43,33 @@ def best_factor(
 
     weights: [N, K] each. None if no candidate is better than no factor.
     """
-    import torch
-
     if not statistics.power.any():
         return None
-    trial = replace(scheme, quantizer=PROXIES.get(scheme.quantizer, scheme.quantizer))
-    best = None
-    least = output_error(weights, torch.ones_like(statistics.mean), trial, statistics)
+    best, least = None, output_error(weights, scheme, statistics)
     for factor in candidates:
-        error = output_error(weights, factor, trial, statistics)
+        scaled = [weight * factor for weight in weights]
+        error = output_error(scaled, scheme, statistics.scaled(1 / factor))
         if error < least:
             best, least = factor, error
     return best
 
 
-def output_error(
-    weights: Sequence[torch.Tensor],
-    factor: torch.Tensor,
-    scheme: Scheme,
-    statistics: Statistics,
-) -> float:
-    """Mean square of what quantization does to the outputs, under a factor [K].
+def output_error(weights: Sequence[torch.Tensor], scheme: Scheme, statistics: Statistics) -> float:
+    """Mean square of what quantization does to the outputs of layers that read one input.
 
-    By the Gram matrix of the inputs or, where they are quantized too, by the sample of them.
+    weights: [N, K] each. By the Gram matrix of the inputs or, where they are quantized too, by the
+    sample of them.
     """
     from gqc.quantizers import quantize
 
-    inputs, error = statistics.scaled(1 / factor), 0.0
-    rotated = scheme.group if scheme.group and "hadamard" in scheme.transforms else 1
-    activation = scheme.activation
-    if rotated > 1:
-        inputs = inputs.rotated(rotated)
+    trial = replace(scheme, quantizer=PROXIES.get(scheme.quantizer, scheme.quantizer))
+    size = scheme.group if scheme.group and "hadamard" in scheme.transforms else 1
+    inputs = statistics.rotated(size) if size > 1 else statistics
+    activation, error = scheme.activation, 0.0
     given = inputs.sample if activation is None else quantized_inputs(inputs, activation)
     for weight in weights:
-        exact = rotate(weight.float() * factor, rotated)
-        found = quantize(exact, scheme, inputs).dequantize()
+        exact = rotate(weight.float(), size)
+        found = quantize(exact, trial, inputs).dequantize()
         if activation is None:
             error += float(inputs.output_error(found - exact).sum())
         else:

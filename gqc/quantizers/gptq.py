@@ -3,8 +3,8 @@
 Frantar et al., arXiv 2210.17323. Outputs err by tr(E·G·Eᵀ), E the weight's errors and G the Gram
 matrix of the inputs. With U upper triangular, G⁻¹ = Uᵀ·U, the error e of column i is least felt if
 each later column j gives up e·U[i, j] / U[i, i]. Columns of greatest input power come first
-(act-order); blocks keep their columns, and their scales are searched before, so that nothing is
-permuted when the model runs.
+(act-order). Blocks keep their columns, and their scales are searched before, so that nothing is
+permuted when the model runs; which columns share a block, `column_order` says before.
 """
 
 from __future__ import annotations

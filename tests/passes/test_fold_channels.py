@@ -149,7 +149,7 @@ def test_what_cannot_move_stays_and_says_why(make, kind, reason):
 
 def test_groups_say_who_reads_what():
     """Gemma's formula is an offset; a Conv1D's channels are its rows."""
-    (first, last) = channel_groups(models.GemmaNorm(), inputs())
+    (first, last) = channel_groups(models.GemmaNorm(), inputs())["scale"]
     assert (first.layers, first.channels, first.producers) == (("first",), K, ())
     assert first.reason == "an argument of the function: nothing before it is known"
     (change,) = last.producers
@@ -159,9 +159,11 @@ def test_groups_say_who_reads_what():
     weight, factor = torch.rand(K).double(), vector("scale", 0)
     expected = (1 + weight) / factor - 1
     torch.testing.assert_close(change.apply(weight, factor), expected, rtol=1e-14, atol=1e-14)
-    dims = {c.name: c.operation.axis for c in channel_groups(models.Conv(), inputs())[1].weights}
-    assert dims == {"last.weight": 0}
-    (pair,) = channel_groups(models.Pair(), inputs())
+    groups = channel_groups(models.Conv(), inputs(), ["scale", "gather"])
+    for kind in ("scale", "gather"):
+        dims = {change.name: change.operation.axis for change in groups[kind][1].weights}
+        assert dims == {"last.weight": 0}
+    (pair,) = channel_groups(models.Pair(), inputs())["scale"]
     assert pair.layers == ("last", "other")
 
 

@@ -20,9 +20,29 @@ def llama(blocks: int = 2) -> Any:
     return model
 
 
+def uneven_llama(blocks: int = 2) -> Any:
+    """The same, every other column of down_proj larger: better quantized in another order."""
+    model = llama(blocks)
+    with torch.no_grad():
+        for block in model.model.layers:
+            block.mlp.down_proj.weight[:, ::2] *= 4
+    return model
+
+
 def gpt2() -> Any:
     torch.manual_seed(0)
     return small_models.gpt2()
+
+
+def uneven_gpt2() -> Any:
+    """One block, with unlike rows of c_proj's weight [K, N], and biases before it."""
+    torch.manual_seed(0)
+    model = small_models.gpt2(n_layer=1)
+    with torch.no_grad():
+        for block in model.transformer.h:
+            block.mlp.c_proj.weight[::2] *= 4
+            block.mlp.c_fc.bias.normal_()
+    return model
 
 
 def texts(count: int = 6) -> list[dict[str, torch.Tensor]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from quantization.models import Experts, Skipping, gpt2, llama, texts
+from quantization.models import Experts, Skipping, gpt2, llama, texts, uneven_llama
 from torch import nn
 
 import gqc
@@ -17,7 +17,7 @@ from gqc.checkpoints.weights import Rotated, Transposed, dense
 from gqc.errors import GqcError
 from gqc.formats.block_scaled import BlockScaled
 from gqc.quantization import Quantized
-from gqc.quantizers import QUANTIZERS, Statistics, microscaling
+from gqc.quantizers import QUANTIZERS, Statistics, column_order, microscaling
 from gqc.quantizers import quantize as quantize_weight
 from gqc.schemes import parse_scheme
 
@@ -97,8 +97,17 @@ def test_without_calibration_it_is_what_compile_does(build: Any, scheme: str) ->
         assert quantized.activation(fact.weight) == parsed.activation
 
 
+def reorder(mlp: Any, scheme: Any, statistics: Statistics) -> torch.Tensor:
+    """Put the hidden channels of a Llama's MLP into the order that its last layer is better in."""
+    order = column_order([mlp.down_proj.weight.detach()], scheme, statistics)
+    assert order is not None
+    for layer, dim in ((mlp.gate_proj, 0), (mlp.up_proj, 0), (mlp.down_proj, 1)):
+        layer.weight.data = layer.weight.data.index_select(dim, order)
+    return order
+
+
 def test_gptq_sees_what_quantized_blocks_give() -> None:
-    model, inputs, scheme = llama(3), texts(), parse_scheme("int3_g32+gptq")
+    model, inputs, scheme = uneven_llama(), texts(), parse_scheme("int3_g32+gptq")
     quantized = gqc.quantize(model, scheme="int3_g32+gptq", calibration=iter(inputs))
     for block in model.model.layers:
         paths = [
@@ -106,7 +115,10 @@ def test_gptq_sees_what_quantized_blocks_give() -> None:
             for p, m in model.named_modules()
             if isinstance(m, nn.Linear) and m in [*block.modules()]
         ]
-        for path, statistics in statistics_by_hooks(model, paths, inputs).items():
+        found = statistics_by_hooks(model, paths, inputs)
+        down = next(path for path in paths if "down_proj" in path)
+        found[down] = found[down].permuted(reorder(block.mlp, scheme, found[down]))
+        for path, statistics in found.items():
             weight = model.get_submodule(path).weight
             expected = quantize_weight(weight, scheme, statistics)
             assert_same(quantized.read(f"{path}.weight"), expected)
