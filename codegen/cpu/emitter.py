@@ -55,7 +55,7 @@ def as_bits(type_: Attribute) -> VectorType:
 
 
 @cache
-def integer_attribute(value: int, type_: IntegerType) -> IntegerAttr:
+def integer_attribute(value: int, type_: IntegerType) -> IntegerAttr[IntegerType]:
     """Made once: xDSL verifies an attribute whenever it is made."""
     return IntegerAttr(value, type_)
 
