@@ -27,7 +27,8 @@ class DynamicInt4:
         layer = nn.Linear(k, n, bias=False)
         layer.weight = nn.Parameter(torch.from_numpy(weight), requires_grad=False)
         config = Int8DynamicActivationIntxWeightConfig(
-            weight_dtype=torch.int4, weight_granularity=PerGroup(group)
+            weight_dtype=torch.int4,  # pyright: ignore[reportAttributeAccessIssue]
+            weight_granularity=PerGroup(group),
         )
         quantize_(layer, config)
         self.exact = layer.weight.dequantize().double().numpy()
