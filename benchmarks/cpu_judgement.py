@@ -27,7 +27,8 @@ Row = dict[str, Any]
 class Judged:
     """One time of gqc's, in milliseconds, beside the best peer of the same numerics.
 
-    share: of the read bandwidth, in packed bytes, at one row. dense: how many times as fast as the
+    share: of the read bandwidth in packed bytes, at one row; share_small: of that in small pages,
+    which is what memory is in unless huge ones are asked for. dense: how many times as fast as the
     dense matmul in bfloat16, from `MANY_ROWS` on. of_four_bits: time over that of the fastest of
     gqc's formats of four bits with the same activations, up to `FEW_ROWS`; of_bytes: the same of
     bytes.
@@ -37,6 +38,7 @@ class Judged:
     numerics: str
     peer: Row | None
     share: float | None
+    share_small: float | None
     dense: float | None
     of_four_bits: float | None
     of_bytes: float | None
@@ -86,13 +88,14 @@ def compared(row: Row, rows: list[Row], peers: dict[str, Any]) -> Judged:
         and peers[other["peer"]]["numerics"] == ours["numerics"]
         and peers[other["peer"]]["bits"] == 4
     ]
-    read = row["bytes"] / row["median_ms"] / 1e6 / row["read_gbs"]
+    read = row["bytes"] / row["median_ms"] / 1e6
     four = fastest(four_bits) if m <= FEW_ROWS and ours["bits"] <= 4 else None
     return Judged(
         row,
         ours["numerics"],
         fastest(equals),
-        share=read if m == 1 else None,
+        share=read / row["read_gbs"] if m == 1 else None,
+        share_small=read / row["read_small_pages_gbs"] if m == 1 else None,
         dense=over(fastest(dense), row, "median_ms") if m >= MANY_ROWS else None,
         of_four_bits=over(row, four, "median_ms"),
         of_bytes=over(row, four, "bytes"),
@@ -148,6 +151,8 @@ def print_judgement(document: dict[str, Any], console: Console) -> None:
     table.add_column("÷ 4 bits", justify="right")
     for j in judged:
         row, peer = j.row, j.peer
+        share = cell(j.share, "share", j.numerics, ".0%")
+        share += "" if j.share_small is None else f" / {j.share_small:.0%}"
         four = "" if j.of_four_bits is None else f"{j.of_four_bits:.2f} ({j.of_bytes:.2f} B)"
         table.add_row(
             f"{row['n']}×{row['k']}",
@@ -158,7 +163,7 @@ def print_judgement(document: dict[str, Any], console: Console) -> None:
             label(peer) if peer else "",
             f"{peer['median_ms']:.3f}" if peer else "",
             cell(j.ratio, "ratio", j.numerics, ".2f"),
-            cell(j.share, "share", j.numerics, ".0%"),
+            share,
             cell(j.dense, "dense", j.numerics, ".2f"),
             four,
         )

@@ -129,7 +129,7 @@ def pages(size: int, huge: bool) -> tuple[mmap.mmap, np.ndarray]:
 class ReadProbe:
     """Reads memory that no cache holds, each thread a part of it."""
 
-    def __init__(self, threads: int, huge: bool = True):
+    def __init__(self, threads: int, huge: bool):
         self.threads = Threads(threads)
         self.engine, self.loop = compiled(reading_loop())
         self.memory, self.array = pages(READ_BYTES, huge)

@@ -13,7 +13,6 @@ import os
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -64,20 +63,24 @@ def error(layer: Layer, k: int) -> float:
     return float(off.max() / np.sqrt((expected**2).mean()))
 
 
-@dataclass
 class Sampler:
     """Times runs, with the read bandwidth beside each."""
 
-    repeats: int
-    probe: ReadProbe
+    def __init__(self, repeats: int, threads: int):
+        self.repeats = repeats
+        self.probes = {
+            "read_gbs": ReadProbe(threads, huge=True),
+            "read_small_pages_gbs": ReadProbe(threads, huge=False),
+        }
 
     def measure(self, run: Run, copies: int) -> dict[str, Any]:
         """Milliseconds of one product: each sample goes through every copy of the weight."""
         run()
-        times, speeds = [], []
+        times, speeds = [], {name: [] for name in self.probes}
         for _ in range(self.repeats):
             time.sleep(REST)
-            speeds.append(self.probe.gigabytes_per_second())
+            for name, probe in self.probes.items():
+                speeds[name].append(probe.gigabytes_per_second())
             time.sleep(REST)
             start = time.perf_counter()
             run()
@@ -85,7 +88,7 @@ class Sampler:
         return {
             "median_ms": statistics.median(times),
             "min_ms": min(times),
-            "read_gbs": statistics.median(speeds),
+            **{name: statistics.median(each) for name, each in speeds.items()},
             "load_average": os.getloadavg()[0],
         }
 
@@ -107,7 +110,7 @@ def cases(options: argparse.Namespace, peer: Peer) -> Iterator[tuple[int, int, i
 def measured(options: argparse.Namespace) -> dict[str, Any]:
     """What is known of a peer after this run."""
     peer = peer_of(options.peer)
-    sampler = Sampler(options.repeats, ReadProbe(options.threads))
+    sampler = Sampler(options.repeats, options.threads)
     results, errors = [], []
     for n, k, group in cases(options, peer):
         layer = peer.make(random_weight(n, k), group, options.threads)

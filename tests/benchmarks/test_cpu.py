@@ -134,8 +134,8 @@ def document() -> dict[str, Any]:
     }
     times = dict(zip(known, (1.0, 1.5, 2.0, 0.5, 4.0, 3.0, 2.0), strict=True))
     rows = [
-        {"peer": name, "n": 8, "k": 8, "group": 0, "m": m, "median_ms": ms, "read_gbs": 20.0}
-        | {"bytes": 10**7}
+        {"peer": name, "n": 8, "k": 8, "group": 0, "m": m, "median_ms": ms, "bytes": 10**7}
+        | {"read_gbs": 20.0, "read_small_pages_gbs": 16.0}
         for m in (1, 64)
         for name, ms in times.items()
     ]
@@ -156,7 +156,7 @@ def test_shares_of_the_machine_and_of_the_dense_matmul(benchmark) -> None:
     judged = benchmark("cpu_judgement").judge(document())
     found = {(j.row["peer"], j.row["m"]): j for j in judged}
     one, many = found["gqc int4_g128 bf16", 1], found["gqc int4_g128 bf16", 64]
-    assert (one.share, one.dense, one.of_four_bits) == (0.5, None, 1.0)
+    assert (one.share, one.share_small, one.dense, one.of_four_bits) == (0.5, 0.625, None, 1.0)
     assert (many.share, many.dense, many.of_four_bits) == (None, 4.0, None)
     assert found["gqc w4a16_nvfp4 bf16", 1].of_four_bits == 1.5
     assert found["gqc int8_g128 bf16", 1].of_four_bits is None
