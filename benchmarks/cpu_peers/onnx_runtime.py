@@ -7,16 +7,13 @@ import onnxruntime  # pyright: ignore[reportMissingImports]
 from onnx import TensorProto, helper, numpy_helper  # pyright: ignore[reportMissingImports]
 
 from cpu_peers import Run, copies_of
-from cpu_peers.rounding import nibbles, to_nearest
+from cpu_peers.rounding import Codes, nibbles, to_nearest
 
 
 class MatMulNBits:
     def __init__(self, weight: np.ndarray, group: int, threads: int, accuracy: int):
         self.rounded, self.shape, self.accuracy = to_nearest(weight, group), weight.shape, accuracy
-        codes = nibbles(self.rounded.codes).reshape(*self.rounded.scale.shape, -1)
-        zero = nibbles(self.rounded.zero).reshape(len(weight), -1)
-        self.parts = (codes, self.rounded.scale, zero)
-        self.nbytes = sum(part.nbytes for part in self.parts)
+        self.nbytes = sum(part.nbytes for part in packed(self.rounded))
         self.copies = copies_of(self.nbytes)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -24,13 +21,13 @@ class MatMulNBits:
         self.session = onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
 
     def model(self):
-        """A graph of all copies; nothing is merged that has a name of its own."""
+        """A graph of all copies."""
         n, k = self.shape
         nodes, initializers, outputs = [], [], []
         attributes = {"N": n, "K": k, "bits": 4, "block_size": self.rounded.group}
         for i in range(self.copies):
             names = [f"{part}{i}" for part in ("codes", "scale", "zero")]
-            initializers += map(numpy_helper.from_array, self.parts, names)
+            initializers += map(numpy_helper.from_array, packed(self.rounded.shifted(i)), names)
             nodes.append(
                 helper.make_node(
                     "MatMulNBits",
@@ -63,3 +60,9 @@ class MatMulNBits:
             return values[0]
 
         return run
+
+
+def packed(rounded: Codes) -> tuple[np.ndarray, ...]:
+    """Codes [N, G, group / 2], scales [N, G] and zero points [N, G / 2]."""
+    codes = nibbles(rounded.codes).reshape(*rounded.scale.shape, -1)
+    return codes, rounded.scale, nibbles(rounded.zero)

@@ -17,11 +17,7 @@ class MatMul:
         self.nbytes = codes.size // 2 + scale.size * 2 + zero.size // 2
         self.copies = copies_of(self.nbytes)
         x = ops.parameter([-1, weight.shape[1]], np.float32)
-        # Rows are shifted from copy to copy: equal constants would be merged.
-        copies = (
-            Codes(*(np.roll(part, i, 0) for part in (codes, scale, zero)))
-            for i in range(self.copies)
-        )
+        copies = map(self.rounded.shifted, range(self.copies))
         results = [ops.matmul(x, decompressed(each), False, True) for each in copies]
         settings = {
             "INFERENCE_NUM_THREADS": threads,

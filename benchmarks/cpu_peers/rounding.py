@@ -22,6 +22,10 @@ class Codes:
     def group(self) -> int:
         return self.codes.shape[1] // self.scale.shape[1]
 
+    def shifted(self, rows: int) -> Codes:
+        """The same weight, its rows moved down: a copy that is not merged with equal ones."""
+        return Codes(*(np.roll(part, rows, 0) for part in (self.codes, self.scale, self.zero)))
+
     def dequantized(self) -> np.ndarray:
         """[N, K] in float64."""
         grouped = self.codes.reshape(*self.scale.shape, -1).astype(np.float64)

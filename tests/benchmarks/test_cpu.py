@@ -85,6 +85,7 @@ def test_rounding_to_four_bits(benchmark) -> None:
     step = rounded.scale.repeat(32, 1)
     assert (np.abs(rounded.dequantized() - weight) <= 0.51 * step + 1e-6).mean() > 0.95
     assert (np.abs(rounded.dequantized() - weight) <= 1.01 * step).all()
+    assert (rounded.shifted(3).dequantized() == np.roll(rounded.dequantized(), 3, 0)).all()
     packed = rounding.nibbles(rounded.codes)
     assert (np.stack((packed & 15, packed >> 4), -1).reshape(8, 64) == rounded.codes).all()
 
