@@ -102,7 +102,8 @@ class TileFunctions(InterpreterFunctions):
     def run_unpack(self, interpreter: Interpreter, op: tile.UnpackOp, args: Values) -> Values:
         element, axis = ELEMENTS[str(tile.element_of(op.result))], op.axis.value.data
         planes = [plane.movedim(axis, -1) for plane in args]
-        return (packing.unpack(planes, element.bits, element.is_signed_integer).movedim(-1, axis),)
+        signed, order = element.is_signed_integer, op.order_name
+        return (packing.unpack(planes, element.bits, signed, order).movedim(-1, axis),)
 
     @impl(tile.CastOp)
     def run_cast(self, interpreter: Interpreter, op: tile.CastOp, args: Values) -> Values:
@@ -130,9 +131,12 @@ class TileFunctions(InterpreterFunctions):
 
     @impl(tile.SumOp)
     def run_sum(self, interpreter: Interpreter, op: tile.SumOp, args: Values) -> Values:
-        return (args[0].float().sum(op.axis.value.data, keepdim=True),)
+        from gqc.dialects.torch_types import DTYPES
+
+        values = args[0].to(DTYPES[tile.element_of(op.result)])
+        return (values.sum(op.axis.value.data, keepdim=True, dtype=values.dtype),)
 
     @impl(tile.DotOp)
     def run_dot(self, interpreter: Interpreter, op: tile.DotOp, args: Values) -> Values:
         acc, lhs, rhs = args
-        return (acc + lhs.float() @ rhs.float(),)
+        return (acc + lhs.to(acc.dtype) @ rhs.to(acc.dtype),)

@@ -20,7 +20,9 @@ from xdsl.pattern_rewriter import (
 
 from gqc.dialects import gq, tile
 from gqc.errors import GqcError
+from gqc.integer_dots import INTEGER_DOTS
 from gqc.passes.helpers import count, layer_name, replace, weight_of
+from gqc.passes.int8_matmul_kernel import Int8MatmulKernel
 from gqc.passes.matmul_kernel import MatmulKernel, x_scales
 from gqc.passes.scaled_matmul_kernel import build_scaled_matmul
 from gqc.targets import ANY, Target, resolve
@@ -70,11 +72,7 @@ class LowerMatmul(RewritePattern):
             assert isinstance(schedule, gq.ScheduleAttr)
             name = kernel_name(op, unpack, schedule)
             if name not in self.kernels:
-                self.kernels[name] = (
-                    build_scaled_matmul(name, self.target, op, x, unpack, schedule)
-                    if native
-                    else MatmulKernel(name, self.target, op, unpack, schedule).build()
-                )
+                self.kernels[name] = build(name, self.target, op, unpack, schedule)
             names.append(name)
             rows.append(schedule.rows.data)
         launch = gq.LaunchOp(names, rows, inputs, unpack.parts, op.bias, [op.result.type])
@@ -84,6 +82,22 @@ class LowerMatmul(RewritePattern):
         for dead in dict.fromkeys([*casts, unpack]):
             if not any(result.uses for result in dead.results):
                 rewriter.erase(dead)
+
+
+def build(
+    name: str,
+    target: str,
+    matmul: gq.MatmulTOp,
+    unpack: gq.UnpackOp,
+    schedule: gq.ScheduleAttr,
+) -> tile.KernelOp:
+    """The kernel of a matmul for one schedule."""
+    x = matmul.x.owner
+    if not isinstance(x, gq.UnpackOp):
+        return MatmulKernel(name, target, matmul, unpack, schedule).build()
+    if unpack.layout.kind.data == gq.LayoutAttr.BYTES:
+        return build_scaled_matmul(name, target, matmul, x, unpack, schedule)
+    return Int8MatmulKernel(name, target, matmul, unpack, schedule).build()
 
 
 def describe(launch: gq.LaunchOp, matmul: gq.MatmulTOp, unpack: gq.UnpackOp) -> None:
@@ -100,10 +114,12 @@ def describe(launch: gq.LaunchOp, matmul: gq.MatmulTOp, unpack: gq.UnpackOp) -> 
 def refuse_other_layouts(module: ModuleOp, target: Target) -> None:
     """Raise one error for all layers whose layout the target's kernels do not read."""
     wanted = gq.LayoutAttr(target.layout, target.lanes)
+    dots = {row.layout for row in INTEGER_DOTS.get(target.name, ())}
+    read = [wanted, *(gq.LayoutAttr(layout, target.lanes) for layout in dots)]
     others = [
         f"  {layer_name(op)}: {op.layout}"
         for op in module.walk()
-        if isinstance(op, gq.UnpackOp) and op.layout.kind.data != "bytes" and op.layout != wanted
+        if isinstance(op, gq.UnpackOp) and op.layout.kind.data != "bytes" and op.layout not in read
     ]
     if others:
         layers = "\n".join(others)

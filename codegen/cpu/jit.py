@@ -28,13 +28,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CROSS = {"aarch64": "aarch64-unknown-linux-gnu"}
-"""Machines that code can be inspected for on any host: the portable tier, compiled for them."""
+"""Machines that code can be inspected for on any host."""
 
 
 def llvm_text(kernel: KernelOp, isa: Isa) -> str:
     """The kernel as LLVM IR text, before optimization."""
     llvm_types.register()
     return str(convert_module(lower(kernel, isa), fallback_target_triple=""))
+
+
+def foreign(isa: Isa) -> str | None:
+    """The machine of a tier, if this process does not run on it."""
+    here = isa.machine is None or binding.get_process_triple().startswith(isa.machine)
+    return None if here else isa.machine
 
 
 @once
@@ -44,7 +50,8 @@ def target_machine(isa: Isa, machine: str | None = None) -> binding.TargetMachin
         binding.initialize_all_targets()
         binding.initialize_all_asmprinters()
         target = binding.Target.from_triple(CROSS[machine])
-        return target.create_target_machine(cpu="generic", opt=3, reloc="pic")
+        features = ",".join(f"+{feature}" for feature in isa.needs)
+        return target.create_target_machine("generic", features, opt=3, reloc="pic")
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     target = binding.Target.from_triple(binding.get_process_triple())

@@ -23,12 +23,13 @@ from xdsl.dialects.builtin import (
     ModuleOp,
     UnitAttr,
     f32,
+    i8,
     i32,
     i64,
 )
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
-from gqc.codegen.cpu import codes, functions, quantize, tiles
+from gqc.codegen.cpu import codes, functions, int8, quantize, tiles
 from gqc.codegen.cpu.dot import dot
 from gqc.codegen.cpu.emitter import PTR, Emitter, Index
 from gqc.codegen.cpu.isa import Isa
@@ -166,6 +167,10 @@ def lower_addi(lowering: Lowering, op: arith.AddiOp) -> None:
 
 def lower_muli(lowering: Lowering, op: arith.MuliOp) -> None:
     a, b = op.lhs, op.rhs
+    if a in lowering.tiles:
+        factors = lowering.tiles[a], lowering.tiles[b]
+        lowering.tiles[op.result] = int8.Product(shape_of(op.result), i32, *factors)
+        return
     if lowering.index(b).base is not None:
         a, b = b, a
     factor = lowering.constant(b, "one factor of arith.muli")
@@ -217,6 +222,11 @@ def lower_unpack(lowering: Lowering, op: tile.UnpackOp) -> None:
     shape, element = shape_of(op.result), element_of(op.result)
     along_lanes = op.axis.value.data == len(shape) - 1
     format = ELEMENTS[str(element)]
+    if op.order_name == "quads":
+        if along_lanes:
+            raise GqcError("quads of codes along the lanes of a CPU kernel")
+        lowering.tiles[op.result] = int8.Quads(shape, element, planes, format)
+        return
     lowering.tiles[op.result] = codes.Unpacked(shape, element, planes, format, along_lanes)
 
 
@@ -226,6 +236,8 @@ def lower_cast(lowering: Lowering, op: tile.CastOp) -> None:
         lowering.tiles[op.result] = source
         return
     kind = codes.Decoded if isinstance(source, codes.Unpacked) else tiles.Converted
+    if source.element == i32:
+        kind = int8.Floats
     lowering.tiles[op.result] = kind(source.shape, element, source)  # type: ignore[arg-type]
 
 
@@ -264,13 +276,24 @@ def lower_transpose(lowering: Lowering, op: tile.TransposeOp) -> None:
 def lower_sum(lowering: Lowering, op: tile.SumOp) -> None:
     if op.axis.value.data != 1:
         raise GqcError("tile.sum along the rows of a CPU kernel")
-    source = lowering.tiles[op.source]
-    lowering.tiles[op.result] = tiles.Summed(shape_of(op.result), element_of(op.result), source)
+    shape, element = shape_of(op.result), element_of(op.result)
+    total = tiles.Summed(shape, f32, lowering.tiles[op.source])
+    lowering.tiles[op.result] = int8.Whole(shape, i32, total) if element == i32 else total
+
+
+def lower_bitcast(lowering: Lowering, op: tile.BitcastOp) -> None:
+    """Bytes and codes of 8 bits are the same."""
+    if {str(element_of(op.source)), str(element_of(op.result))} != {"i8", "si8"}:
+        raise GqcError(f"{element_of(op.source)} as {element_of(op.result)} in a CPU kernel")
+    lowering.tiles[op.result] = lowering.tiles[op.source]
 
 
 def lower_dot(lowering: Lowering, op: tile.DotOp) -> None:
     acc, lhs, rhs = (lowering.tiles[v] for v in op.operands)
-    lowering.tiles[op.result] = dot(lowering.e, acc, lhs, rhs)
+    if isinstance(rhs, int8.Quads):
+        lowering.tiles[op.result] = int8.dot(lowering.e, acc, cast(Loaded, lhs), rhs)
+    else:
+        lowering.tiles[op.result] = dot(lowering.e, acc, lhs, rhs)
 
 
 def lower_for(lowering: Lowering, op: scf.ForOp) -> None:
@@ -307,14 +330,36 @@ def lower_store(lowering: Lowering, op: tile.StoreOp) -> None:
     e = lowering.e
     value, array = lowering.tiles[op.value], lowering.arrays[op.target]
     target = Loaded(value.shape, array.element, array, tuple(map(lowering.index, op.offsets)))
+    if value.columns < e.isa.lanes:
+        store_elements(e, target, value)
+        return
     rows = [value.row(e, Index.constant(m)) for m in range(value.rows)]
     for m, vectors in enumerate(rows):
         *leading, first, column = target.offsets
         row = e.add(first, Index.constant(m))
-        stored = [e.narrow(v, array.element) for v in vectors]
+        stored = [narrowed(e, v, array.element) for v in vectors]
         with e.when(e.compare("ult", e.scalar(row), array.bound(e, len(leading)))):
             for lane, vector in zip(value.vectors(e), stored, strict=True):
                 store_vector(e, target, vector, [*leading, row, column + lane])
+
+
+def narrowed(e: Emitter, value: SSAValue, element: Attribute) -> SSAValue:
+    """Lanes as an array has them; codes are held as what they stand for."""
+    return int8.as_bytes(e, value) if element == i8 else e.narrow(value, element)
+
+
+def store_elements(e: Emitter, target: Loaded, value: Tile) -> None:
+    """Store a tile narrower than a vector one by one, as scales of blocks are computed."""
+    *leading, first, column = target.offsets
+    for m in range(value.rows):
+        row = e.add(first, Index.constant(m))
+        splats = [
+            value.splat(e, Index.constant(m), Index.constant(n)) for n in range(value.columns)
+        ]
+        with e.when(e.compare("ult", e.scalar(row), target.array.bound(e, len(leading)))):
+            for n, splat in enumerate(splats):
+                address = target.array.address(e, [*leading, row, column + n])
+                e.store(e.shuffle(splat, [0]), address, target.array.align)
 
 
 def store_vector(e: Emitter, target: Loaded, vector: SSAValue, indices: list[Index]) -> None:
@@ -347,6 +392,7 @@ RULES: dict[type[Operation], Rule] = cast(
         tile.UnpackOp: lower_unpack,
         tile.CastOp: lower_cast,
         tile.QcastOp: lower_qcast,
+        tile.BitcastOp: lower_bitcast,
         tile.RepeatOp: lower_repeat,
         tile.BroadcastOp: lower_broadcast,
         tile.TransposeOp: lower_transpose,
