@@ -42,25 +42,23 @@ PAIRS = "pairs"
 class FullOp(IRDLOperation):
     """A tile filled with one value.
 
-    C1 an integer fills a tile of i32.
+    C1 what fills a tile of i32 is a whole number.
     """
 
     name = "tile.full"
 
-    value = prop_def(FloatAttr.constr(f32) | IntegerAttr.constr(i32))
+    value = prop_def(FloatAttr.constr(f32))
     result = result_def(VectorType)
     traits = traits_def(Pure())
     assembly_format = "$value attr-dict `:` type($result)"
 
     def __init__(self, value: float, type_: VectorType):
-        whole = type_.get_element_type() == i32
-        attribute = IntegerAttr(int(value), i32) if whole else FloatAttr(value, f32)
-        super().__init__(properties={"value": attribute}, result_types=[type_])
+        super().__init__(properties={"value": FloatAttr(value, f32)}, result_types=[type_])
 
     def verify_(self) -> None:
-        whole = element_of(self.result) == i32
-        fits = isinstance(self.value, IntegerAttr) == whole
-        require(fits, self, "C1", "{} does not fill {}", self.value, self.result.type)
+        value = self.value.value.data
+        fits = value.is_integer() or element_of(self.result) != i32
+        require(fits, self, "C1", "{} does not fill {}", value, self.result.type)
 
 
 @irdl_op_definition

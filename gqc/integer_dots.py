@@ -22,13 +22,16 @@ ACTIVATION = ("si8", "f32")
 
 
 def dot(instruction: str, *tilings: Tiling) -> Native:
-    return Native(instruction, instruction, tilings, scales="summed", layout="lane_quads")
+    return Native(instruction, instruction, tilings, "summed", "lane_quads", LANES)
 
+
+LANES = 32
+"""A tile's columns: narrow panels, so that what a tile reads lies side by side."""
 
 # Sums in i32 and in f32 for each row and vector of a tile stay in registers: 32 of them, or 16.
-WIDE = (Tiling(1, 1, 64, 0), Tiling(2, 2, 64, 0), Tiling(ANY, 6, 32, 0))
-NARROW = (Tiling(1, 1, 32, 0), Tiling(ANY, 2, 16, 0))
-QUARTER = (Tiling(1, 1, 32, 0), Tiling(ANY, 4, 8, 0))
+WIDE = (Tiling(1, 1, LANES, 0), Tiling(2, 2, LANES, 0), Tiling(ANY, 4, LANES, 0))
+NARROW = (Tiling(1, 1, LANES, 0), Tiling(ANY, 2, 16, 0))
+QUARTER = (Tiling(1, 1, LANES, 0), Tiling(ANY, 4, 8, 0))
 
 INTEGER_DOTS: Mapping[str, tuple[Native, Native]] = {
     "cpu_avx512bf16": (dot("vpdpbusd", *WIDE),) * 2,

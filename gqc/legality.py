@@ -85,8 +85,9 @@ def legality(
 def decoded_type(activation: str, x: BlockScaledType | None, weight: BlockScaledType) -> str | None:
     """The float type that operands are decoded to: that of the activations, as the model has them.
 
-    Codes under f32 scales need f32. And a scale of E8M0 may be rounded up beyond what f16 holds. bf16 holds that, and exactly what
-    codes of 8 bits or fewer stand for under 8-bit scales. None where the weight has wider ones.
+    Codes under f32 scales need f32. And a scale of E8M0 may be rounded up beyond what f16 holds.
+    bf16 holds that, and exactly what codes of 8 bits or fewer stand for under 8-bit scales. None
+    where the weight has wider ones.
     """
     if x is not None and str(x.scale) == "f32":
         return "f32"

@@ -35,7 +35,9 @@ class AssignLayouts(ModulePass):
         packed: Packed = {}
         for matmul in matmuls(op):
             if gq.block_scaled(matmul.weight) is not None:
-                operands = zip((matmul.x, matmul.weight), native_layouts(matmul, target), strict=True)
+                operands = zip(
+                    (matmul.x, matmul.weight), native_layouts(matmul, target), strict=True
+                )
                 for i, (operand, layout) in enumerate(operands):
                     matmul.operands[i] = through(operand, layout, packed)
             elif isinstance(cast := matmul.weight.owner, gq.DcastOp):
@@ -43,13 +45,11 @@ class AssignLayouts(ModulePass):
                 cast.operands[0] = through(cast.source, layout, packed)
 
 
-def native_layouts(
-    matmul: gq.MatmulTOp, target: Target
-) -> tuple[gq.LayoutAttr, gq.LayoutAttr]:
+def native_layouts(matmul: gq.MatmulTOp, target: Target) -> tuple[gq.LayoutAttr, gq.LayoutAttr]:
     """The layouts of x and of the weight of a native matmul."""
     row = native_row(matmul, target)
     x = gq.LayoutAttr(gq.LayoutAttr.BYTES, scales=row.scales)
-    return x, x if row.layout == gq.LayoutAttr.BYTES else gq.LayoutAttr(row.layout, target.lanes)
+    return x, x if row.layout == gq.LayoutAttr.BYTES else gq.LayoutAttr(row.layout, row.lanes)
 
 
 def through(value: SSAValue, layout: gq.LayoutAttr, packed: Packed) -> SSAValue:

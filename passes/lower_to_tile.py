@@ -114,8 +114,8 @@ def describe(launch: gq.LaunchOp, matmul: gq.MatmulTOp, unpack: gq.UnpackOp) -> 
 def refuse_other_layouts(module: ModuleOp, target: Target) -> None:
     """Raise one error for all layers whose layout the target's kernels do not read."""
     wanted = gq.LayoutAttr(target.layout, target.lanes)
-    dots = {row.layout for row in INTEGER_DOTS.get(target.name, ())}
-    read = [wanted, *(gq.LayoutAttr(layout, target.lanes) for layout in dots)]
+    dots = INTEGER_DOTS.get(target.name, ())
+    read = [wanted, *(gq.LayoutAttr(row.layout, row.lanes) for row in dots)]
     others = [
         f"  {layer_name(op)}: {op.layout}"
         for op in module.walk()

@@ -54,8 +54,9 @@ class Packed:
     """scale, then codes as bytes i8 [M, K · bits / 8], the even ones of 4 bits low.
 
     These are the parts of the layout `bytes`, scales at the place that `SCALE_PLACES` calls
-    `scales`; where that has sums, the sum of each block's codes comes before. In tiles, blocks beyond the end of a row have the scale of zeros. (Rows beyond the
-    end have it too, unless the kernel makes single rows.)
+    `scales`; if that has sums, they come first: of each block's codes, i32 [M, K/B]. In tiles,
+    blocks beyond the end of a row have the scale of zeros. (Rows beyond the end have it too, unless
+    the kernel makes single rows.)
     """
 
     scales: str

@@ -23,8 +23,6 @@ from gqc.formats.elements import Element
 from gqc.formats.packing import WORD, planes_of
 
 QUAD = 4
-UNROLLED = 8
-"""Quads in a round of the loop."""
 
 
 # Tiles
@@ -128,6 +126,9 @@ def as_bytes(e: Emitter, value: SSAValue) -> SSAValue:
 class Multiply(ABC):
     """How a quad of x and a quad of codes are multiplied; each is prepared once for its uses."""
 
+    unrolled = 2
+    """Quads in a round of the loop: more of them make LLVM spill what several instructions need."""
+
     def x(self, e: Emitter, quad: SSAValue) -> Vectors:
         return [quad]
 
@@ -141,6 +142,8 @@ class Multiply(ABC):
 
 class Vpdpbusd(Multiply):
     """One instruction of VNNI, which does not saturate."""
+
+    unrolled = 8
 
     def add(self, e: Emitter, total: SSAValue, x: Vectors, codes: Vectors) -> SSAValue:
         assert e.isa.dot_u8s8
@@ -182,6 +185,8 @@ class Vpmaddwd(Multiply):
 
 class Sdot(Multiply):
     """One instruction of signed bytes, which codes of fewer than 8 bits are too."""
+
+    unrolled = 8
 
     def x(self, e: Emitter, quad: SSAValue) -> Vectors:
         return [e.bitcast(quad, parts(e, i8))]
@@ -250,8 +255,8 @@ def multiplication(e: Emitter, format: Element) -> Multiply:
 def dot(e: Emitter, acc: Tile, lhs: Loaded, rhs: Quads) -> Registers:
     """acc + lhs · rhs in i32: a loop over chunks of the shared axis, each unrolled."""
     extent, width = lhs.columns, len(acc.vectors(e))
-    chunk = chunk_of(extent, max(rhs.granule, UNROLLED * QUAD))
     multiply = multiplication(e, rhs.format)
+    chunk = chunk_of(extent, max(rhs.granule, multiply.unrolled * QUAD))
 
     def body(first: Index, sums: Sequence[SSAValue]) -> Sequence[SSAValue]:
         sums = list(sums)

@@ -124,14 +124,17 @@ ISAS: dict[str, Isa] = {
 """The tiers, best first."""
 
 
-def host() -> Isa:
-    """The best tier whose features this machine has."""
+def missing(isa: Isa) -> list[str]:
+    """Features that a tier needs and this machine lacks."""
     from llvmlite import binding
 
     features = binding.get_host_cpu_features()
-    return next(
-        isa for isa in ISAS.values() if all(features.get(feature, False) for feature in isa.needs)
-    )
+    return [feature for feature in isa.needs if not features.get(feature, False)]
+
+
+def host() -> Isa:
+    """The best tier whose features this machine has."""
+    return next(isa for isa in ISAS.values() if not missing(isa))
 
 
 def resolve(name: str | None, target: str | None = None) -> Isa:

@@ -19,7 +19,7 @@ from llvmlite import binding
 from xdsl.backend.llvm.convert import convert_module
 
 from gqc.codegen.cpu import cache, llvm_types
-from gqc.codegen.cpu.isa import Isa
+from gqc.codegen.cpu.isa import Isa, missing
 from gqc.codegen.cpu.lowering import OPENMP, lower
 from gqc.dialects.tile import KernelOp, shape_of
 from gqc.errors import GqcError
@@ -180,9 +180,8 @@ def load(kernel: KernelOp, isa: Isa) -> Callable[..., None]:
     number and the size of y beside x are checked (ValueError). The GIL is released while the kernel
     runs, on `torch.get_num_threads()` threads. Raises GqcError if this CPU lacks the tier.
     """
-    missing = [f for f in isa.needs if not binding.get_host_cpu_features().get(f, False)]
-    if missing:
-        raise GqcError(f"this CPU lacks {', '.join(missing)}, so it cannot run {isa.name} code")
+    if lacking := missing(isa):
+        raise GqcError(f"this CPU lacks {', '.join(lacking)}, so it cannot run {isa.name} code")
     arguments = kernel.body.block.args
     signature = [*[ctypes.c_void_p] * len(arguments), ctypes.c_int64]
     function = ctypes.CFUNCTYPE(None, *signature)(address_of(kernel, isa))

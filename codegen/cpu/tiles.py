@@ -96,7 +96,8 @@ class Full(Tile):
         return [self.splat(e, i, i) for _ in self.vectors(e)]
 
     def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
-        return e.dense(self.element, [self.value] * e.isa.lanes)
+        value = int(self.value) if self.element == i32 else self.value
+        return e.dense(self.element, [value] * e.isa.lanes)
 
 
 @dataclass(frozen=True, eq=False)

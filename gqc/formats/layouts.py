@@ -72,12 +72,13 @@ class Layout:
     """Whether scaled weights are multiplied in f32, which keeps them exact, and not rounded to the
     type of the activations, as a matrix unit wants it."""
     order: str = "pairs"
-    """Order of codes in a word: see `gqc.formats.packing`. In `quads`, words hold what codes are
-    above the element's least: unsigned integers, of signed elements too."""
+    """Order of codes in a word: see `gqc.formats.packing`. In `quads`, words hold what integers are
+    above the element's least: unsigned ones, of signed elements too."""
 
     def stored(self, type_: BlockScaledType) -> str:
         """The element whose codes the words hold."""
-        return f"ui{type_.format.bits}" if self.order == "quads" else type_.format.name
+        unsigned = self.order == "quads" and type_.format.is_signed_integer
+        return f"ui{type_.format.bits}" if unsigned else type_.format.name
 
     def least(self, type_: BlockScaledType) -> int:
         """What is added to codes in words to give those of the element."""
@@ -108,8 +109,9 @@ class Layout:
         import torch
 
         bits, least = weight.type.format.bits, self.least(weight.type)
+        # Codes are packed modulo 2^bits, so that what they are above the least may wrap.
         slices = [
-            packing.pack(rows.to(torch.int32) - least, bits, self.order)
+            packing.pack(rows - least if least else rows, bits, self.order)
             for rows in packing.slices(weight.codes)
         ]
         parts = [self.place(torch.cat(plane), lanes) for plane in zip(*slices, strict=True)]

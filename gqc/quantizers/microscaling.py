@@ -55,9 +55,9 @@ def microscaling(
 ) -> BlockScaled:
     """Quantize a tensor [..., K], in float32, to blocks along K under E8M0, E4M3 or f32 scales.
 
-    `scale_rule`: floor, even, ceil or rceil for E8M0, amax for the others. `tensor_scale`: a float32
-    scalar for a type that has one, such as an activation's, calibrated; None takes it from the
-    tensor. The block of a NaN is all NaN, and inf saturates (see `gqc.formats.microscaling`).
+    `scale_rule`: floor, even, ceil or rceil for E8M0, amax for the others. `tensor_scale`: a
+    float32 scalar for a type that has one, such as an activation's, calibrated; None takes it from
+    the tensor. The block of a NaN is all NaN, and inf saturates (see `gqc.formats.microscaling`).
     Raises ValueError if the type, the scale rule and the tensor scale do not go together.
     """
     import torch
