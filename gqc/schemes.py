@@ -94,8 +94,9 @@ class Scheme:
 
     @property
     def uses_calibration(self) -> bool:
-        """Whether inputs that reach a layer make a difference to how it is quantized."""
-        return self.is_static or not self.parts.isdisjoint(WEIGHTED)
+        """Whether inputs that reach a layer make a difference to how it is quantized, or show what
+        that costs."""
+        return self.activation is not None or not self.parts.isdisjoint(WEIGHTED)
 
     @property
     def is_static(self) -> bool:

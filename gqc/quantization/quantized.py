@@ -23,8 +23,9 @@ class Fact:
     """What became of one layer. Errors are ratios of signal to noise in dB, None if unknown.
 
     scheme: its text; empty if the layer is kept. sqnr: of the weight. output_sqnr: of the layer's
-    outputs on the calibration inputs, from the weight's errors alone. reason: why it is kept, or
-    what its scheme asked for and did not get.
+    outputs on the calibration inputs, from the weight's errors alone; input_sqnr: of the same, from
+    the errors of the layer's quantized input alone. reason: why it is kept, or what its scheme
+    asked for and did not get.
     """
 
     layer: str
@@ -35,6 +36,7 @@ class Fact:
     rows: int = 0
     """Rows of input that calibration gave the layer."""
     reason: str = ""
+    input_sqnr: float | None = None
 
 
 @dataclass
@@ -93,10 +95,11 @@ class Quantized:
         from rich.text import Text
 
         table = Table(title="gqc.quantize")
-        for title in ("layer", "scheme", "weight dB", "output dB", "inputs", "note"):
+        for title in ("layer", "scheme", "weight dB", "output dB", "input dB", "inputs", "note"):
             table.add_column(title, overflow="fold")
         for fact in self.facts:
-            numbers = ["" if n is None else f"{n:.1f}" for n in (fact.sqnr, fact.output_sqnr)]
+            known = fact.sqnr, fact.output_sqnr, fact.input_sqnr
+            numbers = ["" if n is None else f"{n:.1f}" for n in known]
             cells = (fact.layer, fact.scheme or "kept", *numbers, str(fact.rows), fact.reason)
             table.add_row(*map(Text, cells))
         yield table
