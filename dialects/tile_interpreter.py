@@ -53,6 +53,10 @@ class TileFunctions(InterpreterFunctions):
         program = interpreter.get_data(TileFunctions, PROGRAM, lambda: (0, 0))
         return (program[op.axis.value.data],)
 
+    @impl(arith.MuliOp)
+    def run_muli(self, interpreter: Interpreter, op: arith.MuliOp, args: Values) -> Values:
+        return (args[0] * args[1],)
+
     @impl(arith.DivUIOp)
     def run_divui(self, interpreter: Interpreter, op: arith.DivUIOp, args: Values) -> Values:
         return (args[0] // args[1],)

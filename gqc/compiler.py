@@ -30,7 +30,7 @@ from gqc.passes.pipeline import Stage, extend, pipeline, run_stages
 from gqc.passes.quantize_activations import QuantizeActivations
 from gqc.passes.recognize_linears import RecognizeLinears
 from gqc.quantization import quantize
-from gqc.quantization.input_error import Measure, input_formats, measure_of
+from gqc.quantization.input_error import Measure, input_formats, measure_of, unmeasured
 from gqc.report import CastKey, Report, sqnr
 from gqc.report_rows import channels_kept, key_of, launched, rows_of, rows_outside
 from gqc.schemes import KEEP, Patterns, SchemeLike, parse_scheme, scheme_list
@@ -173,7 +173,7 @@ def lower(
     target: str,
     dump: Dump | None,
     progress: bool | None,
-    measure: Measure,
+    measure: Measure = unmeasured,
 ) -> Report:
     """Run the stages on an imported model and its weights, in place, and report on it."""
     noise, costs = dict[CastKey, float](), dict[str, float]()

@@ -33,14 +33,16 @@ WIDE = (Tiling(1, 1, LANES, 0), Tiling(2, 2, LANES, 0), Tiling(ANY, 4, LANES, 0)
 NARROW = (Tiling(1, 1, LANES, 0), Tiling(ANY, 2, 16, 0))
 QUARTER = (Tiling(1, 1, LANES, 0), Tiling(ANY, 4, 8, 0))
 
+VNNI, VNNI_256, NEON = dot("vpdpbusd", *WIDE), dot("vpdpbusd", *NARROW), dot("sdot", *QUARTER)
+
 INTEGER_DOTS: Mapping[str, tuple[Native, Native]] = {
-    "cpu_avx512bf16": (dot("vpdpbusd", *WIDE),) * 2,
-    "cpu_avx512vnni": (dot("vpdpbusd", *WIDE),) * 2,
+    "cpu_avx512bf16": (VNNI, VNNI),
+    "cpu_avx512vnni": (VNNI, VNNI),
     # vpmaddubsw saturates sums of two products beyond i16: codes of 8 bits are widened first.
     "cpu_avx512": (dot("vpmaddubsw", *WIDE), dot("vpmaddwd", *WIDE)),
-    "cpu_avxvnni": (dot("vpdpbusd", *NARROW),) * 2,
+    "cpu_avxvnni": (VNNI_256, VNNI_256),
     "cpu_avx2": (dot("vpmaddubsw", *NARROW), dot("vpmaddwd", *NARROW)),
-    "cpu_neon": (dot("sdot", *QUARTER),) * 2,
+    "cpu_neon": (NEON, NEON),
 }
 """By target, for codes of fewer than 8 bits and for those of 8. A target without is no worse off
 with floats."""

@@ -75,16 +75,21 @@ Measure = Callable[[Mapping[str, InputFormat]], dict[str, float]]
 """What quantized inputs cost in dB (`input_sqnr`), by layer, as far as it is known."""
 
 
+def unmeasured(formats: Mapping[str, InputFormat]) -> dict[str, float]:
+    """The measure that knows nothing."""
+    return {}
+
+
 def measure_of(model: Any, weights: Any, example_inputs: Any) -> Measure:
     """A measure from what is at hand: calibration's, which `gqc.quantize` has seen, or else the
-    example inputs of the model; otherwise one that knows nothing."""
+    example inputs of the model, if it is no graph that has its own."""
     facts = weights.facts if isinstance(weights, Quantized) else ()
     known = {f.layer: f.input_sqnr for f in facts if f.input_sqnr is not None}
     if known:
         return lambda formats: known
     plain = isinstance(model, nn.Module) and not isinstance(model, fx.GraphModule)
     if not plain or example_inputs is None or any(p.is_meta for p in model.parameters()):
-        return lambda formats: {}
+        return unmeasured
     return lambda formats: input_sqnrs(model, example_inputs, formats)
 
 
