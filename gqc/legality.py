@@ -57,6 +57,13 @@ def legality(
         return Legality("refused", problem)
     if x is not None and (row := integer_dot(target.name, x, weight)) is not None:
         return Legality("native", f"{row.matrix} takes {pair(x, weight)}", row)
+    if x is not None and str(x.scale) == "f32" not in target.units:
+        return Legality(
+            "refused",
+            f"the target has no dot of {x.element} by {weight.element}, and multiplies no f32, "
+            "which holds codes under f32 scales: choose a scheme of weights alone, for example "
+            "int4_g128, or one with 8-bit scales, for example mxfp8",
+        )
     if activation not in target.units:
         return Legality(
             "refused",
@@ -64,12 +71,6 @@ def legality(
             f"{' and '.join(target.units)}: convert the model, for example model.bfloat16()",
         )
     decoded = decoded_type(activation, x, weight)
-    if decoded not in (*target.units, None):
-        return Legality(
-            "refused",
-            f"no float that it multiplies holds {pair(x, weight)} exactly, as f32 does: choose a "
-            "scheme of weights alone, for example int4_g128, or one with 8-bit scales, as mxfp8",
-        )
     if decoded is None:
         return Legality(
             "refused",

@@ -87,7 +87,7 @@ def refuse_mismatch(
     """Raise ValueError on what this quantizer has no meaning for."""
     scale, (*outer, size) = str(type_.scale), type_.block_of(shape)
     if scale not in MICROSCALING_RULES:
-        formats = " or ".join(MICROSCALING_RULES)
+        formats = ", ".join(MICROSCALING_RULES)
         raise ValueError(f"microscaling gives scales in {formats}, not {scale}")
     rules = MICROSCALING_RULES[scale]
     if scale_rule not in rules:
