@@ -100,7 +100,8 @@ class GqFunctions(InterpreterFunctions):
 
         x, weight, *rest = args
         dtype = DTYPES[gq.element_type(op.result)]
-        inner = torch.float32 if op.alphas or gq.block_scaled(op.x) is not None else dtype
+        decoded = gq.element_type(op.x) != gq.element_type(op.result)
+        inner = torch.float32 if op.alphas or decoded else dtype
         x, weight = (
             t.to(inner) if isinstance(t, torch.Tensor) else t.dequantize().to(inner)
             for t in (x, weight)

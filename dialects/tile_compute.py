@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from xdsl.dialects.builtin import (
     FloatAttr,
     IntegerAttr,
+    StringAttr,
     VectorType,
     f32,
     i32,
@@ -17,6 +18,7 @@ from xdsl.irdl import (
     IRDLOperation,
     irdl_op_definition,
     operand_def,
+    opt_prop_def,
     prop_def,
     result_def,
     traits_def,
@@ -31,12 +33,17 @@ from xdsl.traits import (
 from gqc.dialects.constraints import require
 from gqc.dialects.tile_kernel import element_of, require_axis, shape_of
 from gqc.formats.elements import ELEMENTS
-from gqc.formats.packing import planes_of
+from gqc.formats.packing import ORDERS, planes_of
+
+PAIRS = "pairs"
 
 
 @irdl_op_definition
 class FullOp(IRDLOperation):
-    """A tile filled with one value."""
+    """A tile filled with one value.
+
+    C1 what fills a tile of i32 is a whole number.
+    """
 
     name = "tile.full"
 
@@ -48,33 +55,57 @@ class FullOp(IRDLOperation):
     def __init__(self, value: float, type_: VectorType):
         super().__init__(properties={"value": FloatAttr(value, f32)}, result_types=[type_])
 
+    def verify_(self) -> None:
+        value = self.value.value.data
+        fits = value.is_integer() or element_of(self.result) != i32
+        require(fits, self, "C1", "{} does not fill {}", value, self.result.type)
+
 
 @irdl_op_definition
 class UnpackOp(IRDLOperation):
-    """Unpack planes of 32-bit words into codes along one axis (word order: gqc.formats.packing).
+    """Unpack planes of 32-bit words into codes along one axis.
+
+    `order` is that of the codes in a word, of `gqc.formats.packing.ORDERS`; `pairs` unless given.
 
     C1 the planes are i32 tiles.
     C2 there is one plane for each binary digit of the code's width.
     C3 along the axis, a plane of p bits has (codes · p / 32) words; other dimensions are equal.
     C4 the result's element is in the table of element formats.
+    C5 the order is in its table.
     """
 
     name = "tile.unpack"
 
     planes = var_operand_def(VectorType)
     axis = prop_def(IntegerAttr.constr(i64))
+    order = opt_prop_def(StringAttr)
     result = result_def(VectorType)
     traits = traits_def(Pure())
-    assembly_format = "$planes `axis` `=` $axis attr-dict `:` functional-type(operands, results)"
+    assembly_format = (
+        "$planes `axis` `=` $axis (`order` `=` $order^)? attr-dict"
+        " `:` functional-type(operands, results)"
+    )
 
-    def __init__(self, planes: Sequence[SSAValue], axis: int, result: VectorType):
+    def __init__(
+        self, planes: Sequence[SSAValue], axis: int, result: VectorType, order: str = PAIRS
+    ):
         super().__init__(
             operands=[planes],
-            properties={"axis": IntegerAttr(axis, i64)},
+            properties={
+                "axis": IntegerAttr(axis, i64),
+                "order": None if order == PAIRS else StringAttr(order),
+            },
             result_types=[result],
         )
 
+    @property
+    def order_name(self) -> str:
+        """The order of codes in a word."""
+        return PAIRS if self.order is None else self.order.data
+
     def verify_(self) -> None:
+        known = self.order_name in ORDERS
+        require(known, self, "C5", "{} is no order of codes", self.order_name)
         require(all(element_of(p) == i32 for p in self.planes), self, "C1", "planes must be i32")
         element = ELEMENTS.get(str(element_of(self.result)))
         require(
@@ -104,7 +135,7 @@ class UnpackOp(IRDLOperation):
 
 @irdl_op_definition
 class CastOp(IRDLOperation):
-    """Codes or floats to floats: exact where the result can hold the value, else nearest-even.
+    """Codes, i32 or floats to floats: exact where the result holds the value, else nearest-even.
 
     C1 shapes are equal.
     """
@@ -211,7 +242,10 @@ class TransposeOp(IRDLOperation):
 
 @irdl_op_definition
 class SumOp(IRDLOperation):
-    """Sum along an axis in f32; the axis stays, with extent 1. C1 the result's shape says so."""
+    """Sum along an axis, of integer codes in i32 and of others in f32; it stays, with extent 1.
+
+    C1 the result's type says so.
+    """
 
     name = "tile.sum"
 
@@ -226,27 +260,39 @@ class SumOp(IRDLOperation):
         super().__init__(
             operands=[source],
             properties={"axis": IntegerAttr(axis, i64)},
-            result_types=[VectorType(f32, shape)],
+            result_types=[VectorType(sum_type(source), shape)],
         )
 
     def verify_(self) -> None:
         axis = require_axis(self, "C1", self.axis, self.source)
         expected = tuple(1 if i == axis else n for i, n in enumerate(shape_of(self.source)))
+        kind = sum_type(self.source)
         require(
-            shape_of(self.result) == expected and element_of(self.result) == f32,
+            shape_of(self.result) == expected and element_of(self.result) == kind,
             self,
             "C1",
-            f"the result must be f32 of shape {expected}",
+            f"the result must be {kind} of shape {expected}",
         )
+
+
+def holds_integers(value: SSAValue) -> bool:
+    """Whether a tile holds codes of an integer format."""
+    element = ELEMENTS.get(str(element_of(value)))
+    return element is not None and element.is_integer
+
+
+def sum_type(*values: SSAValue) -> Attribute:
+    """What sums of elements, or of products of elements, are taken in."""
+    return i32 if all(map(holds_integers, values)) else f32
 
 
 @irdl_op_definition
 class DotOp(IRDLOperation):
-    """acc[M, N] + lhs[M, K] · rhs[K, N], products and sums in f32.
+    """acc[M, N] + lhs[M, K] · rhs[K, N], products and sums in f32, or of integer codes in i32.
 
-    C1 the accumulator is f32.
+    C1 the accumulator is f32, or i32 where both operands are integer codes.
     C2 the shapes fit.
-    C3 lhs and rhs have one element type.
+    C3 lhs and rhs have one element type, or are integer codes.
     """
 
     name = "tile.dot"
@@ -283,11 +329,12 @@ class DotOp(IRDLOperation):
         printer.print_attribute(self.result.type)
 
     def verify_(self) -> None:
+        kind = sum_type(self.lhs, self.rhs)
         require(
-            element_of(self.acc) == f32 and self.acc.type == self.result.type,
+            element_of(self.acc) == kind and self.acc.type == self.result.type,
             self,
             "C1",
-            "the accumulator and the result must be one f32 tile type",
+            f"the accumulator and the result must be one {kind} tile type",
         )
         lhs, rhs, acc = shape_of(self.lhs), shape_of(self.rhs), shape_of(self.acc)
         require(
@@ -296,4 +343,5 @@ class DotOp(IRDLOperation):
             "C2",
             f"{lhs} by {rhs} does not fit {acc}",
         )
-        require(element_of(self.lhs) == element_of(self.rhs), self, "C3", "operand types differ")
+        same = element_of(self.lhs) == element_of(self.rhs)
+        require(same or kind == i32, self, "C3", "operand types differ")

@@ -53,6 +53,10 @@ class TileFunctions(InterpreterFunctions):
         program = interpreter.get_data(TileFunctions, PROGRAM, lambda: (0, 0))
         return (program[op.axis.value.data],)
 
+    @impl(arith.MuliOp)
+    def run_muli(self, interpreter: Interpreter, op: arith.MuliOp, args: Values) -> Values:
+        return (args[0] * args[1],)
+
     @impl(arith.DivUIOp)
     def run_divui(self, interpreter: Interpreter, op: arith.DivUIOp, args: Values) -> Values:
         return (args[0] // args[1],)
@@ -120,7 +124,8 @@ class TileFunctions(InterpreterFunctions):
     def run_unpack(self, interpreter: Interpreter, op: tile.UnpackOp, args: Values) -> Values:
         element, axis = ELEMENTS[str(tile.element_of(op.result))], op.axis.value.data
         planes = [plane.movedim(axis, -1) for plane in args]
-        return (packing.unpack(planes, element.bits, element.is_signed_integer).movedim(-1, axis),)
+        signed, order = element.is_signed_integer, op.order_name
+        return (packing.unpack(planes, element.bits, signed, order).movedim(-1, axis),)
 
     @impl(tile.CastOp)
     def run_cast(self, interpreter: Interpreter, op: tile.CastOp, args: Values) -> Values:
@@ -148,9 +153,12 @@ class TileFunctions(InterpreterFunctions):
 
     @impl(tile.SumOp)
     def run_sum(self, interpreter: Interpreter, op: tile.SumOp, args: Values) -> Values:
-        return (args[0].float().sum(op.axis.value.data, keepdim=True),)
+        from gqc.dialects.torch_types import DTYPES
+
+        values = args[0].to(DTYPES[tile.element_of(op.result)])
+        return (values.sum(op.axis.value.data, keepdim=True, dtype=values.dtype),)
 
     @impl(tile.DotOp)
     def run_dot(self, interpreter: Interpreter, op: tile.DotOp, args: Values) -> Values:
         acc, lhs, rhs = args
-        return (acc + lhs.float() @ rhs.float(),)
+        return (acc + lhs.to(acc.dtype) @ rhs.to(acc.dtype),)

@@ -30,6 +30,7 @@ from gqc.passes.pipeline import Stage, extend, pipeline, run_stages
 from gqc.passes.quantize_activations import QuantizeActivations
 from gqc.passes.recognize_linears import RecognizeLinears
 from gqc.quantization import quantize
+from gqc.quantization.input_error import Measure, input_formats, measure_of, unmeasured
 from gqc.report import CastKey, Report, sqnr
 from gqc.report_rows import channels_kept, key_of, launched, rows_of, rows_outside
 from gqc.schemes import KEEP, Patterns, SchemeLike, parse_scheme, scheme_list
@@ -95,6 +96,7 @@ def compile(
     elif calibration is not None:
         raise GqcError("weights are given, and calibration quantizes the model's: give one of them")
     stored = None if weights is None else take_weights(model, weights)
+    measure = measure_of(model, weights, example_inputs)
     model = model if stored is None else stored.model
     entries = {} if stored is None else stored.entries
     stages = pipeline(schemes, machine.name, lm_head, tuple(map(str, entries.values())))
@@ -113,7 +115,7 @@ def compile(
         imported.weights = stored.side_store(imported.weights)
     source = imported.module.clone()
     dump = Dump(dump_ir) if dump_ir is not None else None
-    report = lower(imported, stages, machine.name, dump, progress)
+    report = lower(imported, stages, machine.name, dump, progress, measure)
     if stored is not None:
         stored.settle(imported, parts)
         report = report.completed(stored.noise)
@@ -171,9 +173,10 @@ def lower(
     target: str,
     dump: Dump | None,
     progress: bool | None,
+    measure: Measure = unmeasured,
 ) -> Report:
     """Run the stages on an imported model and its weights, in place, and report on it."""
-    noise: dict[CastKey, float] = {}
+    noise, costs = dict[CastKey, float](), dict[str, float]()
     report, channels = Report(target, ()), dict[str, str]()
     console = Console(stderr=True)
     shown = console.is_terminal if progress is None else progress
@@ -188,7 +191,7 @@ def lower(
             bar.update(task, advance=1, description=f"{done} {key[0]}")
 
         def after(name: str, module: ModuleOp) -> None:
-            nonlocal report, channels
+            nonlocal report, channels, costs
             bar.update(task, description=name)
             if name == RecognizeLinears.name and not any(matmuls(module)):
                 raise GqcError(
@@ -198,6 +201,7 @@ def lower(
                 channels = channels_kept(module)
             if name == QuantizeActivations.name:
                 refuse_uncalibrated(module, imported.weights)
+                costs = measure(input_formats(module, imported.weights))
             if name == "legal":
                 report = Report(target, tuple(rows_of(module)))
                 packs = sum(isinstance(op, gq.PackOp) for op in module.walk())
@@ -207,7 +211,8 @@ def lower(
 
         fold = FoldWeightsInto(imported.weights, observe)
         run_stages(imported.module, [stage.replacing(FoldWeights, fold) for stage in stages], after)
-    return report.completed(noise).lowered(launched(imported.module), channels)
+    report = report.completed(noise).measured(costs)
+    return report.lowered(launched(imported.module), channels)
 
 
 def refuse_taken_names(parts: nn.Module | None, imported: Imported) -> None:

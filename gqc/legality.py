@@ -1,7 +1,8 @@
 """What a target makes of a pair of operands: native, emulated, or refused, and why.
 
-The tables are `gqc.native.NATIVE` (products that matrix units take as they are stored) and
-`gqc.targets.TARGETS` (formats that kernels decode, types that they multiply).
+The tables are `gqc.native.NATIVE` (products that matrix units take as they are stored),
+`gqc.integer_dots.INTEGER_DOTS` (the same of integers on CPUs) and `gqc.targets.TARGETS` (formats
+that kernels decode, types that they multiply).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from gqc.formats.elements import SCALES
+from gqc.integer_dots import integer_dot
 from gqc.native import Native, native
 from gqc.schemes import GROUPS, MX_ELEMENTS, Scheme
 from gqc.targets import DECODES, Target
@@ -53,6 +55,15 @@ def legality(
         return Legality("native", f"{row.matrix} takes {pair(x, weight)} as they are", row)
     if (problem := undecoded(weight) or unscaled(weight, shape)) is not None:
         return Legality("refused", problem)
+    if x is not None and (row := integer_dot(target.name, x, weight)) is not None:
+        return Legality("native", f"{row.matrix} takes {pair(x, weight)}", row)
+    if x is not None and str(x.scale) == "f32" not in target.units:
+        return Legality(
+            "refused",
+            f"the target has no dot of {x.element} by {weight.element}, and multiplies no f32, "
+            "which holds codes under f32 scales: choose a scheme of weights alone, for example "
+            "int4_g128, or one with 8-bit scales, for example mxfp8",
+        )
     if activation not in target.units:
         return Legality(
             "refused",
@@ -75,9 +86,12 @@ def legality(
 def decoded_type(activation: str, x: BlockScaledType | None, weight: BlockScaledType) -> str | None:
     """The float type that operands are decoded to: that of the activations, as the model has them.
 
-    But a scale of E8M0 may be rounded up beyond what f16 holds. bf16 holds that, and exactly what
-    codes of 8 bits or fewer stand for under 8-bit scales. None where the weight has wider ones.
+    Codes under f32 scales need f32. And a scale of E8M0 may be rounded up beyond what f16 holds.
+    bf16 holds that, and exactly what codes of 8 bits or fewer stand for under 8-bit scales. None
+    where the weight has wider ones.
     """
+    if x is not None and str(x.scale) == "f32":
+        return "f32"
     if activation != "f16" or x is None:
         return activation
     if str(weight.scale) in NATIVE_BLOCKS:
@@ -102,6 +116,8 @@ MATRIX = (
     "nvfp4",
     "mxfp8_mxfp4",
     "mxfp8_mxfp6",
+    "w4a8_g128",
+    "w8a8_g128",
 )
 """Schemes by which `gqc targets` shows what targets make of formats."""
 

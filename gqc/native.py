@@ -27,10 +27,10 @@ class Native:
 
     matrix: the kind of instruction, as PTX names it (AMD has one). instruction: how its name begins
     in a disassembly. widen_x, widen_w: the element that codes are widened to in registers, or None.
-    layout, scales: of `#gq.layout` for both operands (`gqc.formats.byte_layouts`). tilings: by
-    rows. copies: how tiles are read and written, `pointers` or `tma`. nonkdim: rows and columns of
-    one instruction, where there are several to choose from, else 0. since: the first Triton
-    version that is known to do it.
+    layout, lanes: of `#gq.layout` for the weight; x is in `bytes` (`gqc.formats.byte_layouts`).
+    scales: of what is in `bytes`. tilings: by rows. copies: how tiles are read and written,
+    `pointers` or `tma`. nonkdim: rows and columns of one instruction, where there are several to
+    choose from, else 0. since: the first Triton version that is known to do it.
     """
 
     matrix: str
@@ -38,6 +38,7 @@ class Native:
     tilings: tuple[Tiling, ...]
     scales: str = "linear"
     layout: str = "bytes"
+    lanes: int = 1
     copies: str = "pointers"
     widen_x: str | None = None
     widen_w: str | None = None

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from gqc.formats.block_scaled import BlockScaled
 
 
+INPUT_COST = (
+    "outputs dB: signal over the noise that quantized activations alone bring into a layer's "
+    "outputs; where it is empty, calibration= or example_inputs= of an nn.Module tell it"
+)
+
 CastKey = tuple[str, str, str]
 """What a quantized weight is known by: its name, its format, and how it was quantized."""
 
@@ -39,6 +44,9 @@ class Row:
     kernels: tuple[str, ...] = ()
     activation: str = ""
     """Format that the layer's input is quantized to as the model runs; empty where it is left."""
+    input_sqnr: float | None = None
+    """Signal over noise of the layer's outputs in dB, from the errors of its quantized input alone,
+    on example or calibration inputs; None without."""
     channels: str = ""
     """What is done to the channels of the layer's input as the model runs, and why not before."""
 
@@ -63,6 +71,14 @@ class Report:
     def completed(self, noise: Mapping[CastKey, float]) -> Report:
         """The report with SQNR in dB of quantized weights."""
         rows = (replace(row, sqnr=noise.get(row.key, row.sqnr)) for row in self.rows)
+        return Report(self.target, tuple(rows))
+
+    def measured(self, costs: Mapping[str, float]) -> Report:
+        """The report with what quantized inputs cost, in dB by layer."""
+        rows = (
+            replace(row, input_sqnr=costs.get(row.layer)) if row.activation else row
+            for row in self.rows
+        )
         return Report(self.target, tuple(rows))
 
     def lowered(
@@ -102,6 +118,7 @@ class Report:
         quantizes = any(row.activation for row in self.rows)
         if quantizes:
             table.add_column("activations", overflow="fold")
+            table.add_column("outputs dB", justify="right")
         notes = list(dict.fromkeys(note for row in self.rows for note in notes_of(row)))
         kernels = list(dict.fromkeys(row.kernels for row in self.rows if row.kernels))
         for group in group_rows(self.rows):
@@ -110,12 +127,14 @@ class Report:
             numbers = [notes.index(note) + 1 for note in notes_of(first)]
             line = [*cells(group, numbers), kernel]
             if quantizes:
-                line.append(first.activation)
+                line += [first.activation, spread([row.input_sqnr for row in group])]
             table.add_row(*map(Text, line))  # as Text, a name in brackets is no markup
         yield table
         quantized = [row for row in self.rows if row.decision != "kept"]
         count = f"{len(quantized)} of {len(self.rows)} weights quantized"
         yield f"{count}; weights take {self.bytes / 1e6:.1f} MB"
+        if quantizes:
+            yield Text(INPUT_COST)
         for number, reason in enumerate(notes, 1):
             yield Text(f"({number}) {reason}")
         for number, names in enumerate(kernels, 1):
@@ -123,11 +142,12 @@ class Report:
 
 
 def group_rows(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows that differ only in a number of the layer's name (and in weight and SQNR), together."""
+    """Rows that differ only in a number of the layer's name (and in weight and SQNRs), together."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         channels = wildcard(row.channels)
-        key = replace(row, layer=wildcard(row.layer), weight="", sqnr=None, channels=channels)
+        plain = replace(row, layer=wildcard(row.layer), weight="", channels=channels)
+        key = replace(plain, sqnr=None, input_sqnr=None)
         groups.setdefault((key,), []).append(row)
     return list(groups.values())
 
@@ -154,14 +174,18 @@ def cells(group: Sequence[Row], notes: Sequence[int]) -> list[str]:
     """The line of a table for alike layers; `notes` are the numbers of what is said below."""
     first = group[0]
     name = first.layer if len(group) == 1 else f"{wildcard(first.layer)} ({len(group)})"
-    sqnr = sorted(row.sqnr for row in group if row.sqnr is not None)
-    spread = "" if not sqnr else f"{sqnr[0]:.1f}"
-    if sqnr and f"{sqnr[-1]:.1f}" != spread:
-        spread += f"…{sqnr[-1]:.1f}"
     megabytes = sum(row.bytes for row in group) / 1e6
     shape = "×".join(map(str, first.shape))
     decision = f"{first.decision} ({', '.join(map(str, notes))})"
-    return [name, shape, first.format, f"{first.bits:.4g}", spread, f"{megabytes:.2f}", decision]
+    noise = spread([row.sqnr for row in group])
+    return [name, shape, first.format, f"{first.bits:.4g}", noise, f"{megabytes:.2f}", decision]
+
+
+def spread(ratios: Sequence[float | None]) -> str:
+    """The least and the greatest of those that are known, if they differ in print."""
+    known = sorted(ratio for ratio in ratios if ratio is not None)
+    ends = dict.fromkeys(f"{ratio:.1f}" for ratio in (*known[:1], *known[-1:]))
+    return "…".join(ends)
 
 
 def sqnr(weight: torch.Tensor, quantized: BlockScaled) -> float:

@@ -1,7 +1,8 @@
 """Schemes: how a layer's weight is to be quantized, by preset name, object or module pattern.
 
 Presets: `int4_g128`, `int8_row_sym`, `int3_g64_sym`: bits, group (or `row` for one scale a row),
-asymmetric unless `_sym`; and the names of `PRESETS`, such as `w4a16_mxfp4`. They parse to a
+asymmetric unless `_sym`; `w4a8_g32`, `w8a8_g128_asym`: the same of weights, symmetric unless
+`_asym`, and 8-bit activations; and the names of `PRESETS`, such as `w4a16_mxfp4`. They parse to a
 `Scheme`, which says all choices out loud. After a name, `+awq+gptq`: what is done to the channels
 of inputs before the weight is quantized (`gqc.quantizers.TRANSFORMS`), then by which quantizer.
 """
@@ -26,6 +27,8 @@ GROUPS = (16, 32, 64, 128, 256)
 """Elements that share a scale; None is the whole row."""
 
 PRESET = re.compile(r"int(?P<bits>\d+)_(g(?P<group>\d+)|row)(?P<sym>_sym)?$")
+A8_PRESET = re.compile(r"w(?P<bits>\d+)a8_g(?P<group>\d+)(?P<asym>_asym)?$")
+"""The same with 8-bit activations: symmetric unless it says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,9 @@ class Scheme:
         if self.static and not self.tensor_scale:
             raise GqcError("only a tensor scale can be static: give tensor_scale too")
         if self.activation is not None and self.activation.quantizer != "microscaling":
-            raise GqcError("activations are quantized by microscaling, to floats or mxint8")
+            raise GqcError("activations are quantized by microscaling, to floats, mxint8 or si8")
+        if self.activation is not None and self.activation.group is None:
+            raise GqcError(f"activations are quantized in groups: choose one of {GROUPS}")
         if self.group is not None and self.group not in GROUPS:
             raise GqcError(f"a group of {self.group}: choose one of {GROUPS}, or None for a row")
         if (self.zero is None) != (self.zero_mode == "none"):
@@ -89,8 +94,9 @@ class Scheme:
 
     @property
     def uses_calibration(self) -> bool:
-        """Whether inputs that reach a layer make a difference to how it is quantized."""
-        return self.is_static or not self.parts.isdisjoint(WEIGHTED)
+        """Whether inputs that reach a layer make a difference to how it is quantized, or show what
+        that costs."""
+        return self.activation is not None or not self.parts.isdisjoint(WEIGHTED)
 
     @property
     def is_static(self) -> bool:
@@ -153,6 +159,11 @@ def mx(element: str, rounding: str) -> Scheme:
     return Scheme(element, 32, "f8E8M0FNU", quantizer="microscaling", scale_rule=rounding)
 
 
+def int8(group: int) -> Scheme:
+    """An activation as dots of bytes take it: 8-bit codes, one f32 scale a group, dynamic."""
+    return Scheme("si8", group, "f32", quantizer="microscaling", scale_rule="amax")
+
+
 NVFP4 = Scheme(
     "f4E2M1FN", 16, "f8E4M3FN", quantizer="microscaling", scale_rule="amax", tensor_scale=True
 )
@@ -202,23 +213,27 @@ def preset(name: str) -> Scheme:
         return quantized_by(preset(name), name, how)
     if name in PRESETS:
         return PRESETS[name]
-    match = PRESET.match(name)
+    match = PRESET.match(name) or A8_PRESET.match(name)
     bits, group = (int(match["bits"]), match["group"]) if match else (0, None)
     if match is None or bits not in INTEGER_BITS or (group and int(group) not in GROUPS):
         roundings = ", ".join(filter(None, ROUNDINGS))
         raise GqcError(
             f"unknown scheme {name!r}: write int<bits>_g<group> or int<bits>_row, with _sym for "
-            f"symmetric; bits are {INTEGER_BITS}, groups {GROUPS} (for example int4_g128); or for "
+            f"symmetric; bits are {INTEGER_BITS}, groups {GROUPS} (for example int4_g128); or with "
+            "8-bit activations w<bits>a8_g<group>, with _asym for zero points (w4a8_g32); or for "
             f"weights and activations nvfp4, nvfp4_static, {', '.join(MX_ELEMENTS)}, or two of the "
             "mx (mxfp8_mxfp4: activations first); or for weights alone w<bits>a16_<format> "
             f"(w4a16_mxfp4); mx with {roundings} for other roundings of the scales"
         )
-    size = int(group) if group else None
-    if match["sym"]:
+    size, a8 = int(group) if group else None, match.re is A8_PRESET
+    if not match["asym"] if a8 else match["sym"]:
         if bits == 1:
-            raise GqcError(f"scheme {name!r}: one signed bit is 0 or −1; leave _sym out")
-        return Scheme(f"si{bits}", size)
-    return Scheme(f"ui{bits}", size, zero_mode="rescale", zero="f16", scale_rule="minmax")
+            remedy = "add _asym" if a8 else "leave _sym out"
+            raise GqcError(f"scheme {name!r}: one signed bit is 0 or −1; {remedy}")
+        scheme = Scheme(f"si{bits}", size)
+    else:
+        scheme = Scheme(f"ui{bits}", size, zero_mode="rescale", zero="f16", scale_rule="minmax")
+    return replace(scheme, activation=int8(size)) if a8 and size else scheme
 
 
 def quantized_by(scheme: Scheme, name: str, how: Sequence[str]) -> Scheme:

@@ -141,8 +141,11 @@ TARGETS: dict[str, Target] = {
         gpu("gfx942", "v_mfma", *AMD),
         gpu("gfx950", "v_mfma", *AMD),
         cpu("cpu_avx512bf16", "vfmadd", "vdpbf16ps", AVX512, AVX512_WIDE),
+        cpu("cpu_avx512vnni", "vfmadd", "vfmadd", AVX512, AVX512_WIDE),
         cpu("cpu_avx512", "vfmadd", "vfmadd", AVX512, AVX512_WIDE),
+        cpu("cpu_avxvnni", "vfmadd", "vfmadd", NARROW),
         cpu("cpu_avx2", "vfmadd", "vfmadd", NARROW),
+        cpu("cpu_neon", "fmla", "fmla", NARROW),
         cpu("cpu_portable", "multiply-add", "multiply-add", NARROW),
     )
 }

@@ -22,7 +22,7 @@ Packed = dict[tuple[SSAValue, gq.LayoutAttr], SSAValue]
 class AssignLayouts(ModulePass):
     """legal → legal: `gq.pack` (to be folded, or a quantizer's) and `gq.unpack` at each cast.
 
-    Both operands of a native matmul get the layout of its matrix unit; of an emulated one, the
+    Both operands of a native matmul get the layouts of its matrix unit; of an emulated one, the
     weight gets the target's, and activations, decoded where they are quantized, none.
     """
 
@@ -35,18 +35,21 @@ class AssignLayouts(ModulePass):
         packed: Packed = {}
         for matmul in matmuls(op):
             if gq.block_scaled(matmul.weight) is not None:
-                layout = native_layout(matmul, target)
-                for i, operand in enumerate((matmul.x, matmul.weight)):
+                operands = zip(
+                    (matmul.x, matmul.weight), native_layouts(matmul, target), strict=True
+                )
+                for i, (operand, layout) in enumerate(operands):
                     matmul.operands[i] = through(operand, layout, packed)
             elif isinstance(cast := matmul.weight.owner, gq.DcastOp):
                 layout = gq.LayoutAttr(target.layout, target.lanes)
                 cast.operands[0] = through(cast.source, layout, packed)
 
 
-def native_layout(matmul: gq.MatmulTOp, target: Target) -> gq.LayoutAttr:
-    """The layout of both operands of a native matmul."""
+def native_layouts(matmul: gq.MatmulTOp, target: Target) -> tuple[gq.LayoutAttr, gq.LayoutAttr]:
+    """The layouts of x and of the weight of a native matmul."""
     row = native_row(matmul, target)
-    return gq.LayoutAttr(row.layout, scales=row.scales)
+    x = gq.LayoutAttr(gq.LayoutAttr.BYTES, scales=row.scales)
+    return x, x if row.layout == gq.LayoutAttr.BYTES else gq.LayoutAttr(row.layout, row.lanes)
 
 
 def through(value: SSAValue, layout: gq.LayoutAttr, packed: Packed) -> SSAValue:

@@ -12,6 +12,7 @@ from xdsl.pattern_rewriter import PatternRewriter
 from gqc.dialects import gq
 from gqc.dialects.gq_channels import ChannelOp
 from gqc.frontend.locations import module_path
+from gqc.integer_dots import integer_dot
 from gqc.native import Native, native
 from gqc.targets import Target
 
@@ -50,7 +51,8 @@ def is_sole_reader(value: SSAValue) -> bool:
 def native_row(matmul: gq.MatmulTOp, target: Target) -> Native:
     """The row of the table by which a target multiplies the operands of a native matmul."""
     x, weight = gq.block_scaled(matmul.x), gq.block_scaled(matmul.weight)
-    row = native(target.name, x, weight) if x is not None and weight is not None else None
+    assert x is not None and weight is not None
+    row = native(target.name, x, weight) or integer_dot(target.name, x, weight)
     assert row is not None
     return row
 

@@ -8,8 +8,10 @@ from xdsl.builder import ImplicitBuilder
 from xdsl.dialects import arith
 from xdsl.dialects.builtin import IndexType, IntegerAttr, MemRefType
 from xdsl.ir import Attribute, Block, Operation, SSAValue
+from xdsl.parser import Parser
 
 from gqc.dialects import tile
+from gqc.dialects.text import context
 
 
 class KernelBuilder(ABC):
@@ -56,6 +58,11 @@ def named(op: Operation, name: str) -> SSAValue:
     """The op's result, with a name that printed kernels keep."""
     op.results[0].name_hint = name
     return op.results[0]
+
+
+def element_named(name: str) -> Attribute:
+    """The type of an element format, by its name in the tables."""
+    return Parser(context(), name).parse_type()
 
 
 def cast(value: SSAValue, element: Attribute, name: str) -> SSAValue:

@@ -20,7 +20,9 @@ from xdsl.pattern_rewriter import (
 
 from gqc.dialects import gq, tile
 from gqc.errors import GqcError
+from gqc.integer_dots import INTEGER_DOTS
 from gqc.passes.helpers import count, layer_name, replace, weight_of
+from gqc.passes.int8_matmul_kernel import Int8MatmulKernel
 from gqc.passes.matmul_kernel import MatmulKernel, x_scales
 from gqc.passes.panel_matmul_kernel import PanelMatmulKernel
 from gqc.passes.scaled_matmul_kernel import build_scaled_matmul
@@ -71,11 +73,7 @@ class LowerMatmul(RewritePattern):
             assert isinstance(schedule, gq.ScheduleAttr)
             name = kernel_name(op, unpack, schedule)
             if name not in self.kernels:
-                self.kernels[name] = (
-                    build_scaled_matmul(name, self.target, op, x, unpack, schedule)
-                    if native
-                    else build_matmul(name, self.target, op, unpack, schedule)
-                )
+                self.kernels[name] = build_matmul(name, self.target, op, unpack, schedule)
             names.append(name)
             rows.append(schedule.rows.data)
         launch = gq.LaunchOp(names, rows, inputs, unpack.parts, op.bias, [op.result.type])
@@ -88,11 +86,20 @@ class LowerMatmul(RewritePattern):
 
 
 def build_matmul(
-    name: str, target: str, matmul: gq.MatmulTOp, unpack: gq.UnpackOp, schedule: gq.ScheduleAttr
+    name: str,
+    target: str,
+    matmul: gq.MatmulTOp,
+    unpack: gq.UnpackOp,
+    schedule: gq.ScheduleAttr,
 ) -> tile.KernelOp:
-    """The kernel of a matmul of floats, which decodes weights in registers or a panel at a time."""
-    kind = PanelMatmulKernel if schedule.panel.data else MatmulKernel
-    return kind(name, target, matmul, unpack, schedule).build()
+    """The kernel of a matmul for one schedule."""
+    x = matmul.x.owner
+    if not isinstance(x, gq.UnpackOp):
+        kind = PanelMatmulKernel if schedule.panel.data else MatmulKernel
+        return kind(name, target, matmul, unpack, schedule).build()
+    if unpack.layout.kind.data == gq.LayoutAttr.BYTES:
+        return build_scaled_matmul(name, target, matmul, x, unpack, schedule)
+    return Int8MatmulKernel(name, target, matmul, unpack, schedule).build()
 
 
 def describe(launch: gq.LaunchOp, matmul: gq.MatmulTOp, unpack: gq.UnpackOp) -> None:
@@ -109,10 +116,12 @@ def describe(launch: gq.LaunchOp, matmul: gq.MatmulTOp, unpack: gq.UnpackOp) -> 
 def refuse_other_layouts(module: ModuleOp, target: Target) -> None:
     """Raise one error for all layers whose layout the target's kernels do not read."""
     wanted = gq.LayoutAttr(target.layout, target.lanes)
+    dots = INTEGER_DOTS.get(target.name, ())
+    read = [wanted, *(gq.LayoutAttr(row.layout, row.lanes) for row in dots)]
     others = [
         f"  {layer_name(op)}: {op.layout}"
         for op in module.walk()
-        if isinstance(op, gq.UnpackOp) and op.layout.kind.data != "bytes" and op.layout != wanted
+        if isinstance(op, gq.UnpackOp) and op.layout.kind.data != "bytes" and op.layout not in read
     ]
     if others:
         layers = "\n".join(others)

@@ -23,7 +23,7 @@ from xdsl.ir import Attribute, Block, Region, SSAValue
 from gqc.dialects import gq, tile
 from gqc.formats.layouts import LAYOUTS, Part, parts_of
 from gqc.formats.packing import WORD
-from gqc.passes.kernel_builder import KernelBuilder, cast, named
+from gqc.passes.kernel_builder import KernelBuilder, cast, element_named, named
 
 TENSOR_SCALES = ("x_tensor_scale", "tensor_scale")
 """Arguments that scale all of x, and all of the weight."""
@@ -68,7 +68,7 @@ class MatmulKernel(KernelBuilder):
         self.block = type_.block_of((self.n, self.k))[1]
         self.bm, self.bn, self.bk = self.schedule.sizes
         self.lanes = self.unpack.layout.lanes.data
-        layout = LAYOUTS[self.unpack.layout.kind.data]
+        self.layout = layout = LAYOUTS[self.unpack.layout.kind.data]
         self.k_axis = layout.k_axis
         self.activation = gq.element_type(self.matmul.x)
         self.scale_first = self.schedule.scale.data == "before"
@@ -217,9 +217,8 @@ class MatmulKernel(KernelBuilder):
             load = tile.LoadOp(self.args[name], self.place(word), VectorType(i32, shape))
             planes.append(named(load, f"{name}_words"))
         shape = (self.bn, self.bk) if self.k_axis else (self.bk, self.bn)
-        return named(
-            tile.UnpackOp(planes, self.k_axis, VectorType(self.type.element, shape)), "codes"
-        )
+        type_ = VectorType(element_named(self.layout.stored(self.type)), shape)
+        return named(tile.UnpackOp(planes, self.k_axis, type_, self.layout.order), "codes")
 
     def planes(self, kind: str) -> list[tuple[str, int]]:
         """Argument and width of each plane of words of a kind of part."""

@@ -21,6 +21,7 @@ from xdsl.dialects.builtin import (
     VectorType,
     f32,
     i8,
+    i32,
     i64,
 )
 from xdsl.ir import Attribute, Block, Region, SSAValue
@@ -29,9 +30,8 @@ from gqc.dialects import gq, tile
 from gqc.dialects.fx import CallOp
 from gqc.formats.byte_layouts import SCALE_PLACES, ScalePlace, stored_element
 from gqc.formats.elements import ELEMENTS
-from gqc.passes.kernel_builder import KernelBuilder, cast, named
+from gqc.passes.kernel_builder import KernelBuilder, cast, element_named, named
 from gqc.passes.producer_tiles import ProducerTiles
-from gqc.passes.scaled_matmul_kernel import element_named
 from gqc.targets import resolve
 
 
@@ -54,8 +54,9 @@ class Packed:
     """scale, then codes as bytes i8 [M, K · bits / 8], the even ones of 4 bits low.
 
     These are the parts of the layout `bytes`, scales at the place that `SCALE_PLACES` calls
-    `scales`. In tiles, blocks beyond the end of a row have the scale of zeros. (Rows beyond the
-    end have it too, unless the kernel makes single rows.)
+    `scales`; if that has sums, they come first: of each block's codes, i32 [M, K/B]. In tiles,
+    blocks beyond the end of a row have the scale of zeros. (Rows beyond the end have it too, unless
+    the kernel makes single rows.)
     """
 
     scales: str
@@ -134,6 +135,8 @@ class QuantizeKernel(KernelBuilder):
             tiling = self.whole_tiles()
         self.rows, self.warps = tiling.rows, tiling.warps
         self.step = max(tiling.step, self.block * self.place.tile[1])
+        if self.place.sums:
+            self.step = self.block
         self.columns = max(tiling.columns, self.block) if tiling.columns else self.k
 
     def whole_tiles(self) -> QuantizeTiling:
@@ -151,6 +154,8 @@ class QuantizeKernel(KernelBuilder):
             return {**types, "y": MemRefType(self.form.element, (DYNAMIC_INDEX, self.k))}
         layout = gq.LayoutAttr("bytes", scales=self.form.scales)
         codes, scale, *_ = layout.part_types(TensorType(self.type, self.x_type.get_shape()))
+        if self.place.sums:
+            types["sum"] = MemRefType(i32, (DYNAMIC_INDEX, scale.get_shape()[1]))
         # Single rows have scales in all places of a tile: digit by digit.
         tile = self.place.digits if self.rows == 1 else self.place.stored
         shape = (DYNAMIC_INDEX, scale.get_shape()[1], *tile)
@@ -175,7 +180,8 @@ class QuantizeKernel(KernelBuilder):
 
     def build(self) -> tile.KernelOp:
         self.fill()
-        what = "scale, codes" if self.packed else "y"
+        sums = "sum, " if self.place.sums else ""
+        what = f"{sums}scale, codes" if self.packed else "y"
         source = "x" if self.fused is None else spelled(self.fused)
         summary = (
             f"{what} = {source} in blocks of {self.block}, "
@@ -205,7 +211,7 @@ class QuantizeKernel(KernelBuilder):
             step = min(SUM_STEP[self.backend], power_of_two(self.k))
             self.producer = ProducerTiles(self, self.fused, arrays, self.m, self.rows, step)
             self.producer.compute_rows(self.k)
-        elif self.columns < self.k or self.packed:
+        elif self.columns < self.k or (self.packed and self.columns <= self.step):
             self.quantize(self.times(named(tile.ProgramIdOp(1), "pid_k"), self.columns, "k"))
             return
         loop = Block(arg_types=[IndexType()])
@@ -229,6 +235,8 @@ class QuantizeKernel(KernelBuilder):
         )
         op.codes.name_hint, op.scale.name_hint = "codes", "scale"
         if self.packed:
+            if self.place.sums:
+                self.store_sum(op.codes, k)
             self.store_scale(op.scale, k)
             self.store_codes(op.codes, k)
         else:
@@ -239,6 +247,11 @@ class QuantizeKernel(KernelBuilder):
         q, s = cast(op.codes, f32, "q"), cast(op.scale, f32, "s")
         y = named(arith.MulfOp(q, tile.RepeatOp(s, 1, self.block).result), "y_tile")
         tile.StoreOp(cast(y, self.form.element, "y_tile"), self.args["y"], [self.m, k])
+
+    def store_sum(self, codes: SSAValue, k: SSAValue) -> None:
+        """Write the sum of the codes of one block."""
+        total = named(tile.SumOp(codes, 1), "sum")
+        tile.StoreOp(total, self.args["sum"], [self.m, self.units(k, self.block, "g")])
 
     def store_scale(self, scale: SSAValue, k: SSAValue) -> None:
         """Write scales [rows, step/B] at their places."""

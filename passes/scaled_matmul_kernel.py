@@ -24,15 +24,13 @@ from xdsl.dialects.builtin import (
     i64,
 )
 from xdsl.ir import Attribute, Block, Region, SSAValue
-from xdsl.parser import Parser
 
 from gqc.dialects import gq, tile
-from gqc.dialects.text import context
 from gqc.dialects.tile_scaled import widening_factor
 from gqc.formats.byte_layouts import SCALE_PLACES, stored_element
 from gqc.formats.elements import ELEMENTS
 from gqc.native import Native, native
-from gqc.passes.kernel_builder import KernelBuilder, cast, named
+from gqc.passes.kernel_builder import KernelBuilder, cast, element_named, named
 from gqc.passes.matmul_kernel import TENSOR_SCALES, spread
 
 
@@ -56,10 +54,6 @@ def build_scaled_matmul(
     if row is None:
         raise KeyError(f"{target} multiplies no {x.type.element} by {w.type.element} natively")
     return ScaledMatmulKernel(name, target, matmul, x, w, schedule, row).build()
-
-
-def element_named(name: str) -> Attribute:
-    return Parser(context(), name).parse_type()
 
 
 @dataclass

@@ -22,19 +22,27 @@ def step_of(tiling: Tiling, block: int, k: int, whole_words: int) -> int:
     return max(step, whole_words)
 
 
+def whole_words(type_: gq.BlockScaledType) -> int:
+    """Codes that fill words of every plane."""
+    return WORD // min(planes_of(type_.format.bits))
+
+
+def columns_of(tiling: Tiling, type_: gq.BlockScaledType) -> int:
+    """BN: the tiling's, and whole words of zero points where these are packed."""
+    return max(tiling.bn, whole_words(type_)) if type_.mode.integer else tiling.bn
+
+
 def schedule(tiling: Tiling, target: Target, matmul: gq.MatmulTOp) -> gq.ScheduleAttr:
     """The schedule of one bucket. A step of several blocks has the scale before the dot."""
     type_, shape = weight_type(matmul), gq.tensor_shape(matmul.weight)
     block = type_.block_of(shape)[1]
-    whole_words = WORD // min(planes_of(type_.format.bits))
-    step = step_of(tiling, block, shape[1], whole_words)
+    step = step_of(tiling, block, shape[1], whole_words(type_))
     scale = target.scale
     if block < step and block != shape[1]:
         scale = "before"
     elif tiling.panel:
         scale = "after" if rounds(type_, matmul, target) else "before"
-    columns = max(tiling.bn, whole_words) if type_.mode.integer else tiling.bn
-    sizes = (tiling.bm, columns, step)
+    sizes = (tiling.bm, columns_of(tiling, type_), step)
     return gq.ScheduleAttr(tiling.rows, sizes, scale, tiling.warps, tiling.stages, tiling.panel)
 
 
@@ -52,9 +60,12 @@ def rounds(type_: gq.BlockScaledType, matmul: gq.MatmulTOp, target: Target) -> b
     return target.dots(element) and not type_.is_exact_in(element)
 
 
-def native_schedule(tiling: Tiling) -> gq.ScheduleAttr:
-    """The schedule of one bucket where the matrix unit scales."""
-    tile = (tiling.bm, tiling.bn, tiling.bk)
+def native_schedule(tiling: Tiling, matmul: gq.MatmulTOp) -> gq.ScheduleAttr:
+    """The schedule of one bucket where the matrix unit scales, or a step is one group."""
+    type_ = gq.block_scaled(matmul.weight)
+    assert type_ is not None
+    group = type_.block_of(gq.tensor_shape(matmul.weight))[1]
+    tile = (tiling.bm, columns_of(tiling, type_), tiling.bk or group)
     return gq.ScheduleAttr(tiling.rows, tile, "unit", tiling.warps, tiling.stages)
 
 
@@ -75,5 +86,6 @@ class SplitMBuckets(ModulePass):
                 schedules = [schedule(t, target, matmul) for t in tilings]
                 matmul.schedules = ArrayAttr(schedules)
             elif kind == "native":
-                schedules = [native_schedule(t) for t in native_row(matmul, target).tilings]
+                tilings = native_row(matmul, target).tilings
+                schedules = [native_schedule(t, matmul) for t in tilings]
                 matmul.schedules = ArrayAttr(schedules)

@@ -80,13 +80,13 @@ class Activation:
         return microscaling(self.x if x is None else x, self.type, self.rule, given)
 
     def packed(self, scales: str) -> list[torch.Tensor]:
-        """What a kernel must leave in scale and codes; scales in tiles go on over zeros."""
+        """What a kernel must leave in sums, scale and codes; scales in tiles go on over zeros."""
         row, (_, block) = LayoutAttr("bytes", scales=scales).row, self.type.block_of(self.x.shape)
-        codes = row.pack(self.quantized(), 1)[0]
+        codes, _, *sums = row.pack(self.quantized(), 1)
         height, width = SCALE_PLACES[scales].tile
         beyond = (0, -self.k % (width * block), 0, -self.rows % height)
         scale = row.pack(self.quantized(torch.nn.functional.pad(self.x, beyond)), 1)[1]
-        return [scale, codes]
+        return [*sums, scale, codes]
 
     def decoded(self) -> torch.Tensor:
         """What a kernel must leave in y."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
+from gqc.integer_dots import INTEGER_DOTS
 from gqc.legality import MATRIX, legality, of_scheme
 from gqc.native import NATIVE
 from gqc.schemes import MX_ELEMENTS, PRESETS, Scheme, preset
@@ -21,8 +23,13 @@ WHERE = {
     **{f"{x}_{w}": SCALED_UNITS for x in FLOATS for w in FLOATS if x not in (w, "mxfp4")},
     "nvfp4": BLACKWELL,
     "nvfp4_static": BLACKWELL,
+    "w4a8_g128": (*INTEGER_DOTS,),
+    "w8a8_g128": (*INTEGER_DOTS,),
 }
 """Targets on which a scheme is native; it is emulated on all others."""
+
+EXACT_IN_F32 = ("w4a8_g128", "w8a8_g128")
+"""Schemes that need f32, and are refused where there is none."""
 
 SCHEMES = [
     *dict.fromkeys([*MATRIX, *WHERE, *(n for n in PRESETS if n[-4:] not in ("even", "ceil"))])
@@ -33,10 +40,12 @@ SCHEMES = [
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_cell(scheme: str, target: str) -> None:
     found = of_scheme(preset(scheme), TARGETS[target])
-    native = target in WHERE.get(scheme, ())
-    assert found.kind == ("native" if native else "emulated")
+    native, units = target in WHERE.get(scheme, ()), TARGETS[target].units
+    wanted = "f32" if scheme in EXACT_IN_F32 else "bf16"
+    refused = "refused" if wanted not in units else "emulated"
+    assert found.kind == ("native" if native else refused)
     assert (found.native is not None) == native
-    instruction = found.native.matrix if found.native else TARGETS[target].units["bf16"]
+    instruction = found.native.matrix if found.native else units.get(wanted, "choose a scheme")
     assert instruction in found.reason
 
 
@@ -89,3 +98,29 @@ def test_blocks_that_no_unit_takes_are_decoded() -> None:
 def test_an_older_triton_than_a_row_wants(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gqc.legality.triton_version", lambda: (3, 5))
     assert of_scheme(preset("nvfp4"), TARGETS["sm_100"]).kind == "emulated"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "target", "instruction"),
+    [
+        ("w4a8_g32", "cpu_avx512bf16", "vpdpbusd"),
+        ("w8a8_g32_asym", "cpu_avx512vnni", "vpdpbusd"),
+        ("w2a8_g64", "cpu_avx2", "vpmaddubsw"),
+        ("w8a8_g64", "cpu_avx2", "vpmaddwd"),
+        ("w8a8_g16", "cpu_neon", "sdot"),
+        # Words of the plane of one bit hold 32 codes: they do not end with a group of 16.
+        ("w3a8_g32", "cpu_neon", "sdot"),
+        ("w3a8_g16", "cpu_neon", None),
+        ("w4a8_g32", "cpu_portable", None),
+    ],
+)
+def test_dots_of_bytes(scheme: str, target: str, instruction: str | None) -> None:
+    found = of_scheme(preset(scheme), TARGETS[target])
+    assert found.kind == ("native" if instruction else "emulated")
+    assert found.reason.startswith(f"{instruction} takes si8 by " if instruction else target)
+    assert found.decoded == (None if instruction else "f32")
+
+
+def test_groups_that_differ_are_decoded() -> None:
+    scheme = replace(preset("w4a8_g128"), activation=preset("w4a8_g32").activation)
+    assert of_scheme(scheme, TARGETS["cpu_avx512bf16"]).decoded == "f32"

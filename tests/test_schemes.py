@@ -76,6 +76,16 @@ MINMAX: dict[str, Any] = {"zero_mode": "rescale", "zero": "f16", "scale_rule": "
             "!gq.block_scaled<1x32 : f8E8M0FNU : si8>",
         ),
         (
+            "w4a8_g32",
+            Scheme("si4", 32, activation=Scheme("si8", 32, "f32", **AMAX)),
+            "!gq.block_scaled<1x32 : f16 : si4>",
+        ),
+        (
+            "w8a8_g128_asym",
+            Scheme("ui8", 128, **MINMAX, activation=Scheme("si8", 128, "f32", **AMAX)),
+            "!gq.block_scaled<1x128 : f16 : ui8, zero = f16, zero_mode = rescale>",
+        ),
+        (
             "w4a16_nvfp4",
             Scheme("f4E2M1FN", 16, "f8E4M3FN", **AMAX, tensor_scale=True),
             "!gq.block_scaled<1x16 : f8E4M3FN : f4E2M1FN, global = f32>",
@@ -98,7 +108,20 @@ def test_every_width_and_group_is_a_preset() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["int5_g32", "int4_g48", "int4", "int4_g", "int4_g32_asym", "uint4_g32", "", "nf4", "mxfp5"],
+    [
+        *(
+            "int5_g32",
+            "int4_g48",
+            "int4",
+            "int4_g",
+            "int4_g32_asym",
+            "uint4_g32",
+            "",
+            "nf4",
+            "mxfp5",
+        ),
+        *("w5a8_g32", "w4a8_g48", "w4a8", "w4a8_row", "w4a8_g32_sym", "w4a4_g32"),
+    ],
 )
 def test_an_unknown_name_is_told_what_names_there_are(name: str) -> None:
     with pytest.raises(GqcError, match=r"write int<bits>_g<group>.*for example int4_g128") as error:
@@ -128,6 +151,7 @@ def test_presets_of_activations() -> None:
     [
         ({"static": True}, "only a tensor scale can be static"),
         ({"activation": Scheme("si8", 32)}, "activations are quantized by microscaling"),
+        ({"activation": Scheme("si8", None, "f32", **AMAX)}, "quantized in groups: choose one of"),
     ],
 )
 def test_activations_that_make_no_sense(options: dict, message: str) -> None:
@@ -144,6 +168,8 @@ def test_every_rounding_of_every_mx_format_is_a_preset() -> None:
 def test_one_signed_bit_is_refused() -> None:
     with pytest.raises(GqcError, match="one signed bit is 0 or −1; leave _sym out"):
         preset("int1_g32_sym")
+    with pytest.raises(GqcError, match="one signed bit is 0 or −1; add _asym"):
+        preset("w1a8_g32")
 
 
 @pytest.mark.parametrize(
@@ -151,6 +177,8 @@ def test_one_signed_bit_is_refused() -> None:
     [
         preset("int4_g128"),
         preset("int3_row_sym"),
+        preset("w4a8_g32+gptq"),
+        preset("w8a8_g128_asym"),
         Scheme("si4", 16, "bf16", scale_rule="half"),
         Scheme("ui4", None, "f32", "quantized", "ui4", "rtn", "minmax"),
         Scheme("ui2", 256, "f16", "original", "f16", "rtn", "minmax"),

@@ -37,11 +37,11 @@ def emit(kernel: KernelOp, isa: str | None = None) -> str:
 
 
 def assembly(kernel: KernelOp, isa: str | None = None) -> str:
-    """The kernel's assembly for a tier on this machine; `aarch64` is the portable tier on ARM."""
+    """The kernel's assembly for a tier, on this machine or the tier's; `aarch64` is NEON's."""
     from gqc.codegen.cpu import jit
 
-    machine = isa if isa in jit.CROSS else None
-    return jit.assembly(kernel, tier(kernel, "portable" if machine else isa), machine)
+    row = tier(kernel, "neon" if isa == "aarch64" else isa)
+    return jit.assembly(kernel, row, jit.foreign(row))
 
 
 def load(kernel: KernelOp, isa: str | None = None) -> Callable[..., None]:

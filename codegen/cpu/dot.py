@@ -22,8 +22,8 @@ def dot(e: Emitter, acc: Tile, lhs: Tile, rhs: Tile) -> Registers:
     extent, width = lhs.columns, len(acc.vectors(e))
     paired = e.isa.dot_bf16 is not None and lhs.element == rhs.element == bf16
     step = 2 if paired and extent % 2 == 0 else 1
-    some = max(rhs.granule, UNROLLED * step)
-    chunk = extent if extent <= SHORT or extent % some else some
+    some = extent if extent <= SHORT else max(rhs.granule, UNROLLED * step)
+    chunk = chunk_of(extent, some)
 
     def body(first: Index, sums: Sequence[SSAValue]) -> Sequence[SSAValue]:
         sums = list(sums)
@@ -61,3 +61,8 @@ def add_products(
             sums[v] = e.intrinsic(e.isa.dot_bf16, [sums[v], left, right], sums[v].type)
         else:
             sums[v] = e.fma(left, right, sums[v])
+
+
+def chunk_of(extent: int, wanted: int) -> int:
+    """Steps of the shared axis to unroll: what was wanted if it divides the extent, else all."""
+    return wanted if extent % wanted == 0 else extent

@@ -32,6 +32,16 @@ class Isa:
     """The same on bytes, four times as many as f32 lanes."""
     dot_bf16: str | None = None
     """Intrinsic (acc, a, b): f32 lanes += dot of bf16 pairs; subnormals count as zeros."""
+    dot_u8s8: str | None = None
+    """Intrinsic (acc, a, b): i32 lanes += dot of four unsigned bytes and four signed ones."""
+    dot_s8s8: str | None = None
+    """The same of signed bytes."""
+    madd_u8s8: str | None = None
+    """Intrinsic (a, b): i16 lanes of dots of two unsigned bytes and two signed ones, saturated."""
+    madd_i16: str | None = None
+    """Intrinsic (a, b): i32 lanes of dots of i16 pairs."""
+    machine: str | None = None
+    """The architecture, where it is not any that LLVM runs on: a row of `jit.CROSS` elsewhere."""
     fma: bool = True
     """Whether a fused multiply-add is one instruction (else LLVM decides)."""
 
@@ -53,6 +63,7 @@ class Isa:
 _AVX2 = ("avx2", "fma", "f16c")
 _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512vl", "avx512dq")
 _NO_BF16 = ("avx512bf16", "avx512fp16")
+_NO_VNNI = ("avx512vnni", "avxvnni", "avxvnniint8", "avxvnniint16")
 _NO_AVX512 = (
     *_NO_BF16,
     *("avx512bitalg", "avx512vp2intersect", "avx512vpopcntdq", "avx512vbmi2", "avx512vbmi"),
@@ -65,41 +76,72 @@ ISAS: dict[str, Isa] = {
         Isa(
             "avx512bf16",
             lanes=16,
-            needs=(*_AVX512, "avx512vbmi", "avx512bf16"),
+            needs=(*_AVX512, "avx512vnni", "avx512vbmi", "avx512bf16"),
             permute_f32="llvm.x86.avx512.permvar.sf.512",
             permute_i16="llvm.x86.avx512.permvar.hi.512",
             permute2_i16="llvm.x86.avx512.vpermi2var.hi.512",
             permute2_i8="llvm.x86.avx512.vpermi2var.qi.512",
             dot_bf16="llvm.x86.avx512bf16.dpbf16ps.512",
+            dot_u8s8="llvm.x86.avx512.vpdpbusd.512",
+        ),
+        Isa(
+            "avx512vnni",
+            lanes=16,
+            needs=(*_AVX512, "avx512vnni"),
+            excludes=_NO_BF16,
+            permute_f32="llvm.x86.avx512.permvar.sf.512",
+            dot_u8s8="llvm.x86.avx512.vpdpbusd.512",
         ),
         Isa(
             "avx512",
             lanes=16,
             needs=_AVX512,
-            excludes=_NO_BF16,
+            excludes=(*_NO_BF16, *_NO_VNNI),
             permute_f32="llvm.x86.avx512.permvar.sf.512",
+            madd_u8s8="llvm.x86.avx512.pmaddubs.w.512",
+            madd_i16="llvm.x86.avx512.pmaddw.d.512",
+        ),
+        Isa(
+            "avxvnni",
+            lanes=8,
+            needs=(*_AVX2, "avxvnni"),
+            excludes=_NO_AVX512,
+            permute_f32="llvm.x86.avx2.permps",
+            dot_u8s8="llvm.x86.avx512.vpdpbusd.256",
         ),
         Isa(
             "avx2",
             lanes=8,
             needs=_AVX2,
-            excludes=_NO_AVX512,
+            excludes=(*_NO_AVX512, *_NO_VNNI),
             permute_f32="llvm.x86.avx2.permps",
+            madd_u8s8="llvm.x86.avx2.pmadd.ub.sw",
+            madd_i16="llvm.x86.avx2.pmadd.wd",
         ),
-        Isa("portable", lanes=4, excludes=_NO_AVX512, fma=False),
+        Isa(
+            "neon",
+            lanes=4,
+            needs=("neon", "dotprod"),
+            dot_s8s8="llvm.aarch64.neon.sdot.v4i32.v16i8",
+            machine="aarch64",
+        ),
+        Isa("portable", lanes=4, excludes=(*_NO_AVX512, *_NO_VNNI), fma=False),
     ]
 }
 """The tiers, best first."""
 
 
-def host() -> Isa:
-    """The best tier whose features this machine has."""
+def missing(isa: Isa) -> list[str]:
+    """Features that a tier needs and this machine lacks."""
     from llvmlite import binding
 
     features = binding.get_host_cpu_features()
-    return next(
-        isa for isa in ISAS.values() if all(features.get(feature, False) for feature in isa.needs)
-    )
+    return [feature for feature in isa.needs if not features.get(feature, False)]
+
+
+def host() -> Isa:
+    """The best tier whose features this machine has."""
+    return next(isa for isa in ISAS.values() if not missing(isa))
 
 
 def resolve(name: str | None, target: str | None = None) -> Isa:

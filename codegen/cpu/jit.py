@@ -21,7 +21,7 @@ from llvmlite import binding
 from xdsl.backend.llvm.convert import convert_module
 
 from gqc.codegen.cpu import cache, llvm_types
-from gqc.codegen.cpu.isa import Isa
+from gqc.codegen.cpu.isa import Isa, missing
 from gqc.codegen.cpu.lowering import lower
 from gqc.codegen.cpu.threads import OPENMP
 from gqc.dialects.tile import KernelOp, shape_of
@@ -31,13 +31,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CROSS = {"aarch64": "aarch64-unknown-linux-gnu"}
-"""Machines that code can be inspected for on any host: the portable tier, compiled for them."""
+"""Machines that code can be inspected for on any host."""
 
 
 def llvm_text(kernel: KernelOp, isa: Isa) -> str:
     """The kernel as LLVM IR text, before optimization."""
     llvm_types.register()
     return str(convert_module(lower(kernel, isa), fallback_target_triple=""))
+
+
+def foreign(isa: Isa) -> str | None:
+    """The machine of a tier, if this process does not run on it."""
+    here = isa.machine is None or binding.get_process_triple().startswith(isa.machine)
+    return None if here else isa.machine
 
 
 @once
@@ -47,7 +53,8 @@ def target_machine(isa: Isa, machine: str | None = None) -> binding.TargetMachin
         binding.initialize_all_targets()
         binding.initialize_all_asmprinters()
         target = binding.Target.from_triple(CROSS[machine])
-        return target.create_target_machine(cpu="generic", opt=3, reloc="pic")
+        features = ",".join(f"+{feature}" for feature in isa.needs)
+        return target.create_target_machine("generic", features, opt=3, reloc="pic")
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     target = binding.Target.from_triple(binding.get_process_triple())
@@ -191,9 +198,8 @@ def load(kernel: KernelOp, isa: Isa) -> Callable[..., None]:
     number and the size of y beside x are checked (ValueError). The GIL is released while the kernel
     runs, on `torch.get_num_threads()` threads. Raises GqcError if this CPU lacks the tier.
     """
-    missing = [f for f in isa.needs if not binding.get_host_cpu_features().get(f, False)]
-    if missing:
-        raise GqcError(f"this CPU lacks {', '.join(missing)}, so it cannot run {isa.name} code")
+    if lacking := missing(isa):
+        raise GqcError(f"this CPU lacks {', '.join(lacking)}, so it cannot run {isa.name} code")
     arguments = kernel.body.block.args
     signature = [*[ctypes.c_void_p] * len(arguments), ctypes.c_int64]
     function = ctypes.CFUNCTYPE(None, *signature)(address_of(kernel, isa))

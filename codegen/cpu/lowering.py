@@ -19,11 +19,12 @@ from xdsl.dialects.builtin import (
     ModuleOp,
     bf16,
     f32,
+    i32,
     i64,
 )
 from xdsl.ir import Block, Operation, SSAValue
 
-from gqc.codegen.cpu import codes, functions, quantize, stores, tiles
+from gqc.codegen.cpu import codes, functions, int8, quantize, stores, tiles
 from gqc.codegen.cpu.dot import dot
 from gqc.codegen.cpu.emitter import PTR, Emitter, Index
 from gqc.codegen.cpu.isa import Isa
@@ -133,6 +134,10 @@ def lower_addi(lowering: Lowering, op: arith.AddiOp) -> None:
 
 def lower_muli(lowering: Lowering, op: arith.MuliOp) -> None:
     a, b = op.lhs, op.rhs
+    if a in lowering.tiles:
+        factors = lowering.tiles[a], lowering.tiles[b]
+        lowering.tiles[op.result] = int8.Product(shape_of(op.result), i32, *factors)
+        return
     if lowering.index(b).base is not None:
         a, b = b, a
     factor = lowering.constant(b, "one factor of arith.muli")
@@ -216,6 +221,11 @@ def lower_unpack(lowering: Lowering, op: tile.UnpackOp) -> None:
     shape, element = shape_of(op.result), element_of(op.result)
     along_lanes = op.axis.value.data == len(shape) - 1
     format = ELEMENTS[str(element)]
+    if op.order_name == "quads":
+        if along_lanes:
+            raise GqcError("quads of codes along the lanes of a CPU kernel")
+        lowering.tiles[op.result] = int8.Quads(shape, element, planes, format)
+        return
     lowering.tiles[op.result] = codes.Unpacked(shape, element, planes, format, along_lanes)
 
 
@@ -225,6 +235,8 @@ def lower_cast(lowering: Lowering, op: tile.CastOp) -> None:
         lowering.tiles[op.result] = source
         return
     kind = codes.Decoded if isinstance(source, codes.Unpacked) else tiles.Converted
+    if source.element == i32:
+        kind = int8.Floats
     lowering.tiles[op.result] = kind(source.shape, element, source)  # type: ignore[arg-type]
 
 
@@ -263,13 +275,24 @@ def lower_transpose(lowering: Lowering, op: tile.TransposeOp) -> None:
 def lower_sum(lowering: Lowering, op: tile.SumOp) -> None:
     if op.axis.value.data != 1:
         raise GqcError("tile.sum along the rows of a CPU kernel")
-    source = lowering.tiles[op.source]
-    lowering.tiles[op.result] = tiles.Summed(shape_of(op.result), element_of(op.result), source)
+    shape, element = shape_of(op.result), element_of(op.result)
+    total = tiles.Summed(shape, f32, lowering.tiles[op.source])
+    lowering.tiles[op.result] = int8.Whole(shape, i32, total) if element == i32 else total
+
+
+def lower_bitcast(lowering: Lowering, op: tile.BitcastOp) -> None:
+    """Bytes and codes of 8 bits are the same."""
+    if {str(element_of(op.source)), str(element_of(op.result))} != {"i8", "si8"}:
+        raise GqcError(f"{element_of(op.source)} as {element_of(op.result)} in a CPU kernel")
+    lowering.tiles[op.result] = lowering.tiles[op.source]
 
 
 def lower_dot(lowering: Lowering, op: tile.DotOp) -> None:
     acc, lhs, rhs = (lowering.tiles[v] for v in op.operands)
-    lowering.tiles[op.result] = dot(lowering.e, acc, lhs, rhs)
+    if isinstance(rhs, int8.Quads):
+        lowering.tiles[op.result] = int8.dot(lowering.e, acc, cast(Loaded, lhs), rhs)
+    else:
+        lowering.tiles[op.result] = dot(lowering.e, acc, lhs, rhs)
 
 
 def lower_for(lowering: Lowering, op: scf.ForOp) -> None:
@@ -312,10 +335,10 @@ def lower_store(lowering: Lowering, op: tile.StoreOp) -> None:
     offsets = tuple(map(lowering.index, op.offsets))
     if isinstance(array, tiles.Pairs):
         stores.pairs(lowering.e, value, array, offsets)
-    elif value.columns == 1:
-        stores.column(lowering.e, value, array, offsets)
-    else:
-        stores.rows(lowering.e, value, Loaded(value.shape, array.element, array, offsets))
+        return
+    target = Loaded(value.shape, array.element, array, offsets)
+    store = stores.elements if value.columns < lowering.e.isa.lanes else stores.rows
+    store(lowering.e, value, target)
 
 
 RULES: dict[type[Operation], Rule] = cast(
@@ -343,6 +366,7 @@ RULES: dict[type[Operation], Rule] = cast(
         tile.UnpackOp: lower_unpack,
         tile.CastOp: lower_cast,
         tile.QcastOp: lower_qcast,
+        tile.BitcastOp: lower_bitcast,
         tile.RepeatOp: lower_repeat,
         tile.BroadcastOp: lower_broadcast,
         tile.TransposeOp: lower_transpose,

@@ -1,6 +1,7 @@
 """Quantizing on a CPU: elements are rounded to the grid of their format where they lie.
 
-Codes are never made: what reads them wants their values, and rounding gives these at once. Bits and
+Codes are held as their values, which rounding gives at once: what reads them wants these, and 8-bit
+integers become codes where they are stored (`int8.as_bytes`). Bits and
 rules are those of `gqc.formats.microscaling`, whose arithmetic on one number is done on lanes here.
 """
 
@@ -17,17 +18,19 @@ from gqc.codegen.cpu.emitter import Emitter, Index
 from gqc.codegen.cpu.functions import divide
 from gqc.codegen.cpu.tiles import Tile, Vectors
 from gqc.errors import GqcError
-from gqc.formats.elements import Element
+from gqc.formats.elements import SCALES, Element
 from gqc.formats.microscaling import (
     BIAS,
     E4M3,
     E8M0,
     FRACTION_BITS,
     INF_IS_GREATEST,
+    LEAST_NORMAL,
     MX_ROUNDING,
     whole_quanta,
 )
 
+F32 = SCALES["f32"]
 SIGN = 0x80000000
 MAGNITUDE = 0x7FFFFFFF
 INFINITY = 0x7F800000
@@ -57,6 +60,8 @@ class BlockScales(Tile):
         amax = greatest_magnitude(e, vectors[block * per_block : (block + 1) * per_block])
         if self.scale_format == E8M0:
             return mx_scale(e, amax, self.format, self.rule)
+        if self.scale_format == F32:
+            return f32_scale(e, amax, self.format)
         return nvfp4_scale(e, amax, self.format, self.of_tensor(e))
 
     def values(self, e: Emitter, i: Index) -> Vectors:
@@ -121,6 +126,14 @@ def mx_scale(e: Emitter, amax: SSAValue, element: Element, rule: str) -> SSAValu
         exponent = e.select(is_inf, e.bits(2 * BIAS), exponent)
     exponent = e.select(is_nan(e, amax), e.bits(2 * BIAS + 1), exponent)
     return e.power_of_e8m0(exponent)
+
+
+def f32_scale(e: Emitter, amax: SSAValue, element: Element) -> SSAValue:
+    """Scales in f32, of the bits of amax."""
+    finite = e.bitcast(extreme(e, "umin", amax, e.bits(INFINITY - 1)), e.vector(f32))
+    bits = e.bitcast(divide(e, finite, e.full(element.maximum)), e.vector(i32))
+    raised = extreme(e, "umax", bits, e.bits(bits_of(LEAST_NORMAL)))
+    return e.bitcast(e.select(is_nan(e, amax), e.bits(NAN), raised), e.vector(f32))
 
 
 def nvfp4_scale(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
-from xdsl.ir import SSAValue
+from xdsl.dialects.builtin import i8
+from xdsl.ir import Attribute, SSAValue
 
+from gqc.codegen.cpu import int8
 from gqc.codegen.cpu.emitter import Emitter, Index
 from gqc.codegen.cpu.tiles import CACHE_LINE, Array, Loaded, Pairs, Tile
 
@@ -40,17 +43,15 @@ def over_rows(e: Emitter, value: Tile, store: Callable[[Index], None]) -> None:
 def store_row(e: Emitter, vectors: Sequence[SSAValue], target: Loaded, i: Index) -> None:
     array, (*leading, first, column) = target.array, target.offsets
     row = e.add(first, i)
-    stored = [e.narrow(v, array.element) for v in vectors]
-
-    def store() -> None:
+    stored = [narrowed(e, v, array.element) for v in vectors]
+    with below(e, array, row, len(leading)):
         for lane, vector in zip(target.vectors(e), stored, strict=True):
             store_vector(e, target, vector, [*leading, row, column + lane])
 
-    if array.holds(row, 1, len(leading)):
-        store()
-        return
-    with e.when(e.compare("ult", e.scalar(row), array.bound(e, len(leading)))):
-        store()
+
+def narrowed(e: Emitter, value: SSAValue, element: Attribute) -> SSAValue:
+    """Lanes as an array has them; codes are held as what they stand for."""
+    return int8.as_bytes(e, value) if element == i8 else e.narrow(value, element)
 
 
 def pairs(e: Emitter, value: Tile, array: Pairs, offsets: tuple[Index, ...]) -> None:
@@ -64,13 +65,25 @@ def pairs(e: Emitter, value: Tile, array: Pairs, offsets: tuple[Index, ...]) -> 
     over_rows(e, value, store)
 
 
-def column(e: Emitter, value: Tile, array: Array, offsets: tuple[Index, ...]) -> None:
-    """A tile of one column: the first lane of its splats."""
-    row, place = offsets
-    first = e.lanes_below(e.integer(1))
+def elements(e: Emitter, value: Tile, target: Loaded) -> None:
+    """Store a tile narrower than a vector one by one: sums of rows, scales of blocks."""
+    array, (*leading, first, column) = target.array, target.offsets
     for m in range(value.rows):
-        element = value.splat(e, Index.constant(m), Index.constant(0))
-        e.masked_store(element, array.address(e, [row + m, place]), array.align, first)
+        row = e.add(first, Index.constant(m))
+        splats = [
+            value.splat(e, Index.constant(m), Index.constant(n)) for n in range(value.columns)
+        ]
+        with below(e, array, row, len(leading)):
+            for n, splat in enumerate(splats):
+                address = array.address(e, [*leading, row, column + n])
+                e.store(e.shuffle(splat, [0]), address, array.align)
+
+
+def below(e: Emitter, array: Array, row: Index, axis: int) -> AbstractContextManager[None]:
+    """What is emitted inside runs if an array has a row, or always if it certainly has."""
+    if array.holds(row, 1, axis):
+        return nullcontext()
+    return e.when(e.compare("ult", e.scalar(row), array.bound(e, axis)))
 
 
 def store_vector(e: Emitter, target: Loaded, vector: SSAValue, indices: list[Index]) -> None:

@@ -105,10 +105,11 @@ class Full(Tile):
     value: float
 
     def row(self, e: Emitter, i: Index) -> Vectors:
-        return [e.full(self.value) for _ in self.vectors(e)]
+        return [self.splat(e, i, i) for _ in self.vectors(e)]
 
     def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
-        return e.full(self.value)
+        value = int(self.value) if self.element == i32 else self.value
+        return e.dense(self.element, [value] * e.isa.lanes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +243,8 @@ class Loaded(Tile):
         even = j + -(j.offset % 2)
         if self.element == bf16 and self.pairs_fit and even.multiple % 2 == 0:
             return half(e, self.pair_words(e, i, even), odd=j.offset % 2 == 1)
-        return e.widen(e.splat(self.scalar(e, i, j, self.element)))
+        value = e.splat(self.scalar(e, i, j, self.element))
+        return value if self.element == i32 else e.widen(value)
 
     @property
     def pairs_fit(self) -> bool:
@@ -272,6 +274,11 @@ class Loaded(Tile):
         if self.pairs_fit:
             return as_pairs(e, self.pair_words(e, i, j))
         return super().pair_splat(e, i, j)
+
+    def quad_splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
+        """Bytes (i, j) to (i, j + 3) in every 32-bit lane."""
+        key = ("quad", self, i.base, i.offset, j.base, j.offset)
+        return e.once(key, lambda: e.splat(self.scalar(e, i, j, i32)))
 
     def scalar(self, e: Emitter, i: Index, j: Index, type_: Attribute) -> SSAValue:
         """What lies at (i, j), read as a type."""

@@ -12,6 +12,7 @@ from xdsl.ir import BlockArgument, Operation, SSAValue
 from gqc.codegen.triton import quantize
 from gqc.dialects import tile
 from gqc.dialects.tile import element_of, shape_of
+from gqc.dialects.tile_compute import holds_integers
 from gqc.errors import GqcError
 from gqc.formats.elements import ELEMENTS, SCALES, Element
 from gqc.formats.packing import planes_of
@@ -119,6 +120,8 @@ def unpack(printer: Emitter, op: tile.UnpackOp) -> str:
     Codes of floats are bit patterns.
     """
     element = ELEMENTS[str(element_of(op.result))]
+    if op.order_name != "pairs":
+        raise GqcError(f"kernel {printer.name}: the Triton backend reads no {op.order_name}")
     if len(shape_of(op.result)) != 2:
         raise GqcError(
             f"kernel {printer.name}: the Triton backend unpacks codes of rank 2, "
@@ -201,6 +204,8 @@ def transpose(printer: Emitter, op: tile.TransposeOp) -> str:
 
 
 def reduce_sum(printer: Emitter, op: tile.SumOp) -> str:
+    if holds_integers(op.source):
+        raise GqcError(f"kernel {printer.name}: the Triton backend sums no integers")
     source = printer.texts[op.source]
     if dtype(op.source) != "float32":
         source = f"{source}.to(tl.float32)"
@@ -209,6 +214,8 @@ def reduce_sum(printer: Emitter, op: tile.SumOp) -> str:
 
 def dot(printer: Emitter, op: tile.DotOp) -> str:
     """Products of f32 tiles are asked for in full: Triton would round the operands to TF32."""
+    if holds_integers(op.lhs):
+        raise GqcError(f"kernel {printer.name}: the Triton backend multiplies no integers")
     operands = f"{printer.texts[op.lhs]}, {printer.texts[op.rhs]}, {printer.texts[op.acc]}"
     exact = ', input_precision="ieee"' if dtype(op.lhs) == "float32" else ""
     return f"tl.dot({operands}{exact})"

@@ -238,6 +238,9 @@ HELPERS = {
 def qcast(printer: Emitter, op: tile.QcastOp) -> None:
     """Print the scales, then the values that the codes stand for."""
     x, (element, scale_format) = printer.texts[op.source], op.formats
+    if scale_format not in (E8M0, E4M3):
+        what = f"scales of {scale_format.name}"
+        raise GqcError(f"kernel {printer.name}: the Triton backend quantizes under no {what}")
     printer.helper("block_amax")
     scale = printer.fresh_result(op.scale)
     if scale_format == E8M0:

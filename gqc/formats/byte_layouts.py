@@ -43,12 +43,14 @@ class ScalePlace:
     highest first: (4, 32) is row div 32, row mod 32. order: the digits, rows' before columns',
     as they count the bytes of a tile, the slowest first. stored: the shape a tile's bytes have in
     arrays. Without digits a tile is one scale. Scales past the last row or column are byte 0.
+    sums: whether a part of its own has the sum of each block's codes, in int32.
     """
 
     rows: tuple[int, ...] = ()
     columns: tuple[int, ...] = ()
     order: tuple[int, ...] = ()
     stored: tuple[int, ...] = ()
+    sums: bool = False
 
     @property
     def tile(self) -> tuple[int, int]:
@@ -82,9 +84,11 @@ class ScalePlace:
         return high, -(-blocks // width), *self.stored
 
     def place(self, scale: torch.Tensor) -> torch.Tensor:
-        """Scales [R, G] of 8 bits at their places."""
+        """Scales [R, G], of 8 bits unless they are linear, at their places."""
         import torch
 
+        if not self.digits:
+            return scale
         rows, blocks = scale.shape
         shape, (height, width) = self.shape(rows, blocks), self.tile
         high, wide, *_ = shape
@@ -97,6 +101,8 @@ class ScalePlace:
         """Scales [R, G] from their places."""
         import torch
 
+        if not self.digits:
+            return part
         (high, wide, *_), (height, width) = part.shape, self.tile
         tiles = part.view(torch.uint8).reshape(high, wide, *self.digits).permute(self.back)
         padded = tiles.reshape(high * height, wide * width)
@@ -105,6 +111,8 @@ class ScalePlace:
 
 SCALE_PLACES: dict[str, ScalePlace] = {
     "linear": ScalePlace(),
+    # For dots of integers that differ from those wanted by a multiple of the sum.
+    "summed": ScalePlace(sums=True),
     # NVIDIA's layout of 1D block scaling factors (cuBLAS): of 128×4 scales, row r, column c at byte
     # 16·(r mod 32) + 4·(r div 32) + c. Blackwell's tensor memory takes scales as they lie; two
     # lines of 256 bytes are what its copies of tiles can move.
@@ -135,7 +143,8 @@ class ByteLayout:
 
     def parts(self, type_: BlockScaledType) -> list[Part]:
         whole = [Part("tensor_scale")] if type_.has_tensor_scale else []
-        return [Part("codes", 8, word=8), Part("scale"), *whole]
+        sums = [Part("sum", 32)] if self.scales.sums else []
+        return [Part("codes", 8, word=8), Part("scale"), *sums, *whole]
 
     def part_shapes(self, type_: BlockScaledType, shape: Sequence[int], lanes: int) -> list[Shape]:
         """Shapes of the parts, in order, of a tensor of this type and shape."""
@@ -143,8 +152,9 @@ class ByteLayout:
         rows = DYNAMIC_INDEX if DYNAMIC_INDEX in leading else math.prod(leading)
         bits = ELEMENTS[stored_element(type_.format.name)].bits
         blocks = k // type_.block_of(shape)[-1]
-        shapes = [(*leading, k * bits // 8), self.scales.shape(rows, blocks), (1,)]
-        return shapes[: len(self.parts(type_))]
+        scale = self.scales.shape(rows, blocks)
+        shapes = {"codes": (*leading, k * bits // 8), "tensor_scale": (1,)}
+        return [shapes.get(part.kind, scale) for part in self.parts(type_)]
 
     def pack(self, tensor: BlockScaled, lanes: int) -> list[torch.Tensor]:
         """Parts of a tensor [..., K], in order."""
@@ -154,8 +164,12 @@ class ByteLayout:
         if tensor.type.format.bits == 4:
             codes = codes[..., 0::2] | codes[..., 1::2] << 4
         scale = self.scales.place(tensor.scale.flatten(0, -2))
+        sums = []
+        if self.scales.sums:
+            blocks = tensor.blocked(tensor.codes.to(torch.int32))
+            sums = [blocks.sum((1, 3), dtype=torch.int32).reshape(scale.shape)]
         whole = [] if tensor.tensor_scale is None else [tensor.tensor_scale.reshape(1)]
-        return [part.contiguous() for part in (codes.view(torch.int8), scale, *whole)]
+        return [part.contiguous() for part in (codes.view(torch.int8), scale, *sums, *whole)]
 
     def unpack(
         self, parts: Sequence[torch.Tensor], type_: BlockScaledType, shape: Sequence[int]
@@ -165,7 +179,8 @@ class ByteLayout:
 
         from gqc.formats.block_scaled import BlockScaled
 
-        codes, scale, *whole = parts
+        codes, scale, *rest = parts
+        whole = rest[self.scales.sums :]
         codes = codes.view(torch.uint8)
         if type_.format.bits == 4:
             codes = torch.stack([codes & 15, codes >> 4], -1).flatten(-2)
@@ -192,7 +207,7 @@ def from_stored(codes: torch.Tensor, type_: BlockScaledType) -> torch.Tensor:
 
     name = type_.format.name
     if name not in STORED:
-        return codes
+        return codes.view(torch.int8) if type_.format.is_signed_integer else codes
     table = torch.zeros(256, dtype=torch.uint8)
     table[recoding(name).long()] = torch.arange(1 << type_.format.bits, dtype=torch.uint8)
     return table[codes.long()]

@@ -6,7 +6,7 @@ A weight [N, K] in blocks of 1×B has G = K/B scales a row. `parts_of` lists its
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gqc.formats import packing
@@ -71,6 +71,18 @@ class Layout:
     exact_dot: bool
     """Whether scaled weights are multiplied in f32, which keeps them exact, and not rounded to the
     type of the activations, as a matrix unit wants it."""
+    order: str = "pairs"
+    """Order of codes in a word: see `gqc.formats.packing`. In `quads`, words hold what integers are
+    above the element's least: unsigned ones, of signed elements too."""
+
+    def stored(self, type_: BlockScaledType) -> str:
+        """The element whose codes the words hold."""
+        unsigned = self.order == "quads" and type_.format.is_signed_integer
+        return f"ui{type_.format.bits}" if unsigned else type_.format.name
+
+    def least(self, type_: BlockScaledType) -> int:
+        """What is added to codes in words to give those of the element."""
+        return int(type_.format.minimum) if self.stored(type_) != type_.format.name else 0
 
     def parts(self, type_: BlockScaledType) -> list[Part]:
         """Parts of a packed weight of this type, in order."""
@@ -96,8 +108,12 @@ class Layout:
         """Parts of a weight [N, K], in order."""
         import torch
 
-        bits = weight.type.format.bits
-        slices = [packing.pack(rows, bits) for rows in packing.slices(weight.codes)]
+        bits, least = weight.type.format.bits, self.least(weight.type)
+        # Codes are packed modulo 2^bits, so that what they are above the least may wrap.
+        slices = [
+            packing.pack(rows - least if least else rows, bits, self.order)
+            for rows in packing.slices(weight.codes)
+        ]
         parts = [self.place(torch.cat(plane), lanes) for plane in zip(*slices, strict=True)]
         parts.append(self.place_scale(weight.scale, lanes))
         if weight.zero is not None:
@@ -117,13 +133,21 @@ class Layout:
         n, k = shape
         bits, count = type_.format.bits, len(packing.planes_of(type_.format.bits))
         planes = [self.take(p, n) for p in parts[:count]]
-        codes = packing.unpack(planes, bits, type_.format.is_signed_integer)[:, :k]
+        codes = self.unpack_codes(planes, type_)[:, :k]
         scale, zero = self.take_scale(parts[count], n), None
         if type_.mode.integer:
             zero = self.take_scale(packing.unpack(parts[count + 1 :], bits, False), n)
         elif type_.has_zero:
             zero = self.take_scale(parts[count + 1], n)
         return BlockScaled(type_, codes, scale, zero, None if whole is None else whole.squeeze(0))
+
+    def unpack_codes(self, planes: list[torch.Tensor], type_: BlockScaledType) -> torch.Tensor:
+        """Codes of an element that planes [N, words] hold."""
+        import torch
+
+        signed, least = type_.format.is_signed_integer, self.least(type_)
+        codes = packing.unpack(planes, type_.format.bits, signed and not least, self.order)
+        return (codes.to(torch.int16) + least).to(torch.int8) if least else codes
 
 
 def to_lanes(part: torch.Tensor, lanes: int) -> torch.Tensor:
@@ -142,6 +166,17 @@ def lanes_shape(n: int, columns: int, lanes: int) -> Shape:
     return -(-n // lanes), columns, lanes
 
 
+LANE_WORDS = Layout(
+    shape=lanes_shape,
+    place=to_lanes,
+    take=from_lanes,
+    scale_shape=lanes_shape,
+    place_scale=to_lanes,
+    take_scale=from_lanes,
+    k_axis=0,
+    exact_dot=True,
+)
+
 LAYOUTS: dict[str, Layout] = {
     # GPUs: a row's words side by side, so that a thread loads neighbouring words of one row; scales
     # with rows side by side, so that a warp's loads coalesce.
@@ -156,14 +191,7 @@ LAYOUTS: dict[str, Layout] = {
         exact_dot=False,
     ),
     # CPUs: L rows side by side, one a SIMD lane.
-    "lane_words": Layout(
-        shape=lanes_shape,
-        place=to_lanes,
-        take=from_lanes,
-        scale_shape=lanes_shape,
-        place_scale=to_lanes,
-        take_scale=from_lanes,
-        k_axis=0,
-        exact_dot=True,
-    ),
+    "lane_words": LANE_WORDS,
+    # The same for dots of bytes: a shift and a mask make four codes of a row that are side by side.
+    "lane_quads": replace(LANE_WORDS, order="quads"),
 }

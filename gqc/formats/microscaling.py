@@ -34,6 +34,7 @@ FRACTION_BITS = 23
 BINADE = 1 << FRACTION_BITS
 BIAS = 127
 LEAST_NORMAL = 2.0**-126
+GREATEST = (2 - 2.0**-23) * 2.0**127
 
 
 def encode(values: torch.Tensor, element: Element) -> torch.Tensor:
@@ -137,6 +138,18 @@ def mx_scale(amax: torch.Tensor, element: Element, rounding: str) -> torch.Tenso
         biased = torch.where(amax.isinf(), BIAS + BIAS, biased)
     biased = torch.where(amax.isnan(), (1 << E8M0.bits) - 1, biased)
     return biased.to(torch.uint8).view(torch.float8_e8m0fnu)
+
+
+def f32_scale(
+    amax: torch.Tensor, element: Element, tensor_scale: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Scales of blocks in float32, in the shape of `amax`: amax over the element's maximum.
+
+    amax: the greatest magnitude of each block, in float32; inf counts as float32's greatest number.
+    Scales are at least float32's least normal number, that of blocks of zeros, so that none is 0;
+    the scale of a NaN is NaN.
+    """
+    return (amax.clamp(max=GREATEST) / element.maximum).clamp(min=LEAST_NORMAL)
 
 
 def nvfp4_tensor_scale(amax: torch.Tensor, element: Element) -> torch.Tensor:

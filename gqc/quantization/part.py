@@ -15,6 +15,7 @@ from gqc.errors import GqcError
 from gqc.formats.elements import ELEMENTS
 from gqc.formats.microscaling import nvfp4_tensor_scale
 from gqc.formats.rotation import rotate
+from gqc.quantization.input_error import InputFormat, input_sqnr
 from gqc.quantization.layers import Layer
 from gqc.quantization.quantized import Fact
 from gqc.quantizers import Statistics, microscaling, quantize
@@ -108,6 +109,9 @@ def quantized(
             noise = statistics.output_error(found.dequantize() - matrix).double().sum()
             signal = statistics.output_error(matrix).double().sum()
             fact = replace(fact, output_sqnr=10 * math.log10(signal / noise) if noise else math.inf)
+            if scheme.activation is not None:
+                format = InputFormat.of(scheme.activation, static_scale(layer, statistics))
+                fact = replace(fact, input_sqnr=input_sqnr(statistics.sample, matrix, format))
     if layer.transposed:
         return Transposed(found), fact
     return Rotated(found, size) if size > 1 else found, fact

@@ -23,9 +23,10 @@ class Fact:
     """What became of one layer. Errors are ratios of signal to noise in dB, None if unknown.
 
     scheme: its text; empty if the layer is kept. sqnr: of the weight. output_sqnr: of the layer's
-    outputs on the calibration inputs, from the weight's errors alone. reason: why it is kept, or
-    what its scheme asked for and did not get. reordered: whether its input channels are in another
-    order than the model had them, as the rows of the layers before are.
+    outputs on the calibration inputs, from the weight's errors alone; input_sqnr: of the same, from
+    the errors of the layer's quantized input alone. reason: why it is kept, or what its scheme
+    asked for and did not get. reordered: whether its input channels are in another order than the
+    model had them, as the rows of the layers before are.
     """
 
     layer: str
@@ -37,6 +38,7 @@ class Fact:
     """Rows of input that calibration gave the layer."""
     reason: str = ""
     reordered: bool = False
+    input_sqnr: float | None = None
 
     @property
     def note(self) -> str:
@@ -100,10 +102,11 @@ class Quantized:
         from rich.text import Text
 
         table = Table(title="gqc.quantize")
-        for title in ("layer", "scheme", "weight dB", "output dB", "inputs", "note"):
+        for title in ("layer", "scheme", "weight dB", "output dB", "input dB", "inputs", "note"):
             table.add_column(title, overflow="fold")
         for fact in self.facts:
-            numbers = ["" if n is None else f"{n:.1f}" for n in (fact.sqnr, fact.output_sqnr)]
+            known = fact.sqnr, fact.output_sqnr, fact.input_sqnr
+            numbers = ["" if n is None else f"{n:.1f}" for n in known]
             cells = (fact.layer, fact.scheme or "kept", *numbers, str(fact.rows), fact.note)
             table.add_row(*map(Text, cells))
         yield table

@@ -1,7 +1,7 @@
 """Microscaling: the scale from each block's greatest magnitude, then elements to nearest codes.
 
-MXFP8, MXFP6, MXFP4 and MXINT8 (OCP MX v1.0, section 6.3) and NVFP4; `gqc.formats.microscaling`
-holds the arithmetic.
+MXFP8, MXFP6, MXFP4 and MXINT8 (OCP MX v1.0, section 6.3), NVFP4, and any element under float32
+scales, as of 8-bit integer activations; `gqc.formats.microscaling` holds the arithmetic.
 """
 
 from __future__ import annotations
@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 from gqc.formats.block_scaled import BlockScaled
 from gqc.formats.elements import Element
-from gqc.formats.microscaling import MX_ROUNDING, encode, mx_scale, nvfp4_scale, nvfp4_tensor_scale
+from gqc.formats.microscaling import (
+    MX_ROUNDING,
+    encode,
+    f32_scale,
+    mx_scale,
+    nvfp4_scale,
+    nvfp4_tensor_scale,
+)
 from gqc.formats.packing import slices
 
 if TYPE_CHECKING:
@@ -31,6 +38,7 @@ def mx_rule(rounding: str) -> ScaleRule:
 MICROSCALING_RULES: dict[str, dict[str, ScaleRule]] = {
     "f8E8M0FNU": {rounding: mx_rule(rounding) for rounding in MX_ROUNDING},
     "f8E4M3FN": {"amax": nvfp4_scale},
+    "f32": {"amax": f32_scale},
 }
 """Scale rules by the format of the scales that they give."""
 
@@ -45,11 +53,11 @@ def microscaling(
     tensor_scale: torch.Tensor | None = None,
     statistics: Statistics | None = None,
 ) -> BlockScaled:
-    """Quantize a tensor [..., K], in float32, to blocks along K under E8M0 or E4M3 scales.
+    """Quantize a tensor [..., K], in float32, to blocks along K under E8M0, E4M3 or f32 scales.
 
-    `scale_rule`: floor, even, ceil or rceil for E8M0, amax for E4M3. `tensor_scale`: a float32
-    scalar for a type that has one, such as an activation's, calibrated; None takes it from the
-    tensor. The block of a NaN is all NaN, and inf saturates (see `gqc.formats.microscaling`).
+    `scale_rule`: floor, even, ceil or rceil for E8M0, amax for the others. `tensor_scale`: a
+    float32 scalar for a type that has one, such as an activation's, calibrated; None takes it from
+    the tensor. The block of a NaN is all NaN, and inf saturates (see `gqc.formats.microscaling`).
     Raises ValueError if the type, the scale rule and the tensor scale do not go together.
     """
     import torch
@@ -79,7 +87,7 @@ def refuse_mismatch(
     """Raise ValueError on what this quantizer has no meaning for."""
     scale, (*outer, size) = str(type_.scale), type_.block_of(shape)
     if scale not in MICROSCALING_RULES:
-        formats = " or ".join(MICROSCALING_RULES)
+        formats = ", ".join(MICROSCALING_RULES)
         raise ValueError(f"microscaling gives scales in {formats}, not {scale}")
     rules = MICROSCALING_RULES[scale]
     if scale_rule not in rules:

@@ -172,7 +172,7 @@ def test_static_scales_of_a_language_model(build, inputs):
             {"scheme": "nvfp4_static", "calibration": []},
             r"2 layers \(up, down\) have .* the inputs given are none",
         ),
-        ({"scheme": "nvfp4", "calibration": []}, "calibration inputs are given, but no scheme"),
+        ({"scheme": "int4_g32", "calibration": []}, "calibration inputs are given, but no scheme"),
     ],
     ids=["none", "empty", "needless"],
 )

@@ -30,7 +30,7 @@ FORMATS = [
     "1x16 : f8E4M3FN : f4E2M1FN, global = f32",
     "1x16 : f16 : ui3, zero = ui3, zero_mode = quantized, global = f32",
 ]
-KINDS = [("k_words", 1), ("lane_words", 64), ("lane_words", 32)]
+KINDS = [("k_words", 1), ("lane_words", 64), ("lane_words", 32), ("lane_quads", 32)]
 
 
 def test_every_layout_is_here() -> None:
@@ -92,6 +92,17 @@ def test_rows_are_lanes(block_scaled: Any) -> None:
     assert torch.equal(zero[0, 1], pack(weight.zero[:64, 1], 4)[0])
 
 
+@pytest.mark.parametrize("element, least", [("si4", -8), ("si8", -128), ("si3", -4), ("ui8", 0)])
+def test_quads_are_unsigned(block_scaled: Any, element: str, least: int) -> None:
+    """`lane_quads`: words hold what codes are above the element's least, in the order `quads`."""
+    zero = "" if least else f", zero = {element}, zero_mode = quantized"
+    weight = block_scaled(f"1x32 : f16 : {element}{zero}", 40, 64)
+    planes = LAYOUTS["lane_quads"].pack(weight, 32)
+    expected = pack(weight.codes[35].int() - least, weight.type.format.bits, "quads")
+    for ours, theirs in zip(planes, expected, strict=False):
+        assert torch.equal(ours[1, :, 3], theirs)
+
+
 @pytest.mark.parametrize("kind, lanes", KINDS)
 def test_a_ragged_k_is_filled_up(block_scaled: Any, kind: str, lanes: int) -> None:
     """48 codes of 3 bits: 3 words of the first plane, 2 (not 1.5) of the second."""
@@ -110,9 +121,9 @@ def test_a_weight_is_packed_in_slices_of_rows(
     whole = LAYOUTS[kind].pack(weight, lanes)
     sizes: list[int] = []
 
-    def recorded(codes: torch.Tensor, bits: int) -> list[torch.Tensor]:
+    def recorded(codes: torch.Tensor, bits: int, order: str = "pairs") -> list[torch.Tensor]:
         sizes.append(len(codes))
-        return pack(codes, bits)
+        return pack(codes, bits, order)
 
     monkeypatch.setattr("gqc.formats.packing.SLICE", 48 * 30)
     monkeypatch.setattr("gqc.formats.packing.pack", recorded)

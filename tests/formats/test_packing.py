@@ -55,6 +55,15 @@ def test_pairs_come_out_with_one_shift_and_mask() -> None:
     )
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_quads_come_out_with_one_shift_and_mask(bits: int) -> None:
+    """`(word >> b·i) & mask·0x01010101` is the four codes from 4i on, a byte each."""
+    mask, codes = (1 << bits) - 1, torch.arange(32 // bits) * 37 + 5 & (1 << bits) - 1
+    word = int(pack(codes, bits, "quads")[0]) & 0xFFFF_FFFF
+    quads = [word >> bits * i & mask * 0x0101_0101 for i in range(8 // bits)]
+    assert [*b"".join(quad.to_bytes(4, "little") for quad in quads)] == codes.tolist()
+
+
 @pytest.mark.parametrize("width", [1, 2, 4, 8])
 def test_the_codes_of_a_word_do_not_overlap(width: int) -> None:
     bits = sorted(shift + i for shift in shifts_of(width) for i in range(width))

@@ -17,14 +17,26 @@ from gqc.passes.quantize_activations import QuantizeActivations
 from gqc.passes.quantize_weights import QuantizeWeights
 from gqc.passes.recognize_linears import RecognizeLinears
 from gqc.quantizers import microscaling
+from gqc.quantizers import quantize as quantize_weight
 from gqc.schemes import preset
 
 SCHEMES = ("mxfp8", "mxfp6_e3m2", "mxfp4_ceil", "mxint8", "nvfp4", "nvfp4_static", "mxfp8_mxfp4")
 TARGETS = ("cpu_avx2", "sm_90", "sm_100", "sm_120", "gfx950")
 CASES = [(s, t, i) for i, s in enumerate(SCHEMES) for t in TARGETS]
+INTEGERS = (
+    ("w4a8_g32", "cpu_avx512bf16"),
+    ("w4a8_g16_asym", "cpu_avx2"),
+    ("w8a8_g64", "cpu_neon"),
+    ("w8a8_g32_asym", "cpu_avxvnni"),
+    ("w3a8_g32", "cpu_avx512"),
+    ("w4a8_g32", "cpu_portable"),
+)
 
 
-@pytest.mark.parametrize(("scheme", "target", "i"), CASES[::2], ids=lambda v: str(v))
+CASES = [*CASES[::2], *((*case, i) for i, case in enumerate(INTEGERS))]
+
+
+@pytest.mark.parametrize(("scheme", "target", "i"), CASES, ids=lambda v: str(v))
 def test_every_pass_keeps_the_answer(
     linear: Callable[..., ModuleOp],
     weights: Callable[..., dict[str, torch.Tensor]],
@@ -51,7 +63,7 @@ def test_every_pass_keeps_the_answer(
     assert activation is not None
     scale = kept["fc.input_scale"] if activation.static else None
     xq = microscaling(x, activation.type(x.dim()), activation.scale_rule, scale)
-    wq = microscaling(kept["fc.weight"], weight.type(), weight.scale_rule)
+    wq = quantize_weight(kept["fc.weight"], weight)
     expected = xq.dequantize(torch.float64) @ wq.dequantize(torch.float64).t()
     if bias:
         expected = expected + kept["fc.bias"].double()

@@ -409,7 +409,7 @@ def test_zeros_stay_zeros(name: str) -> None:
 @pytest.mark.parametrize(
     "type_, rule, options, message",
     [
-        ("1x32 : f16 : f4E2M1FN", "floor", {}, "scales in f8E8M0FNU or f8E4M3FN, not f16"),
+        ("1x32 : f16 : f4E2M1FN", "floor", {}, "scales in f8E8M0FNU, f8E4M3FN, f32, not f16"),
         (
             "1x32 : f8E8M0FNU : f4E2M1FN",
             "amax",
@@ -444,5 +444,21 @@ def test_what_does_not_go_together_is_refused(
 
 
 def test_every_rule_of_the_table_is_a_scale_rule() -> None:
-    assert MICROSCALING_RULES.keys() == {"f8E8M0FNU", "f8E4M3FN"}
+    assert MICROSCALING_RULES.keys() == {"f8E8M0FNU", "f8E4M3FN", "f32"}
     assert list(MICROSCALING_RULES["f8E8M0FNU"]) == ["floor", "even", "ceil", "rceil"]
+
+
+def test_integers_under_f32_scales() -> None:
+    """amax / 127, nearest codes, ties to even; zeros, and what is below float32's normal numbers,
+    under its least normal one; inf as its greatest number; NaN over its block."""
+    values = [[127.0, 0.5, 1.5, -2.5], [0.0, -0.0, 0.0, 0.0], [1e-40, 0.0, 0.0, 0.0]]
+    values += [[INF, 1.0, -INF, 1e38], [NAN, 1.0, 2.0, 3.0], [-3e38, 3e38, 0.0, 1e38]]
+    found = microscaling(torch.tensor(values), parse("1x4 : f32 : si8"), "amax")
+    greatest = torch.finfo(torch.float32).max
+    scale = [1.0, 2.0**-126, 2.0**-126, greatest / 127, NAN, 3e38 / 127]
+    torch.testing.assert_close(
+        found.scale[:, 0], torch.tensor(scale), rtol=1e-7, atol=0, equal_nan=True
+    )
+    assert found.codes.dtype == torch.int8
+    assert found.codes[:4].tolist() == [[127, 0, 2, -2], [0] * 4, [0] * 4, [127, 0, -127, 37]]
+    assert found.codes[5].tolist() == [-127, 127, 0, 42] and found.dequantize()[4].isnan().all()

@@ -232,7 +232,7 @@
 // -----
 
 // Names outside the tables are errors of the parser.
-// CHECK: Expected one of 'bytes', 'k_words', 'lane_words'
+// CHECK: Expected one of 'bytes', 'k_words', 'lane_quads', 'lane_words'
 "test.op"() {a = #gq.layout<row_words>} : () -> ()
 
 // -----

@@ -117,6 +117,36 @@ tile.store %t, %a[%i] : vector<4xf32>, memref<4xbf16>
 
 // -----
 
+// CHECK: tile.unpack C5: triples is no order of codes
+%w = "test.op"() : () -> vector<4x2xi32>
+%q = tile.unpack %w axis = 1 order = "triples" : (vector<4x2xi32>) -> vector<4x16xui4>
+
+// -----
+
+// CHECK: tile.full C1: 0.5 does not fill vector<4x2xi32>
+%a = tile.full 0.5 : vector<4x2xi32>
+
+// -----
+
+// Integers are summed, and multiplied, in i32 alone.
+// CHECK: tile.sum C1: the result must be i32 of shape (4, 1)
+%a = "test.op"() : () -> vector<4x32xsi8>
+%b = tile.sum %a axis = 1 : vector<4x32xsi8> to vector<4x1xf32>
+
+// -----
+
+// CHECK: tile.dot C1: the accumulator and the result must be one i32 tile type
+%c, %a, %b = "test.op"() : () -> (vector<4x16xf32>, vector<4x32xsi8>, vector<32x16xui4>)
+%d = tile.dot %c, %a, %b : vector<4x32xsi8>, vector<32x16xui4> -> vector<4x16xf32>
+
+// -----
+
+// CHECK: tile.dot C3: operand types differ
+%c, %a, %b = "test.op"() : () -> (vector<4x16xf32>, vector<4x32xf32>, vector<32x16xui4>)
+%d = tile.dot %c, %a, %b : vector<4x32xf32>, vector<32x16xui4> -> vector<4x16xf32>
+
+// -----
+
 // CHECK: tile.cast C1: shapes must be equal
 %a = "test.op"() : () -> vector<4x2xf32>
 %b = tile.cast %a : vector<4x2xf32> to vector<2x4xf16>

@@ -88,3 +88,22 @@ tile.kernel @panels(%w : memref<2x16x64xi32>, %y : memref<?x64xf32>) tile<32, 64
   %v = tile.cast %q : vector<32x64xsi4> to vector<32x64xf32>
   tile.store %v, %y[%c0, %c0] : vector<32x64xf32>, memref<?x64xf32>
 }
+
+// Integer codes are summed and multiplied in i32, words of quads unpacked in their order.
+// CHECK-LABEL: tile.kernel @integers
+// CHECK:         %q = tile.unpack %words axis = 0 order = "quads" : (vector<4x16xi32>) -> vector<32x16xui4>
+// CHECK:         %t = tile.sum %x axis = 1 : vector<4x32xsi8> to vector<4x1xi32>
+// CHECK:         %acc = tile.full -8.000000e+00 : vector<4x16xi32>
+// CHECK-NEXT:    %d = tile.dot %acc, %x, %q : vector<4x32xsi8>, vector<32x16xui4> -> vector<4x16xi32>
+tile.kernel @integers(%a : memref<?x32xi8>, %w : memref<4x16xi32>, %y : memref<?x16xf32>) tile<4, 16> {
+  %c0 = arith.constant 0 : index
+  %bytes = tile.load %a[%c0, %c0] : memref<?x32xi8> -> vector<4x32xi8>
+  %x = tile.bitcast %bytes : vector<4x32xi8> to vector<4x32xsi8>
+  %words = tile.load %w[%c0, %c0] : memref<4x16xi32> -> vector<4x16xi32>
+  %q = tile.unpack %words axis = 0 order = "quads" : (vector<4x16xi32>) -> vector<32x16xui4>
+  %t = tile.sum %x axis = 1 : vector<4x32xsi8> to vector<4x1xi32>
+  %acc = tile.full -8.0 : vector<4x16xi32>
+  %d = tile.dot %acc, %x, %q : vector<4x32xsi8>, vector<32x16xui4> -> vector<4x16xi32>
+  %f = tile.cast %d : vector<4x16xi32> to vector<4x16xf32>
+  tile.store %f, %y[%c0, %c0] : vector<4x16xf32>, memref<?x16xf32>
+}
