@@ -41,6 +41,8 @@ class Row:
     """Format that the layer's input is quantized to as the model runs; empty where it is left."""
     channels: str = ""
     """What is done to the channels of the layer's input as the model runs, and why not before."""
+    launch: str = ""
+    """What else is computed in the same launch, or why other layers are not."""
 
     @property
     def key(self) -> CastKey:
@@ -127,14 +129,16 @@ def group_rows(rows: Sequence[Row]) -> list[list[Row]]:
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         channels = wildcard(row.channels)
-        key = replace(row, layer=wildcard(row.layer), weight="", sqnr=None, channels=channels)
+        launch = wildcard(row.launch)
+        alike = {"layer": wildcard(row.layer), "channels": channels, "launch": launch}
+        key = replace(row, **alike, weight="", sqnr=None)
         groups.setdefault((key,), []).append(row)
     return list(groups.values())
 
 
 def notes_of(row: Row) -> list[str]:
     """What is said of a row below the table."""
-    return [row.reason, *filter(None, [wildcard(row.channels)])]
+    return [row.reason, *filter(None, map(wildcard, (row.channels, row.launch)))]
 
 
 def wildcard(layer: str) -> str:

@@ -26,6 +26,7 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
         "quantize-weights",
         "fold-channels",
         "quantize-activations",
+        "merge-linears",
         "legalize",
         "assign-layouts",
         "split-m-buckets",

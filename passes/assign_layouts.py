@@ -52,7 +52,7 @@ def native_layout(matmul: gq.MatmulTOp, target: Target) -> gq.LayoutAttr:
 def through(value: SSAValue, layout: gq.LayoutAttr, packed: Packed) -> SSAValue:
     """A quantized value, packed and unpacked where it was quantized; once for a layout."""
     cast = value.owner
-    assert isinstance(cast, gq.QcastOp | gq.WeightOp | gq.GatherChannelsOp)
+    assert isinstance(cast, gq.QcastOp | gq.WeightOp | gq.GatherChannelsOp | gq.ConcatOp)
     if (value, layout) not in packed:
         pack = gq.PackOp(value, layout)
         unpack = gq.UnpackOp(pack.parts, layout, value.type)

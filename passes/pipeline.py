@@ -20,6 +20,7 @@ from gqc.passes.legalize import Legalize
 from gqc.passes.lower_channels import LowerChannels
 from gqc.passes.lower_quantizers import LowerQuantizers
 from gqc.passes.lower_to_tile import LowerToTile
+from gqc.passes.merge_linears import MergeLinears
 from gqc.passes.quantize_activations import QuantizeActivations
 from gqc.passes.quantize_weights import QuantizeWeights
 from gqc.passes.recognize_linears import RecognizeLinears
@@ -56,6 +57,7 @@ def pipeline(
                 QuantizeWeights(schemes, lm_head),  # gq.qcast of each weight, by scheme
                 FoldChannels(),  # gq.scale_channels, gq.gather_channels into the weights before
                 QuantizeActivations(schemes),  # gq.qcast of inputs, where the scheme says so
+                MergeLinears(),  # q, k, v and gate, up: one gq.matmul_t of a gq.concat
             ),
         ),
         Stage(

@@ -22,6 +22,7 @@ PASSES = (
     "quantize-weights",
     "fold-channels",
     "quantize-activations",
+    "merge-linears",
     "legalize",
     "assign-layouts",
     "split-m-buckets",
@@ -33,7 +34,7 @@ PASSES = (
 )
 STAGES = {
     "imported": None,
-    "grouped": "quantize-activations",
+    "grouped": "merge-linears",
     "legal": "fuse-producers",
     "kernels": "fold-weights",
 }

@@ -85,6 +85,16 @@ def test_rows_of_a_model(build):
     assert [row.decision for row in embeddings] == ["kept", "kept"]
     assert "a parameter of Embedding" in embeddings[0].reason
     assert "aten.embedding" in embeddings[1].reason
+    merged = [found.pop("model.layers.0.mlp.gate_proj") for found in reports]
+    assert [row.launch for row in merged] == [
+        "",
+        "one launch: model.layers.0.mlp.gate_proj, model.layers.0.mlp.up_proj",
+    ]
+    twin = whole["model.layers.0.mlp.up_proj"]
+    assert (twin.kernels, twin.launch) == (merged[1].kernels, merged[1].launch)
+    assert sum(row.bytes for row in merged) == 2 * merged[0].bytes
+    for found in reports:
+        found.pop("model.layers.0.mlp.up_proj")
     assert layers == whole
 
 
