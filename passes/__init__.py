@@ -34,6 +34,7 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
         "fuse-producers",
         "lower-quantizers",
         "lower-to-tile",
+        "fuse-epilogues",
         "fold-weights",
     )
 }

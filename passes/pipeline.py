@@ -15,6 +15,7 @@ from gqc.passes.assign_layouts import AssignLayouts
 from gqc.passes.contracts import verify_stage
 from gqc.passes.fold_channels import FoldChannels
 from gqc.passes.fold_weights import FoldWeights
+from gqc.passes.fuse_epilogues import FuseEpilogues
 from gqc.passes.fuse_producers import FuseProducers
 from gqc.passes.legalize import Legalize
 from gqc.passes.lower_channels import LowerChannels
@@ -75,6 +76,7 @@ def pipeline(
             (
                 LowerQuantizers(target),  # gq.launch of tile kernels that quantize activations
                 LowerToTile(target),  # gq.launch of tile kernels, bias in the epilogue
+                FuseEpilogues(),  # activations, residuals, SiLU·mul into the matmul before
                 FoldWeights(),  # quantize and pack, once, now
             ),
         ),

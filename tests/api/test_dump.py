@@ -30,6 +30,7 @@ PASSES = (
     "fuse-producers",
     "lower-quantizers",
     "lower-to-tile",
+    "fuse-epilogues",
     "fold-weights",
 )
 STAGES = {
@@ -40,7 +41,7 @@ STAGES = {
 }
 """The pass that ends each stage."""
 
-UNTARGETED = ("lower-channels", "fuse-producers", "fold-weights")
+UNTARGETED = ("lower-channels", "fuse-producers", "fuse-epilogues", "fold-weights")
 
 
 class Dumped:
