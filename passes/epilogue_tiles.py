@@ -28,14 +28,15 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from gqc.dialects import gq, tile
 from gqc.dialects.fx import CallOp
 from gqc.passes.kernel_builder import cast, named
-from gqc.passes.producers import tile_of
+from gqc.passes.producers import COPIES, tile_of
 
 
 @dataclass(frozen=True)
 class Epilogue:
     """Calls, in order, that compute one value of a matmul's result, or of its two halves.
 
-    heads: the result [..., N], or its halves, whose columns then alternate in panels of `panel`.
+    heads: the result [..., N], or its halves, whose columns then alternate in panels of `panel`, or
+    a `view` of the result in which the same rows lie in other leading dimensions.
     inputs: the other tensors that the calls read, [..., N] of a head, or [N].
     """
 
@@ -43,6 +44,7 @@ class Epilogue:
     ops: tuple[CallOp, ...]
     inputs: tuple[SSAValue, ...]
     panel: int | None = None
+    view: CallOp | None = None
 
     @property
     def result(self) -> SSAValue:
@@ -52,7 +54,7 @@ class Epilogue:
     def words(self) -> list[str]:
         """The functions that are called: `silu`, `mul`."""
         callees = [op.callee.data for op in self.ops]
-        return [c.split(".")[1] for c in callees if c != "aten._to_copy.default"]
+        return [c.split(".")[1] for c in callees if c not in COPIES]
 
     @property
     def key(self) -> tuple:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import AnyFloat, IntegerAttr, ModuleOp, bf16, f16, f32, i64
+from xdsl.dialects.builtin import AnyFloat, IntegerAttr, ModuleOp, TensorType, bf16, f16, f32, i64
 from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
@@ -22,6 +22,7 @@ LONGEST = 64
 """Calls of an epilogue, at most."""
 
 SPLIT = "aten.split_with_sizes.default"
+VIEWS = ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default")
 
 FLOATS: tuple[AnyFloat, ...] = (f32, bf16, f16)
 """Elements of the arrays that kernels read and write."""
@@ -74,19 +75,13 @@ class Fusion:
         names = [self.kernel(kernel, epilogue, len(launch.inputs)) for kernel in kernels]
         rows = [most for most, _ in launch.buckets]
         inputs = [*launch.inputs, *epilogue.inputs]
-        types = [epilogue.result.type]
+        shape = (*gq.tensor_shape(launch.outputs[0])[:-1], gq.tensor_shape(epilogue.result)[-1])
+        types = [TensorType(gq.element_type(epilogue.result), shape)]
         new = gq.LaunchOp(names, rows, inputs, launch.parts, launch.bias, types)
         new.attributes.update(launch.attributes)
-        new.location, last = launch.location, epilogue.ops[-1]
-        new.outputs[0].name_hint = epilogue.result.name_hint
         if epilogue.panel is not None:
             alternate(launch, epilogue.panel)
-        Rewriter.insert_op(new, InsertPoint.before(last))
-        epilogue.result.replace_all_uses_with(new.outputs[0])
-        split = [epilogue.heads[0].owner] if epilogue.panel is not None else []
-        for dead in (*reversed(epilogue.ops), *split, launch):
-            assert isinstance(dead, Operation)
-            Rewriter.erase_op(dead)
+        replace(launch, epilogue, new)
 
     def kernel(self, kernel: tile.KernelOp, epilogue: Epilogue, position: int) -> str:
         """Name of a kernel with an epilogue, which is made the first time."""
@@ -107,6 +102,23 @@ class Fusion:
         return next(name for name in names if name not in self.kernels | self.made)
 
 
+def replace(launch: gq.LaunchOp, epilogue: Epilogue, new: gq.LaunchOp) -> None:
+    """Replace a launch and its epilogue by another launch, a view after it if need be."""
+    ops: list[Operation] = [new]
+    if (view := epilogue.view) is not None:
+        operands = [new.outputs[0], *view.operands[1:]]
+        types = [epilogue.result.type]
+        ops.append(CallOp(view.callee.data, operands, view.args, view.kwargs, types))
+    for op in ops:
+        op.location, op.results[0].name_hint = launch.location, epilogue.result.name_hint
+    Rewriter.insert_op(ops, InsertPoint.before(epilogue.ops[-1]))
+    epilogue.result.replace_all_uses_with(ops[-1].results[0])
+    heads = [head.owner for head in epilogue.heads[:1] if head.owner is not launch]
+    for dead in (*reversed(epilogue.ops), *heads, launch):
+        assert isinstance(dead, Operation)
+        Rewriter.erase_op(dead)
+
+
 def alternate(launch: gq.LaunchOp, panel: int) -> None:
     """Put the rows of a launch's weight, and its bias, together in panels."""
     pack = launch.parts[0].owner
@@ -123,17 +135,20 @@ def alternate(launch: gq.LaunchOp, panel: int) -> None:
 def epilogue_of(launch: gq.LaunchOp, kernels: list[tile.KernelOp]) -> Epilogue | None:
     """The longest epilogue of a launch's result, or None."""
     (result,) = launch.outputs
-    heads, panel = (result,), None
+    heads, panel, view = (result,), None, None
     if (split := halves(launch)) is not None:
         heads, panel = tuple(split.results), panel_of(split, launch, kernels)
         if panel is None:
             return None
+    elif (view := row_view(result)) is not None:
+        heads = (view.results[0],)
     if not (ops := fusable(launch, heads)):
         return None
     known = {*heads, *(op.results[0] for op in ops)}
     read = dict.fromkeys(value for op in ops for value in op.operands)
     inputs = tuple(value for value in read if value not in known)
-    return Epilogue(heads, ops, inputs, panel)
+    epilogue = Epilogue(heads, ops, inputs, panel, view)
+    return epilogue if epilogue.words else None
 
 
 def fusable(launch: gq.LaunchOp, heads: tuple[SSAValue, ...]) -> tuple[CallOp, ...]:
@@ -202,6 +217,15 @@ def halves(launch: gq.LaunchOp) -> CallOp | None:
     match readers:
         case [CallOp() as split] if split.callee.data == SPLIT and len(split.results) == 2:
             return split if split.results[0].type == split.results[1].type else None
+    return None
+
+
+def row_view(result: SSAValue) -> CallOp | None:
+    """The call that views a result [..., N] as another [..., N], if no one else reads it."""
+    match [use.operation for use in result.uses]:
+        case [CallOp() as view] if view.callee.data in VIEWS and view.operands[0] is result:
+            same = gq.tensor_shape(view.results[0])[-1] == gq.tensor_shape(result)[-1]
+            return view if same else None
     return None
 
 

@@ -74,8 +74,11 @@ def gelu_tanh(x: SSAValue) -> SSAValue:
     return over_one_plus_exp(x, scaled(inner, (8 / pi) ** 0.5))
 
 
+COPIES = ("aten._to_copy.default", "aten.clone.default")
+"""Functions that change no more than the element type. (Without training, dropout is a clone.)"""
+
 ELEMENTWISE: dict[str, Function] = {
-    "aten._to_copy.default": lambda x: x,
+    **dict.fromkeys(COPIES, lambda x: x),
     "aten.type_as.default": lambda x, other: x,
     "aten.add.Tensor": binary(arith.AddfOp),
     "aten.sub.Tensor": binary(arith.SubfOp),
@@ -98,7 +101,7 @@ OPTIONS = {"aten._to_copy.default": "dtype", "aten.gelu.default": "approximate"}
 MEAN = "aten.mean.dim"
 
 ZERO_AT_ZERO = (
-    *("aten._to_copy.default", "aten.pow.Tensor_Scalar", "aten.silu.default", "aten.relu.default"),
+    *(*COPIES, "aten.pow.Tensor_Scalar", "aten.silu.default", "aten.relu.default"),
     *("aten.tanh.default", "aten.gelu.default"),
 )
 """Functions of one tensor that are 0 where it is."""

@@ -154,12 +154,15 @@ def test_llama(dtype):
 
 
 def test_gpt2():
-    """Activations behind a view of rows, and residuals: of a Conv1D, whose weight is transposed."""
+    """Activations and residuals behind a view of rows, and a clone that dropout leaves."""
     torch.manual_seed(0)
     model, ids = small_models.gpt2(n_layer=1), torch.randint(0, 96, (2, 5))
     whole = gqc.compile(model, (ids,), scheme="int8_g32", target="cpu")
     with torch.no_grad():
         ours, theirs = whole(ids), gqc.compile(model, scheme="int8_g32", target="cpu")(ids).logits
+    new_gelu = "mul_pow_mul_add_mul_tanh_add_mul"
+    ends = ["192x64_bias", "64x64_bias_add", f"256x64_bias_{new_gelu}", "64x256_bias_add"]
+    assert [name.partition("rescale_f16_")[2] for name in launches(whole)] == ends
     torch.testing.assert_close(getattr(ours, "logits", ours), theirs, rtol=1e-4, atol=1e-5)
 
 

@@ -51,6 +51,24 @@ func.func @left(%x : tensor<?x32xbf16>, %w : tensor<1x32x64xf32>, %mask : tensor
   func.return %a, %b, %c : tensor<?x64xf32>, tensor<?x64xbf16>, tensor<?x64xbf16>
 }
 
+// Rows in other leading dimensions: the view comes after. A copy alone is left.
+// CHECK-LABEL: func.func @viewed
+// CHECK-NEXT: %z = gq.launch [@f_relu_add_m1, @f_relu_add_any] rows [1, -1] on(%x, %r : tensor<?x32xbf16>, tensor<2x?x64xbf16>) weights(%w : tensor<1x32x64xf32>) -> tensor<?x64xbf16>
+// CHECK-NEXT: %z_1 = fx.call "aten.view.default"(%z, [2, -1, 64]) : (tensor<?x64xbf16>) -> tensor<2x?x64xbf16>
+// CHECK-NEXT: %u = gq.launch [@f_m1, @f_any]
+// CHECK-NEXT: %c = fx.call "aten.clone.default"(%u)
+// CHECK-NEXT: func.return %z_1, %c
+func.func @viewed(%x : tensor<?x32xbf16>, %w : tensor<1x32x64xf32>, %r : tensor<2x?x64xbf16>) -> (tensor<2x?x64xbf16>, tensor<?x64xbf16>) {
+  %y = gq.launch [@f_m1, @f_any] rows [1, -1] on(%x : tensor<?x32xbf16>) weights(%w : tensor<1x32x64xf32>) -> tensor<?x64xbf16>
+  %v = fx.call "aten.view.default"(%y, [2, -1, 64]) : (tensor<?x64xbf16>) -> tensor<2x?x64xbf16>
+  %a = fx.call "aten.relu.default"(%v) : (tensor<2x?x64xbf16>) -> tensor<2x?x64xbf16>
+  %d = fx.call "aten.clone.default"(%a) : (tensor<2x?x64xbf16>) -> tensor<2x?x64xbf16>
+  %z = fx.call "aten.add.Tensor"(%d, %r) : (tensor<2x?x64xbf16>, tensor<2x?x64xbf16>) -> tensor<2x?x64xbf16>
+  %u = gq.launch [@f_m1, @f_any] rows [1, -1] on(%x : tensor<?x32xbf16>) weights(%w : tensor<1x32x64xf32>) -> tensor<?x64xbf16>
+  %c = fx.call "aten.clone.default"(%u) : (tensor<?x64xbf16>) -> tensor<?x64xbf16>
+  func.return %z, %c : tensor<2x?x64xbf16>, tensor<?x64xbf16>
+}
+
 // Gate and up: rows of their weights alternate, 8 of each, for the narrowest tile has 16 columns.
 // CHECK-LABEL: func.func @gate_up
 // CHECK: gq.concat %g, %u panel = 8
