@@ -39,6 +39,7 @@ from xdsl.traits import Pure
 from gqc.dialects.constraints import require
 from gqc.dialects.gq_attributes import BlockScaledType, DecisionAttr, LayoutAttr, ScheduleAttr
 from gqc.dialects.gq_channels import GatherChannelsOp, RotateChannelsOp, ScaleChannelsOp
+from gqc.dialects.gq_concat import ConcatOp
 from gqc.dialects.gq_fused import FusedOp, YieldOp
 from gqc.targets import ANY
 
@@ -414,8 +415,9 @@ class LaunchOp(IRDLOperation):
 
     Rows are the product of all its dimensions but the last; a bucket of `targets.ANY` (-1) rows is
     unbounded. A kernel's arguments are inputs, weights, bias and results, in this order. Without
-    weights, it quantizes its inputs. Attributes, if any, say what the launch was made of: `layer`,
-    `weight`, the weight's type `packed` and its `layout`.
+    weights, it quantizes its inputs; with them, what its epilogue reads are the last inputs.
+    Attributes, if any, say what the launch was made of: `layer` and `weight`, or all of those that
+    were merged, the weight's type `packed` and its `layout`.
 
     C1 there is a kernel for each bucket.
     C2 buckets rise, and only the last is unbounded.
@@ -493,6 +495,7 @@ Gq = Dialect(
         ScaleChannelsOp,
         GatherChannelsOp,
         RotateChannelsOp,
+        ConcatOp,
     ],
     [BlockScaledType, LayoutAttr, DecisionAttr, ScheduleAttr],
 )

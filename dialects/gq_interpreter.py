@@ -92,6 +92,12 @@ class GqFunctions(InterpreterFunctions):
 
         return (rotate(args[0], op.block.value.data),)
 
+    @impl(gq.ConcatOp)
+    def run_concat(self, interpreter: Interpreter, op: gq.ConcatOp, args: Values) -> Values:
+        from gqc.formats.concat import concat
+
+        return (concat(args, None if op.panel is None else op.panel.value.data),)
+
     @impl(gq.MatmulTOp)
     def run_matmul_t(self, interpreter: Interpreter, op: gq.MatmulTOp, args: Values) -> Values:
         import torch

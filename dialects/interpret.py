@@ -29,7 +29,7 @@ def interpreter(module: ModuleOp, weights: Mapping[str, torch.Tensor | BlockScal
     standard = (FuncFunctions(), ArithFunctions(), ScfFunctions())
     tiles = (TileFunctions(), QuantizeFunctions(), ScaledFunctions())
     for each in (*standard, FxFunctions(), GqFunctions(weights), *tiles):
-        interpreter.register_implementations(each, override=True)  # arith on tiles too
+        interpreter.register_implementations(each, override=True)  # xDSL's are of scalars
     return interpreter
 
 

@@ -20,6 +20,7 @@ from gqc.dialects.tile_compute import (
     UnpackOp,
 )
 from gqc.dialects.tile_kernel import KernelOp, LoadOp, ProgramIdOp, StoreOp, element_of, shape_of
+from gqc.dialects.tile_panels import TakePanelsOp
 from gqc.dialects.tile_quantize import QcastOp
 from gqc.dialects.tile_scaled import BitcastOp, DotScaledOp, PermuteOp, ReshapeOp, WidenOp
 
@@ -39,6 +40,7 @@ __all__ = [
     "ReshapeOp",
     "StoreOp",
     "SumOp",
+    "TakePanelsOp",
     "Tile",
     "TransposeOp",
     "UnpackOp",
@@ -68,6 +70,7 @@ Tile = Dialect(
         ReshapeOp,
         PermuteOp,
         DotScaledOp,
+        TakePanelsOp,
     ],
     [],
 )

@@ -91,6 +91,20 @@ class TileFunctions(InterpreterFunctions):
     def run_exp(self, interpreter: Interpreter, op: math.ExpOp, args: Values) -> Values:
         return (args[0].exp(),)
 
+    @impl(math.ErfOp)
+    def run_erf(self, interpreter: Interpreter, op: math.ErfOp, args: Values) -> Values:
+        return (args[0].erf(),)
+
+    @impl(math.TanhOp)
+    def run_tanh(self, interpreter: Interpreter, op: math.TanhOp, args: Values) -> Values:
+        return (args[0].tanh(),)
+
+    @impl(arith.MaximumfOp)
+    def run_maximumf(self, interpreter: Interpreter, op: arith.MaximumfOp, args: Values) -> Values:
+        import torch
+
+        return (torch.maximum(*args),)
+
     @impl(math.RsqrtOp)
     def run_rsqrt(self, interpreter: Interpreter, op: math.RsqrtOp, args: Values) -> Values:
         return (args[0].rsqrt(),)
@@ -150,6 +164,13 @@ class TileFunctions(InterpreterFunctions):
     @impl(tile.TransposeOp)
     def run_transpose(self, interpreter: Interpreter, op: tile.TransposeOp, args: Values) -> Values:
         return (args[0].t(),)
+
+    @impl(tile.TakePanelsOp)
+    def run_take_panels(
+        self, interpreter: Interpreter, op: tile.TakePanelsOp, args: Values
+    ) -> Values:
+        panels = args[0].unflatten(1, (-1, 2, op.panel.value.data))
+        return (panels[:, :, op.part.value.data].flatten(1),)
 
     @impl(tile.SumOp)
     def run_sum(self, interpreter: Interpreter, op: tile.SumOp, args: Values) -> Values:

@@ -59,6 +59,8 @@ def element_of(value: SSAValue | Attribute) -> Attribute:
 class KernelOp(IRDLOperation):
     """One kernel: arguments are x [M, K], weight planes, scale, zero, bias [N], and last y [M, N].
 
+    What an epilogue reads, [M, N] or [N], is between x, with its scales, and the weight.
+
     C1 arguments are memrefs.
     C2 the last argument is the output, of rank 2.
     C3 there are two tile sizes, both positive.

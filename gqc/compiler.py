@@ -25,7 +25,7 @@ from gqc.frontend.linears import capture_linears, copy_shared, replace_modules
 from gqc.frontend.signature import Imported
 from gqc.passes.fold_channels import FoldChannels
 from gqc.passes.fold_weights import FoldWeights, FoldWeightsInto, Quantized
-from gqc.passes.helpers import matmuls
+from gqc.passes.helpers import matmuls, merged
 from gqc.passes.pipeline import Stage, extend, pipeline, run_stages
 from gqc.passes.quantize_activations import QuantizeActivations
 from gqc.passes.recognize_linears import RecognizeLinears
@@ -204,8 +204,8 @@ def lower(
                 costs = measure(input_formats(module, imported.weights))
             if name == "legal":
                 report = Report(target, tuple(rows_of(module)))
-                packs = sum(isinstance(op, gq.PackOp) for op in module.walk())
-                bar.update(task, total=packs)
+                packs = (op for op in module.walk() if isinstance(op, gq.PackOp))
+                bar.update(task, total=sum(len(merged(op.weight)) for op in packs))
             if dump is not None:
                 dump.after(name, module)
 

@@ -49,6 +49,8 @@ class Row:
     on example or calibration inputs; None without."""
     channels: str = ""
     """What is done to the channels of the layer's input as the model runs, and why not before."""
+    launch: str = ""
+    """What else is computed in the same launch, or why other layers are not."""
 
     @property
     def key(self) -> CastKey:
@@ -146,15 +148,16 @@ def group_rows(rows: Sequence[Row]) -> list[list[Row]]:
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         channels = wildcard(row.channels)
-        plain = replace(row, layer=wildcard(row.layer), weight="", channels=channels)
-        key = replace(plain, sqnr=None, input_sqnr=None)
+        launch = wildcard(row.launch)
+        alike = {"layer": wildcard(row.layer), "channels": channels, "launch": launch}
+        key = replace(row, **alike, weight="", sqnr=None, input_sqnr=None)
         groups.setdefault((key,), []).append(row)
     return list(groups.values())
 
 
 def notes_of(row: Row) -> list[str]:
     """What is said of a row below the table."""
-    return [row.reason, *filter(None, [wildcard(row.channels)])]
+    return [row.reason, *filter(None, map(wildcard, (row.channels, row.launch)))]
 
 
 def wildcard(layer: str) -> str:

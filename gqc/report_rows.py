@@ -6,15 +6,15 @@ from collections.abc import Iterable, Iterator
 from math import prod
 
 from torch import nn
-from xdsl.dialects.builtin import ModuleOp, StringAttr, SymbolRefAttr
-from xdsl.ir import SSAValue
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr, SymbolRefAttr
+from xdsl.ir import Attribute, SSAValue
 
 from gqc.dialects import fx, gq
 from gqc.dialects.gq_channels import ChannelOp, reason_of
 from gqc.dialects.torch_types import DTYPES, ELEMENT_TYPES
 from gqc.frontend.linears import is_linear, peculiarity
 from gqc.passes.fold_weights import Quantized
-from gqc.passes.helpers import layer_name, matmuls, weight_of
+from gqc.passes.helpers import layer_name, layer_names, matmuls, merged, weight_of
 from gqc.report import CastKey, Row
 
 
@@ -26,10 +26,10 @@ def rows_of(module: ModuleOp) -> Iterator[Row]:
     dense: set[str] = set()
     for op in module.walk():
         if isinstance(op, gq.MatmulTOp) and weight_of(op.weight) is not None:
-            row = matmul_row(op)
-            if row.decision == "kept":
-                dense.add(row.weight)
-            yield row
+            for row in matmul_rows(op):
+                if row.decision == "kept":
+                    dense.add(row.weight)
+                yield row
     for op in module.walk():
         if isinstance(op, gq.WeightOp) and op.key not in dense:
             readers = [u.operation for u in op.result.uses]
@@ -56,19 +56,36 @@ def rows_outside(model: nn.Module, rows: Iterable[Row]) -> Iterator[Row]:
         yield Row(name, name, element, "", *fate)
 
 
-def matmul_row(op: gq.MatmulTOp) -> Row:
-    """The row of one matmul."""
+def matmul_rows(op: gq.MatmulTOp) -> Iterator[Row]:
+    """The row of one matmul, or of each layer that it was merged of."""
     assert op.decision is not None
     decision, reason = op.decision.kind.data, op.decision.reason.data
-    weight, quantized = weight_of(op.weight), quantized_of(op.weight)
+    weight = weight_of(op.weight)
     assert weight is not None
-    if quantized is None:
-        return dense_row(layer_name(op), weight, op.weight, decision, reason)
-    type_, shape = gq.block_scaled(quantized.result), gq.tensor_shape(op.weight)
-    assert type_ is not None
-    held = packed_bytes(quantized.result)
-    fate = (shape, decision, reason, type_.bits_per_element(shape), held)
-    return Row(layer_name(op), *key_of(quantized), *fate, activation=activation_of(op))
+    if quantized_of(op.weight) is None:
+        yield dense_row(layer_name(op), weight, op.weight, decision, reason)
+        return
+    parts, names = merged(op.weight), layer_names(op, op.weight)
+    for name, part in zip(names, parts, strict=True):
+        quantized = quantized_of(part)
+        assert quantized is not None
+        type_, shape = gq.block_scaled(quantized.result), gq.tensor_shape(part)
+        assert type_ is not None
+        held = packed_bytes(quantized.result)
+        fate = (shape, decision, reason, type_.bits_per_element(shape), held)
+        yield Row(
+            name,
+            *key_of(quantized),
+            *fate,
+            activation=activation_of(op),
+            launch=f"one launch: {', '.join(names)}" if len(names) > 1 else apart(op),
+        )
+
+
+def apart(op: gq.MatmulTOp) -> str:
+    """Why a layer that reads the input of others was not merged with them; empty without any."""
+    said = op.attributes.get("apart")
+    return said.data if isinstance(said, StringAttr) else ""
 
 
 def activation_of(op: gq.MatmulTOp) -> str:
@@ -98,17 +115,29 @@ def bytes_of(value: SSAValue) -> int:
 
 
 def packed_bytes(value: SSAValue) -> int:
-    """Storage of what a quantized weight is packed into, its rows in any order."""
+    """Storage of what a quantized weight is packed into, its rows in any order; its share where
+    several are packed together."""
     readers = [use.operation for use in value.uses]
     parts = (part for op in readers if isinstance(op, gq.PackOp) for part in op.parts)
     moved = (op.result for op in readers if isinstance(op, gq.GatherChannelsOp))
-    return sum(map(bytes_of, parts)) + sum(map(packed_bytes, moved))
+    shares = (share(op, value) for op in readers if isinstance(op, gq.ConcatOp))
+    return sum(map(bytes_of, parts)) + sum(map(packed_bytes, moved)) + sum(shares)
+
+
+def share(op: gq.ConcatOp, value: SSAValue) -> int:
+    """A weight's share, by rows, of the storage of several; all shares make up the whole."""
+    total, ends, rows = packed_bytes(op.result), [0], gq.tensor_shape(op.result)[0]
+    for source in op.sources:
+        ends.append(ends[-1] + gq.tensor_shape(source)[0])
+    at = [*op.sources].index(value)
+    first, last = (total * end // rows for end in ends[at : at + 2])
+    return last - first
 
 
 def quantized_of(value: SSAValue) -> Quantized | None:
     """The cast or the stored weight that a value comes from, through packing and back, if any."""
     op = value.owner
-    while isinstance(op, gq.DcastOp | gq.UnpackOp | gq.PackOp | gq.GatherChannelsOp):
+    while isinstance(op, gq.DcastOp | gq.UnpackOp | gq.PackOp | gq.GatherChannelsOp | gq.ConcatOp):
         op = op.operands[0].owner
     if isinstance(op, gq.QcastOp | gq.WeightOp) and gq.block_scaled(op.result) is not None:
         return op
@@ -130,12 +159,17 @@ def launched(module: ModuleOp) -> dict[tuple[str, str], tuple[str, ...]]:
     kernels: dict[tuple[str, str], tuple[str, ...]] = {}
     for op in module.walk():
         if isinstance(op, gq.LaunchOp):
-            names = [op.attributes.get(name) for name in ("layer", "weight")]
-            key = tuple([n.root_reference.data for n in names if isinstance(n, SymbolRefAttr)])
-            if len(key) == 2:
+            names = [symbols(op.attributes.get(name)) for name in ("layer", "weight")]
+            for key in zip(*names, strict=True):
                 every = (*kernels.get(key, ()), *(name for _, name in op.buckets))
                 kernels[key] = tuple(dict.fromkeys(every))
     return kernels
+
+
+def symbols(attribute: Attribute | None) -> list[str]:
+    """The names of a symbol, of several of them, or of none."""
+    several = attribute if isinstance(attribute, ArrayAttr) else [attribute]
+    return [each.root_reference.data for each in several if isinstance(each, SymbolRefAttr)]
 
 
 DONE: dict[type[ChannelOp], str] = {

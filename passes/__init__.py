@@ -26,6 +26,7 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
         "quantize-weights",
         "fold-channels",
         "quantize-activations",
+        "merge-linears",
         "legalize",
         "assign-layouts",
         "split-m-buckets",
@@ -33,6 +34,7 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
         "fuse-producers",
         "lower-quantizers",
         "lower-to-tile",
+        "fuse-epilogues",
         "fold-weights",
     )
 }

@@ -55,7 +55,7 @@ def native_layouts(matmul: gq.MatmulTOp, target: Target) -> tuple[gq.LayoutAttr,
 def through(value: SSAValue, layout: gq.LayoutAttr, packed: Packed) -> SSAValue:
     """A quantized value, packed and unpacked where it was quantized; once for a layout."""
     cast = value.owner
-    assert isinstance(cast, gq.QcastOp | gq.WeightOp | gq.GatherChannelsOp)
+    assert isinstance(cast, gq.QcastOp | gq.WeightOp | gq.GatherChannelsOp | gq.ConcatOp)
     if (value, layout) not in packed:
         pack = gq.PackOp(value, layout)
         unpack = gq.UnpackOp(pack.parts, layout, value.type)

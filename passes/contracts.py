@@ -20,13 +20,14 @@ from gqc.passes.helpers import weight_of
 
 TORCH = (fx.CallOp, gq.WeightOp, gq.TransposeOp)
 CHANNELS = (gq.ScaleChannelsOp, gq.GatherChannelsOp, gq.RotateChannelsOp)
+CONCAT = (gq.ConcatOp,)
 CASTS = (gq.QcastOp, gq.DcastOp, gq.PackOp, gq.UnpackOp)
 FUSED = (gq.FusedOp, gq.YieldOp)
 
 ALLOWED: dict[str, tuple[type[Operation], ...]] = {
     "imported": (*TORCH, gq.MatmulTOp),
-    "grouped": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, gq.QcastOp, *CHANNELS),
-    "legal": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, *CASTS, *FUSED, *CHANNELS),
+    "grouped": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, gq.QcastOp, *CHANNELS, *CONCAT),
+    "legal": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, *CASTS, *FUSED, *CHANNELS, *CONCAT),
     "kernels": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, gq.LaunchOp, gq.RotateChannelsOp),
 }
 """Operations that a function may hold at each stage, besides its own frame."""
@@ -39,7 +40,8 @@ def fail(stage: str, op: Operation, message: str) -> None:
 def check_grouped(op: Operation) -> None:
     if isinstance(op, gq.QcastOp | gq.WeightOp) and gq.block_scaled(op.result) is not None:
         readers = [use.operation for use in op.result.uses]
-        if not all(isinstance(r, gq.MatmulTOp | gq.GatherChannelsOp) for r in readers):
+        weighty = gq.MatmulTOp | gq.GatherChannelsOp | gq.ConcatOp
+        if not all(isinstance(r, weighty) for r in readers):
             fail("grouped", op, "only gq.matmul_t may read a block-scaled value")
     elif isinstance(op, gq.ScaleChannelsOp | gq.GatherChannelsOp) and weight_of(op.source) is None:
         plain = isinstance(op, gq.GatherChannelsOp) or op.offset is None

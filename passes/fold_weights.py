@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp, TensorType
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Block, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
@@ -18,7 +19,13 @@ from gqc.dialects.gq_channels import ChannelOp
 from gqc.dialects.interpret import interpreter
 from gqc.errors import GqcError
 from gqc.formats.layouts import Part
-from gqc.passes.helpers import is_sole_reader, layer_name, weight_of, written_buffers
+from gqc.passes.helpers import (
+    is_sole_reader,
+    layer_name,
+    weight_names,
+    weight_of,
+    written_buffers,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +37,8 @@ Quantized = gq.QcastOp | gq.WeightOp
 """What gives a quantized weight: the cast of a dense one, or the store."""
 Observer = Callable[["torch.Tensor | None", "BlockScaled", Quantized], None]
 """Called with each weight, None if it is stored quantized, its quantized form, and its maker."""
+Change = ChannelOp | gq.ConcatOp
+"""What makes other weights of weights, dense ones among them."""
 Taken = dict[str, tuple[str, ...] | None]
 """What each packed weight was made by, by the name of its first part; None where a name is taken
 by something else."""
@@ -92,10 +101,8 @@ def fold_pack(pack: gq.PackOp, store: Store | None, observe: Observer | None, ta
     """Replace one `gq.pack` by the weights that it computes."""
     weight, type_ = weight_of(pack.weight), gq.block_scaled(pack.weight)
     assert weight is not None and type_ is not None
-    names = part_names(weight.key, pack.layout.row.parts(type_))
-    chain = chain_of(pack)[:-1]
-    others = [weight_of(value) for op in chain for value in op.operands[1:]]
-    form = tuple(map(str, (type_, pack.layout, *chain, *others)))
+    names = part_names(joined(weight_names(pack.weight)), pack.layout.row.parts(type_))
+    form = form_of(pack)
     # Layers may share a weight but not its scheme, and a model may use such a name itself.
     while any(taken.get(name, form) != form for name in names):
         names = [f"{name}_" for name in names]
@@ -113,77 +120,97 @@ def fold_pack(pack: gq.PackOp, store: Store | None, observe: Observer | None, ta
     erase_chain(pack)
 
 
-def chain_of(pack: gq.PackOp) -> list[Operation]:
-    """The operations from the weight to its packed form, in order, without the weight."""
-    chain: list[Operation] = [pack]
-    while not isinstance(op := chain[0].operands[0].owner, gq.WeightOp):
-        assert isinstance(op, Operation)
-        chain.insert(0, op)
-    return chain
+def joined(names: Sequence[str]) -> str:
+    """Name of weights together: `attn.q_proj_k_proj.weight` of `attn.q_proj.weight` and another."""
+    paths = [name.split(".") for name in names]
+    head = common(paths)
+    tail = common([path[head:][::-1] for path in paths])
+    middle = ["_".join(path[head : len(path) - tail]) for path in paths]
+    first = paths[0]
+    parts = (*first[:head], "_".join(filter(None, middle)), *first[len(first) - tail :])
+    return ".".join(filter(None, parts))
+
+
+def common(paths: Sequence[Sequence[str]]) -> int:
+    """How many parts of paths, from their start on, are the same in all."""
+    return len(list(takewhile(lambda parts: len({*parts}) == 1, zip(*paths, strict=False))))
+
+
+def form_of(op: Operation | Block) -> tuple[str, ...]:
+    """All that the value of an operation depends on."""
+    if isinstance(op, gq.WeightOp):
+        return (op.key,)
+    return str(op), *(each for value in op.operands for each in form_of(value.owner))  # pyright: ignore
 
 
 def compute(pack: gq.PackOp, store: Store, observe: Observer | None) -> tuple[torch.Tensor, ...]:
-    """Run the chain in the interpreter."""
-    chain = chain_of(pack)
-    source = chain[0].operands[0]
-    values = (evaluate(source, store),)
-    if isinstance(source.owner, gq.WeightOp) and gq.block_scaled(source) and observe is not None:
-        observe(None, values[0], source.owner)
-    for op in chain:
-        source = values[0]
-        values = run(op, source, store)
+    """What a pack gives, with all that it depends on run in the interpreter."""
+
+    def seen(source: torch.Tensor | None, quantized: BlockScaled, op: Quantized) -> None:
         if isinstance(op, gq.QcastOp):
-            check_range(source, values[0], op, pack)
-            if observe is not None:
-                observe(source, values[0], op)
-    return values
+            assert source is not None
+            check_range(source, quantized, op, pack)
+        if observe is not None:
+            observe(source, quantized, op)
+
+    return run(pack, [evaluate(pack.weight, store, seen)])
 
 
-def run(op: Operation, source: Any, store: Store) -> tuple[Any, ...]:
-    """The results of an operation on a form of a weight; other operands are evaluated."""
+def run(op: Operation, operands: Sequence[Any]) -> tuple[Any, ...]:
+    """The results of an operation."""
     import torch
 
-    others = (evaluate(value, store) for value in op.operands[1:])
     try:
         with torch.no_grad():
-            return interpreter(ModuleOp([]), store).run_op(op, (source, *others))
+            return interpreter(ModuleOp([]), {}).run_op(op, tuple(operands))
     except ValueError as error:
         shape = list(gq.tensor_shape(op.operands[0]))
         raise GqcError(f"{layer_name(op)}: weight {shape}: {error}") from error
 
 
-def evaluate(value: SSAValue, store: Store) -> Any:
-    """A value that depends on the side store alone."""
+def evaluate(value: SSAValue, store: Store, seen: Observer | None = None) -> Any:
+    """A value that depends on the side store alone; `seen` is told of quantized weights."""
     op = value.owner
     assert isinstance(op, Operation)
     if isinstance(op, gq.WeightOp):
-        return store[op.key]
-    return run(op, evaluate(op.operands[0], store), store)[0]
+        stored = store[op.key]
+        if gq.block_scaled(value) is not None and seen is not None:
+            seen(None, stored, op)  # pyright: ignore[reportArgumentType]
+        return stored
+    operands = [evaluate(operand, store, seen) for operand in op.operands]
+    (result,) = run(op, operands)
+    if isinstance(op, gq.QcastOp) and seen is not None:
+        seen(operands[0], result, op)
+    return result
 
 
 def fold_channels(module: ModuleOp, store: Store | None) -> None:
-    """Replace weights whose channels were scaled or permuted by what they become."""
+    """Replace weights whose channels were scaled or permuted, and biases that were put together, by
+    what they become."""
     names = Counter(op.key for op in module.walk() if isinstance(op, gq.WeightOp))
     names.update(name for name in store or () if name not in names)
-    for op in [op for op in module.walk() if isinstance(op, ChannelOp)]:
-        weight, readers = weight_of(op.source), [use.operation for use in op.result.uses]
-        if weight is None or all(isinstance(reader, ChannelOp) for reader in readers):
+    for op in [op for op in module.walk() if isinstance(op, Change)]:
+        value = op.results[0]
+        weight, readers = weight_of(value), [use.operation for use in value.uses]
+        if weight is None or all(isinstance(reader, Change) for reader in readers):
             continue  # an activation, or not the last of its operations
-        new = gq.WeightOp(changed_name(weight, op, names), op.result.type)
+        new = gq.WeightOp(changed_name(weight, op, names), value.type)  # pyright: ignore
         names[new.key] += 1
         if store is not None:
-            store[new.key] = like(store[weight.key], evaluate(op.result, store))
+            store[new.key] = like(store[weight.key], evaluate(value, store))
         new.attributes.update(weight.attributes)
         new.location, new.result.name_hint = weight.location, weight.result.name_hint
         Rewriter.insert_op(new, InsertPoint.before(op))
-        op.result.replace_all_uses_with(new.result)
+        value.replace_all_uses_with(new.result)
         erase_chain(op)
 
 
-def changed_name(weight: gq.WeightOp, op: ChannelOp, names: Mapping[str, int]) -> str:
-    """Name of a changed weight: its own, unless something reads the weight as it was."""
-    name = weight.key
-    if names[name] == 1 and is_sole_reader(op.source):
+def changed_name(weight: gq.WeightOp, op: Change, names: Mapping[str, int]) -> str:
+    """Name of a changed weight: its own, unless something reads the weight as it was; of several,
+    theirs together."""
+    if isinstance(op, gq.ConcatOp):
+        name = joined([w.key for source in op.sources if (w := weight_of(source)) is not None])
+    elif names[name := weight.key] == 1 and is_sole_reader(op.source):
         return name
     while name in names:
         name = f"{name}_"
@@ -220,14 +247,15 @@ def check_range(
 
 
 def erase_chain(op: Operation) -> None:
-    """Erase an operation, and then whatever only it read, up to the weight."""
-    source = op.operands[0].owner
+    """Erase an operation, and then whatever only it read, up to the weights."""
+    sources = dict.fromkeys(operand.owner for operand in op.operands)
     op.detach()
     op.erase()
-    if not isinstance(source, Operation) or isinstance(source, gq.WeightOp):
-        return
-    if not any(result.uses for result in source.results):
-        erase_chain(source)
+    for source in sources:
+        if not isinstance(source, Operation) or isinstance(source, gq.WeightOp):
+            continue
+        if not any(result.uses for result in source.results):
+            erase_chain(source)
 
 
 def erase_unused_weights(module: ModuleOp, store: Store | None) -> None:

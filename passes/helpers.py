@@ -32,11 +32,19 @@ OnOneTensor = gq.TransposeOp | gq.QcastOp | gq.DcastOp | gq.PackOp | gq.UnpackOp
 
 def weight_of(value: SSAValue) -> gq.WeightOp | None:
     """The `gq.weight` that a value is computed from through casts, packing, transposes, and
-    operations on channels."""
+    operations on channels; the first where several are put together."""
     op = value.owner
-    while isinstance(op, OnOneTensor):
+    while isinstance(op, OnOneTensor | gq.ConcatOp):
         op = op.operands[0].owner
     return op if isinstance(op, gq.WeightOp) else None
+
+
+def merged(value: SSAValue) -> list[SSAValue]:
+    """The weights that a form of a weight was merged of by `gq.concat`; else the value alone."""
+    found = value
+    while isinstance(op := found.owner, gq.DcastOp | gq.UnpackOp | gq.PackOp):
+        found = op.operands[0]
+    return [*op.sources] if isinstance(op, gq.ConcatOp) else [value]
 
 
 def is_sole_reader(value: SSAValue) -> bool:
@@ -61,8 +69,22 @@ def layer_name(op: Operation) -> str:
     """Name of the module that an operation came from; without a location, its weight's."""
     if path := module_path(op):
         return path
-    names = [w.key.removesuffix(".weight") for v in op.operands if (w := weight_of(v))]
+    values = op.results if isinstance(op, gq.WeightOp) else op.operands
+    names = [w.key.removesuffix(".weight") for v in values if (w := weight_of(v))]
     return names[0] if names else op.name
+
+
+def layer_names(matmul: gq.MatmulTOp, weight: SSAValue) -> list[str]:
+    """Names of the layers of a matmul, of which a weight is given; several if they are merged."""
+    parts = merged(weight)
+    if len(parts) == 1:
+        return [layer_name(matmul)]
+    return [layer_name(part.owner) for part in parts if isinstance(part.owner, Operation)]
+
+
+def weight_names(weight: SSAValue) -> list[str]:
+    """Names in the side store of the weights that a form of a weight was made of."""
+    return [found.key for part in merged(weight) if (found := weight_of(part)) is not None]
 
 
 def matmuls(module: Operation) -> Iterator[gq.MatmulTOp]:

@@ -86,6 +86,7 @@ def dequantize(
     values, scales = results(cast)
     types = (matmul.bias, matmul.result.type, decision)
     new = gq.MatmulTOp(inputs, values, *types, alphas=[*alphas, *scales])
+    new.attributes.update(matmul.attributes)
     new.location = matmul.location
     new.result.name_hint = matmul.result.name_hint
     Rewriter.replace_op(matmul, new)

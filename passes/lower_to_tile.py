@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from xdsl.context import Context
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
+    ArrayAttr,
     ModuleOp,
     SymbolRefAttr,
 )
+from xdsl.ir import Attribute
 from xdsl.passes import ModulePass
 from xdsl.pattern_rewriter import (
     PatternRewriter,
@@ -21,7 +23,14 @@ from xdsl.pattern_rewriter import (
 from gqc.dialects import gq, tile
 from gqc.errors import GqcError
 from gqc.integer_dots import INTEGER_DOTS
-from gqc.passes.helpers import count, layer_name, replace, weight_of
+from gqc.passes.helpers import (
+    count,
+    layer_name,
+    layer_names,
+    replace,
+    weight_names,
+    weight_of,
+)
 from gqc.passes.int8_matmul_kernel import Int8MatmulKernel
 from gqc.passes.matmul_kernel import MatmulKernel, x_scales
 from gqc.passes.panel_matmul_kernel import PanelMatmulKernel
@@ -106,11 +115,17 @@ def describe(launch: gq.LaunchOp, matmul: gq.MatmulTOp, unpack: gq.UnpackOp) -> 
     """Say in a launch what it was made of; by these a report finds it."""
     assert matmul.decision is not None
     launch.attributes["decision"] = matmul.decision
-    if (weight := weight_of(unpack.weight)) is not None:
-        launch.attributes["layer"] = SymbolRefAttr(layer_name(matmul))
-        launch.attributes["weight"] = weight.fqn
+    if weight_of(unpack.weight) is not None:
+        launch.attributes["layer"] = symbols(layer_names(matmul, unpack.weight))
+        launch.attributes["weight"] = symbols(weight_names(unpack.weight))
         launch.attributes["packed"] = unpack.weight.type
         launch.attributes["layout"] = unpack.layout
+
+
+def symbols(names: list[str]) -> Attribute:
+    """A symbol, or several of them."""
+    several = [SymbolRefAttr(name) for name in names]
+    return ArrayAttr(several) if len(several) > 1 else several[0]
 
 
 def refuse_other_layouts(module: ModuleOp, target: Target) -> None:

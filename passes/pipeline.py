@@ -15,11 +15,13 @@ from gqc.passes.assign_layouts import AssignLayouts
 from gqc.passes.contracts import verify_stage
 from gqc.passes.fold_channels import FoldChannels
 from gqc.passes.fold_weights import FoldWeights
+from gqc.passes.fuse_epilogues import FuseEpilogues
 from gqc.passes.fuse_producers import FuseProducers
 from gqc.passes.legalize import Legalize
 from gqc.passes.lower_channels import LowerChannels
 from gqc.passes.lower_quantizers import LowerQuantizers
 from gqc.passes.lower_to_tile import LowerToTile
+from gqc.passes.merge_linears import MergeLinears
 from gqc.passes.quantize_activations import QuantizeActivations
 from gqc.passes.quantize_weights import QuantizeWeights
 from gqc.passes.recognize_linears import RecognizeLinears
@@ -56,6 +58,7 @@ def pipeline(
                 QuantizeWeights(schemes, lm_head),  # gq.qcast of each weight, by scheme
                 FoldChannels(),  # gq.scale_channels, gq.gather_channels into the weights before
                 QuantizeActivations(schemes),  # gq.qcast of inputs, where the scheme says so
+                MergeLinears(),  # q, k, v and gate, up: one gq.matmul_t of a gq.concat
             ),
         ),
         Stage(
@@ -73,6 +76,7 @@ def pipeline(
             (
                 LowerQuantizers(target),  # gq.launch of tile kernels that quantize activations
                 LowerToTile(target),  # gq.launch of tile kernels, bias in the epilogue
+                FuseEpilogues(),  # activations, residuals, SiLU·mul into the matmul before
                 FoldWeights(),  # quantize and pack, once, now
             ),
         ),

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from xdsl.builder import ImplicitBuilder
 from xdsl.dialects import arith, scf
-from xdsl.dialects.builtin import FloatAttr, IndexType, IntegerAttr, VectorType, f32
+from xdsl.dialects.builtin import IndexType, VectorType, f32
 from xdsl.ir import Attribute, Block, SSAValue
 
 from gqc.dialects import gq, tile
-from gqc.dialects.fx import CallOp, OperandAttr
+from gqc.dialects.fx import CallOp
 from gqc.passes.kernel_builder import KernelBuilder, cast, named
-from gqc.passes.producers import ELEMENTWISE, MEAN
+from gqc.passes.producers import MEAN, tile_of
 
 
 @dataclass
@@ -94,28 +94,13 @@ class Columns:
         op = value.owner
         assert isinstance(op, CallOp)
         tiles = [self.tile(operand) for operand in op.operands]
-        shape = self.common_shape(tiles)
-        arguments = [self.argument(attr, tiles, shape) for attr in op.args.data]
-        result = ELEMENTWISE[op.callee.data](*arguments)
-        if result not in tiles:
-            result.name_hint = op.callee.data.split(".")[1]
+        result = tile_of(op, tiles, self.common_shape(tiles))
         return rounded(result, gq.element_type(value))
 
     def common_shape(self, tiles: Sequence[SSAValue]) -> tuple[int, ...]:
         """The shape that tiles broadcast to: [R, C] unless all are of one smaller shape."""
         shapes = {tile.shape_of(each) for each in tiles}
         return shapes.pop() if len(shapes) == 1 else (self.producer.rows, self.columns)
-
-    def argument(
-        self, attr: Attribute, tiles: Sequence[SSAValue], shape: tuple[int, ...]
-    ) -> SSAValue | float:
-        """One argument of a function: a tile of the shape, or a number."""
-        if isinstance(attr, OperandAttr):
-            value = tiles[attr.index.data]
-            same = tile.shape_of(value) == shape
-            return value if same else tile.BroadcastOp(value, shape).result
-        assert isinstance(attr, IntegerAttr | FloatAttr)
-        return float(attr.value.data)
 
 
 def rounded(value: SSAValue, element: Attribute) -> SSAValue:

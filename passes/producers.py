@@ -1,16 +1,26 @@
 """Torch's functions that a kernel computes itself, on tiles, where it reads what they make.
 
-A function is elementwise, or a mean along the rows. Each is done in float32 and rounded to the
-element type of its result, as torch does, so fusing it moves no rounding.
+A function is elementwise, or a mean along the rows, and done in float32. Before a quantizer each is
+rounded to the element type of its result, as torch does, so fusing it moves no rounding; after a
+matmul only the last one is (`epilogue_tiles`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from math import pi
 from typing import Any
 
 from xdsl.dialects import arith, math
-from xdsl.dialects.builtin import AnyFloat, FloatAttr, IntegerAttr, TensorType, VectorType, f32
+from xdsl.dialects.builtin import (
+    AnyFloat,
+    FloatAttr,
+    IntegerAttr,
+    StringAttr,
+    TensorType,
+    VectorType,
+    f32,
+)
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 
 from gqc.dialects import gq, tile
@@ -42,23 +52,58 @@ def over_one_plus_exp(a: SSAValue, x: SSAValue) -> SSAValue:
     return arith.DivfOp(a, arith.AddfOp(full_like(x, 1.0), power).result).result
 
 
+def power(x: SSAValue, exponent: SSAValue | float) -> SSAValue:
+    """x² or x³."""
+    square = arith.MulfOp(x, x).result
+    return square if exponent == 2 else arith.MulfOp(square, x).result
+
+
+def scaled(x: SSAValue, factor: float) -> SSAValue:
+    return arith.MulfOp(x, full_like(x, factor)).result
+
+
+def gelu(x: SSAValue) -> SSAValue:
+    """x/2 · (1 + erf(x / √2))."""
+    wide = arith.AddfOp(full_like(x, 1.0), math.ErfOp(scaled(x, 2**-0.5)).result).result
+    return arith.MulfOp(scaled(x, 0.5), wide).result
+
+
+def gelu_tanh(x: SSAValue) -> SSAValue:
+    """x/2 · (1 + tanh(√(2/π)(x + 0.044715 x³))), for which (1 + tanh u)/2 is 1 / (1 + exp(−2u))."""
+    inner = arith.AddfOp(x, scaled(power(x, 3), 0.044715)).result
+    return over_one_plus_exp(x, scaled(inner, (8 / pi) ** 0.5))
+
+
+COPIES = ("aten._to_copy.default", "aten.clone.default")
+"""Functions that change no more than the element type. (Without training, dropout is a clone.)"""
+
 ELEMENTWISE: dict[str, Function] = {
-    "aten._to_copy.default": lambda x: x,
+    **dict.fromkeys(COPIES, lambda x: x),
     "aten.type_as.default": lambda x, other: x,
     "aten.add.Tensor": binary(arith.AddfOp),
     "aten.sub.Tensor": binary(arith.SubfOp),
     "aten.mul.Tensor": binary(arith.MulfOp),
     "aten.div.Tensor": binary(arith.DivfOp),
-    "aten.pow.Tensor_Scalar": lambda x, two: arith.MulfOp(x, x).result,
+    "aten.pow.Tensor_Scalar": power,
     "aten.rsqrt.default": lambda x: math.RsqrtOp(x).result,
     "aten.sigmoid.default": lambda x: over_one_plus_exp(full_like(x, 1.0), x),
     "aten.silu.default": lambda x: over_one_plus_exp(x, x),
+    "aten.relu.default": lambda x: arith.MaximumfOp(x, full_like(x, 0.0)).result,
+    "aten.tanh.default": lambda x: math.TanhOp(x).result,
+    "aten.gelu.default": gelu,
+    "aten.gelu.default tanh": gelu_tanh,
 }
-"""Functions of tiles, by callee."""
+"""Functions of tiles, by callee, and by the approximation that it is told."""
+
+OPTIONS = {"aten._to_copy.default": "dtype", "aten.gelu.default": "approximate"}
+"""Options that callees may have."""
 
 MEAN = "aten.mean.dim"
 
-ZERO_AT_ZERO = ("aten._to_copy.default", "aten.pow.Tensor_Scalar", "aten.silu.default")
+ZERO_AT_ZERO = (
+    *(*COPIES, "aten.pow.Tensor_Scalar", "aten.silu.default", "aten.relu.default"),
+    *("aten.tanh.default", "aten.gelu.default"),
+)
 """Functions of one tensor that are 0 where it is."""
 
 SUMS = ("aten.add.Tensor", "aten.sub.Tensor")
@@ -74,7 +119,7 @@ def numbers(attr: Attribute) -> list[float]:
 def can_produce(op: CallOp) -> bool:
     """Whether a call is of a function of the table, on floats, in a form that it stands for."""
     callee = op.callee.data
-    options = set(op.kwargs.data) - ({"dtype"} if callee == "aten._to_copy.default" else set())
+    options = set(op.kwargs.data) - {OPTIONS.get(callee)}
     if options or len(op.results) != 1 or not all(map(holds_floats, (*op.operands, *op.results))):
         return False
     if callee == MEAN:
@@ -82,9 +127,37 @@ def can_produce(op: CallOp) -> bool:
         axis, keep = numbers(op.args) if len(op.args.data) == 3 else (None, 0)
         return axis in (-1, rank - 1) and bool(keep)
     if callee == "aten.pow.Tensor_Scalar":
-        return numbers(op.args) == [2]
+        return numbers(op.args) in ([2], [3])
     flat = all(isinstance(a, OperandAttr | IntegerAttr | FloatAttr) for a in op.args.data)
-    return callee in ELEMENTWISE and flat
+    return function_name(op) in ELEMENTWISE and flat
+
+
+def function_name(op: CallOp) -> str:
+    """Name of a call's function in the table."""
+    told = op.kwargs.data.get("approximate")
+    exact = told is None or told == StringAttr("none")
+    return op.callee.data if exact else f"{op.callee.data} {told.data}"  # pyright: ignore
+
+
+def tile_of(op: CallOp, tiles: Sequence[SSAValue], shape: tuple[int, ...]) -> SSAValue:
+    """The tile of a call, float32, from those of its operands, broadcast to a shape."""
+    arguments = [argument(attr, tiles, shape) for attr in op.args.data]
+    result = ELEMENTWISE[function_name(op)](*arguments)
+    if result not in tiles:
+        result.name_hint = op.callee.data.split(".")[1]
+    return result
+
+
+def argument(
+    attr: Attribute, tiles: Sequence[SSAValue], shape: tuple[int, ...]
+) -> SSAValue | float:
+    """One argument of a function: a tile of the shape, or a number."""
+    if isinstance(attr, OperandAttr):
+        value = tiles[attr.index.data]
+        same = tile.shape_of(value) == shape
+        return value if same else tile.BroadcastOp(value, shape).result
+    assert isinstance(attr, IntegerAttr | FloatAttr)
+    return float(attr.value.data)
 
 
 def holds_floats(value: SSAValue) -> bool:

@@ -32,6 +32,7 @@ from gqc.formats.byte_layouts import SCALE_PLACES, ScalePlace, stored_element
 from gqc.formats.elements import ELEMENTS
 from gqc.passes.kernel_builder import KernelBuilder, cast, element_named, named
 from gqc.passes.producer_tiles import ProducerTiles
+from gqc.passes.producers import COPIES
 from gqc.targets import resolve
 
 
@@ -313,4 +314,4 @@ def power_of_two(extent: int) -> int:
 def spelled(fused: gq.FusedOp) -> str:
     """The functions that a body calls, in order: `silu, mul`."""
     calls = [op.callee.data for op in fused.body.block.ops if isinstance(op, CallOp)]
-    return ", ".join(c.split(".")[1] for c in calls if c != "aten._to_copy.default")
+    return ", ".join(c.split(".")[1] for c in calls if c not in COPIES)

@@ -24,7 +24,7 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import Block, Operation, SSAValue
 
-from gqc.codegen.cpu import codes, functions, int8, quantize, stores, tiles
+from gqc.codegen.cpu import codes, functions, int8, panels, quantize, stores, tiles
 from gqc.codegen.cpu.dot import dot
 from gqc.codegen.cpu.emitter import PTR, Emitter, Index
 from gqc.codegen.cpu.isa import Isa
@@ -287,6 +287,12 @@ def lower_bitcast(lowering: Lowering, op: tile.BitcastOp) -> None:
     lowering.tiles[op.result] = lowering.tiles[op.source]
 
 
+def lower_take_panels(lowering: Lowering, op: tile.TakePanelsOp) -> None:
+    source, panel, part = lowering.tiles[op.source], op.panel.value.data, op.part.value.data
+    shape = shape_of(op.result)
+    lowering.tiles[op.result] = panels.Panels(shape, source.element, source, panel, part)
+
+
 def lower_dot(lowering: Lowering, op: tile.DotOp) -> None:
     acc, lhs, rhs = (lowering.tiles[v] for v in op.operands)
     if isinstance(rhs, int8.Quads):
@@ -357,7 +363,10 @@ RULES: dict[type[Operation], Rule] = cast(
         arith.SubfOp: elementwise(Emitter.fsub),
         arith.MulfOp: elementwise(Emitter.fmul),
         arith.DivfOp: elementwise(functions.divide),
+        arith.MaximumfOp: elementwise(functions.maximum),
         math_dialect.ExpOp: mapped(functions.exp),
+        math_dialect.ErfOp: mapped(functions.erf),
+        math_dialect.TanhOp: mapped(functions.tanh),
         math_dialect.RsqrtOp: mapped(functions.rsqrt),
         scf.ForOp: lower_for,
         tile.ProgramIdOp: lower_program_id,
@@ -371,6 +380,7 @@ RULES: dict[type[Operation], Rule] = cast(
         tile.BroadcastOp: lower_broadcast,
         tile.TransposeOp: lower_transpose,
         tile.SumOp: lower_sum,
+        tile.TakePanelsOp: lower_take_panels,
         tile.DotOp: lower_dot,
         tile.StoreOp: lower_store,
     },

@@ -269,6 +269,25 @@ def function(name: str) -> Callable[[Emitter, Operation], str]:
     return expression
 
 
+def helped(name: str) -> Callable[[Emitter, Operation], str]:
+    """A function that the file defines."""
+
+    def expression(printer: Emitter, op: Operation) -> str:
+        return f"{printer.helper(name)}({printer.texts[op.operands[0]]})"
+
+    return expression
+
+
+def maximum(printer: Emitter, op: arith.MaximumfOp) -> str:
+    a, b = (printer.texts[operand] for operand in op.operands)
+    return f"tl.maximum({a}, {b}, propagate_nan=tl.PropagateNan.ALL)"
+
+
+def take_panels(printer: Emitter, op: tile.TakePanelsOp) -> str:
+    places = f"{op.panel.value.data}, {op.part.value.data}"
+    return f"{printer.helper('take_panels')}({printer.texts[op.source]}, {places})"
+
+
 EXPRESSIONS: dict[type[Operation], Callable[[Emitter, Any], str]] = {
     arith.ConstantOp: constant,
     arith.AddiOp: binary("+"),
@@ -280,7 +299,10 @@ EXPRESSIONS: dict[type[Operation], Callable[[Emitter, Any], str]] = {
     arith.SubfOp: binary("-"),
     arith.MulfOp: binary("*"),
     arith.DivfOp: binary("/"),
+    arith.MaximumfOp: maximum,
     math.ExpOp: function("tl.exp"),
+    math.ErfOp: function("tl.erf"),
+    math.TanhOp: helped("tanh"),
     math.RsqrtOp: function("tl.rsqrt"),
     tile.ProgramIdOp: program_id,
     tile.FullOp: full,
@@ -291,6 +313,7 @@ EXPRESSIONS: dict[type[Operation], Callable[[Emitter, Any], str]] = {
     tile.BroadcastOp: broadcast,
     tile.TransposeOp: transpose,
     tile.SumOp: reduce_sum,
+    tile.TakePanelsOp: take_panels,
     tile.DotOp: dot,
     tile.BitcastOp: bitcast,
     tile.WidenOp: widen,

@@ -73,6 +73,28 @@ def widen_e2m1(bytes):
     return tl.reshape(tl.join(even, odd), (bytes.shape[0], bytes.shape[1] * 2))
 '''
 
+TAKE_PANELS = '''
+@triton.jit
+def take_panels(tile, PANEL: tl.constexpr, PART: tl.constexpr):
+    """Every other PANEL columns of a tile [R, C], from the first (PART 0) or second (1) on."""
+    PAIRS: tl.constexpr = tile.shape[1] // (2 * PANEL)
+    panels = tl.reshape(tile, (tile.shape[0], PAIRS, 2, PANEL))
+    first, second = tl.split(tl.permute(panels, (0, 1, 3, 2)))
+    return tl.reshape(second if PART else first, (tile.shape[0], PAIRS * PANEL))
+'''
+
+TANH = '''
+@triton.jit
+def tanh(x):
+    """tanh x: a polynomial up to 5/8 (to 2 ** -27 of it), beyond that 1 - 2 / (exp(2 |x|) + 1)."""
+    s = x * x
+    near = 0.020595679957828763 - 0.0056647753538939145 * s
+    near = 0.1333115016140752 + (near * s - 0.05372267934294277) * s
+    near = (0.9999999961636121 + (near * s - 0.333332616418069) * s) * x
+    far = 1.0 - 2.0 / (tl.exp(2.0 * tl.abs(x)) + 1.0)
+    return tl.where(tl.abs(x) <= 0.625, near, tl.where(x < 0.0, -far, far))
+'''
+
 HELPERS = {
     "unpack_pairs": UNPACK_PAIRS,
     "split_pairs": SPLIT_PAIRS,
@@ -81,5 +103,7 @@ HELPERS = {
     "keep_nan": KEEP_NAN,
     "decode_e8m0": DECODE_E8M0,
     **quantize.HELPERS,
+    "take_panels": TAKE_PANELS,
+    "tanh": TANH,
     "widen_e2m1": WIDEN_E2M1,
 }

@@ -347,10 +347,10 @@ class Exporter:
         if not op.parts:
             self.unpack_results(op, self.call(op, torch.ops.gqc.quantize.default, inputs, key))
             return
-        x, *scales = inputs
+        x, *others = inputs
         parts = [self.nodes[part] for part in op.parts]
         bias = self.nodes[op.bias] if op.bias is not None else None
-        self.call(op, torch.ops.gqc.matmul.default, x, scales, parts, bias, key)
+        self.call(op, torch.ops.gqc.matmul.default, x, others, parts, bias, key)
 
     def export_tensor_scale(self, op: TensorScaleOp) -> None:
         element = str(op.format.element)

@@ -189,7 +189,7 @@ def launch_of(op: gq.LaunchOp, kernels: Mapping[str, tile.KernelOp]) -> Launch:
 
 
 LIBRARY = {
-    "matmul": "(Tensor x, Tensor[] scales, Tensor[] weights, Tensor? bias, str kernel) -> Tensor",
+    "matmul": "(Tensor x, Tensor[] others, Tensor[] weights, Tensor? bias, str kernel) -> Tensor",
     "quantize": "(Tensor[] inputs, str kernel) -> Tensor[]",
     "tensor_scale": "(Tensor x, str element) -> Tensor",
     "rotate": "(Tensor x, int block) -> Tensor",
@@ -204,18 +204,19 @@ for name, schema in LIBRARY.items():
 
 @torch.library.impl("gqc::matmul", "default")
 def matmul(
-    x: Tensor, scales: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None, kernel: str
+    x: Tensor, others: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None, kernel: str
 ) -> Tensor:
-    """x[…, K] by the packed weight [N, K], + bias [N]: [..., N] in the dtype compiled for.
+    """x[…, K] by the packed weight [N, K], + bias [N], and the kernel's epilogue on that, if any.
 
-    `scales` are those of x where x is codes (its block scales) or was divided by a scale of the
-    whole tensor, which is the last. `weights` are the parts of the kernel's layout, in its order.
-    Raises RuntimeError on a kernel this process does not know, TypeError on tensors of another
-    dtype than compiled for, ValueError on other shapes, or on tensors on several devices or not on
-    the CPU if it is a CPU's kernel.
+    The result is [..., N], or [..., N/2] of what is made of two halves, in the dtype compiled for.
+    `others` are first scales of x, where x is codes (its block scales) or was divided by a scale of
+    the whole tensor, then what the epilogue reads, [..., N] or [N]. `weights` are the parts of the
+    kernel's layout, in its order. Raises RuntimeError on a kernel this process does not know,
+    TypeError on tensors of another dtype than compiled for, ValueError on other shapes, or on
+    tensors on several devices or not on the CPU if it is a CPU's kernel.
     """
     rest = weights if bias is None else (*weights, bias)
-    return registered(kernel).run((x, *scales), rest)[0]
+    return registered(kernel).run((x, *others), rest)[0]
 
 
 @torch.library.impl("gqc::quantize", "default")
@@ -242,7 +243,7 @@ def rotate(x: Tensor, block: int) -> Tensor:
 
 @torch.library.register_fake("gqc::matmul")
 def matmul_fake(
-    x: Tensor, scales: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None, kernel: str
+    x: Tensor, others: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None, kernel: str
 ) -> Tensor:
     return registered(kernel).results(x)[0]
 

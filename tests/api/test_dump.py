@@ -22,6 +22,7 @@ PASSES = (
     "quantize-weights",
     "fold-channels",
     "quantize-activations",
+    "merge-linears",
     "legalize",
     "assign-layouts",
     "split-m-buckets",
@@ -29,17 +30,18 @@ PASSES = (
     "fuse-producers",
     "lower-quantizers",
     "lower-to-tile",
+    "fuse-epilogues",
     "fold-weights",
 )
 STAGES = {
     "imported": None,
-    "grouped": "quantize-activations",
+    "grouped": "merge-linears",
     "legal": "fuse-producers",
     "kernels": "fold-weights",
 }
 """The pass that ends each stage."""
 
-UNTARGETED = ("lower-channels", "fuse-producers", "fold-weights")
+UNTARGETED = ("lower-channels", "fuse-producers", "fuse-epilogues", "fold-weights")
 
 
 class Dumped:

@@ -27,7 +27,7 @@ def arguments(dtype: torch.dtype = torch.float32, bias: bool = True, target: str
     state = compiled.state_dict()
     return {
         "x": torch.randn(5, 64).to(dtype),
-        "scales": [],
+        "others": [],
         "weights": [state[f"0.weight_{part}"] for part in ("packed", "scale", "zero")],
         "bias": state.get("0.bias"),
         "kernel": node.args[4],
@@ -120,7 +120,7 @@ def test_another_input_size(shape):
 def test_scales_that_no_kernel_reads():
     given = arguments()
     with pytest.raises(ValueError, match="takes 1 inputs, not 2"):
-        matmul(**{**given, "scales": [torch.ones(1)]})
+        matmul(**{**given, "others": [torch.ones(1)]})
 
 
 @pytest.mark.parametrize("part", range(4))

@@ -58,3 +58,15 @@ def test_rsqrt(isa):
     x = torch.rand(1 << 16).double().mul(80).sub(40).exp2().float()
     found = apply("math.rsqrt", isa, x).view(-1).double()
     assert ((found - x.double().rsqrt()) * x.double().sqrt()).abs().max() <= 2.0**-23
+
+
+@pytest.mark.parametrize("name", ["erf", "tanh"])
+def test_odd_functions(isa, name):
+    """Within two ulps everywhere, across the joint of two series; and at the ends."""
+    x = torch.cat([torch.linspace(-12, 12, 1 << 19), torch.randn(1 << 16) * 2.0**-20])
+    exact, found = getattr(x.double(), name)(), apply(f"math.{name}", isa, x).view(-1).double()
+    assert ((found - exact).abs() <= 2 * 2.0**-23 * exact.abs()).all()
+    ends = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 1e30, -1e30]).repeat(64)
+    found = apply(f"math.{name}", isa, ends).view(-1)
+    torch.testing.assert_close(found, getattr(ends, name)(), rtol=0, atol=0, equal_nan=True)
+    assert found[1].signbit()
