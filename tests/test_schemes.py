@@ -110,7 +110,7 @@ def test_every_width_and_group_is_a_preset() -> None:
     "name",
     [
         *(
-            "int5_g32",
+            "int9_g32",
             "int4_g48",
             "int4",
             "int4_g",
@@ -120,7 +120,7 @@ def test_every_width_and_group_is_a_preset() -> None:
             "nf4",
             "mxfp5",
         ),
-        *("w5a8_g32", "w4a8_g48", "w4a8", "w4a8_row", "w4a8_g32_sym", "w4a4_g32"),
+        *("w9a8_g32", "w4a8_g48", "w4a8", "w4a8_row", "w4a8_g32_sym", "w4a4_g32"),
     ],
 )
 def test_an_unknown_name_is_told_what_names_there_are(name: str) -> None:
@@ -219,7 +219,7 @@ def test_what_is_no_scheme_is_told_why(text: str, words: str) -> None:
 @pytest.mark.parametrize(
     "scheme, words",
     [
-        (Scheme("si5", 32), "C2: si5 is not an element format"),
+        (Scheme("si9", 32), "C2: si9 is not an element format"),
         (Scheme("xyz", 32), "is no format"),
         (Scheme("si4", 32, "f8E5M2"), "C3: f8E5M2 is not a scale format"),
         (

@@ -56,8 +56,10 @@ class Isa:
         return self.lanes.bit_length() + bool(self.permute2_i16) if self.permute_i16 else 0
 
     def decodes_pairs(self, bits: int) -> bool:
-        """Whether look-ups decode codes of a width to pairs of bf16."""
-        return bits <= self.pair_table_bits or (bits == 8 and self.permute2_i8 is not None)
+        """Whether look-ups decode codes of a width to pairs of bf16: two of them, at most."""
+        if bits == 8:
+            return self.permute2_i8 is not None
+        return bits <= self.pair_table_bits + bool(self.permute2_i16)
 
 
 _AVX2 = ("avx2", "fma", "f16c")

@@ -6,6 +6,7 @@ import math
 import struct
 from collections.abc import Sequence
 
+from xdsl.dialects import llvm
 from xdsl.dialects.builtin import i8, i16, i32
 from xdsl.ir import SSAValue
 
@@ -26,7 +27,7 @@ def bf16_bits(value: float) -> int:
 
 
 def pairs(e: Emitter, codes: SSAValue, format: Element) -> SSAValue:
-    """bf16 pairs of pairs of 16-bit codes, from a table in one register, or in two."""
+    """bf16 pairs of pairs of 16-bit codes, from a table in one register, in two, or in four."""
     lanes = 2 * e.isa.lanes
     type_ = e.vector(i16, lanes)
     table, indices = [bf16_bits(v) for v in format.values], e.bitcast(codes, type_)
@@ -35,10 +36,20 @@ def pairs(e: Emitter, codes: SSAValue, format: Element) -> SSAValue:
         whole = e.dense(i16, repeated(table, lanes))
         found = e.intrinsic(e.isa.permute_i16, [whole, indices], type_)
     else:
-        assert e.isa.permute2_i16
-        low, high = e.dense(i16, table[:lanes]), e.dense(i16, table[lanes:])
-        found = e.intrinsic(e.isa.permute2_i16, [low, indices, high], type_)
+        found = look_up_two(e, indices, table[: 2 * lanes])
+    if rest := table[2 * lanes :]:
+        bit = e.emit(llvm.AndOp(indices, e.dense(i16, [2 * lanes] * lanes)))
+        is_upper = e.compare("ne", bit, e.dense(i16, [0] * lanes))
+        found = e.select(is_upper, look_up_two(e, indices, rest), found)
     return e.bitcast(found, e.vector(i32))
+
+
+def look_up_two(e: Emitter, indices: SSAValue, table: Sequence[int]) -> SSAValue:
+    """Entries of a table in two registers, by the lower bits of 16-bit indices."""
+    lanes = 2 * e.isa.lanes
+    low, high = e.dense(i16, table[:lanes]), e.dense(i16, table[lanes:])
+    assert e.isa.permute2_i16
+    return e.intrinsic(e.isa.permute2_i16, [low, indices, high], e.vector(i16, lanes))
 
 
 def pairs_of_bytes(e: Emitter, words: SSAValue, format: Element, first: int) -> SSAValue:

@@ -24,7 +24,6 @@ from gqc.checkpoints.reader import Layer, Reader, warn_of_inputs
 from gqc.checkpoints.weights import Permuted, block_scaled
 from gqc.errors import GqcError
 from gqc.formats.block_scaled import BlockScaled
-from gqc.formats.elements import INTEGER_BITS
 from gqc.schemes import NVFP4, Scheme
 from gqc.schemes import mx as mx_scheme
 
@@ -122,11 +121,10 @@ def integers(
     codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None, bits: int, block: Block
 ) -> BlockScaled:
     """A weight of codes, and zero points, with 2^(b−1) added; signed without zero points."""
-    width = next(w for w in INTEGER_BITS if w >= bits)
     if zero is not None:
-        return block_scaled(f"ui{width}", block, codes.contiguous(), scale, zero, "quantized")
+        return block_scaled(f"ui{bits}", block, codes.contiguous(), scale, zero, "quantized")
     signed = (codes - (1 << bits - 1)).view(torch.int8)
-    return block_scaled(f"si{width}", block, signed, scale)
+    return block_scaled(f"si{bits}", block, signed, scale)
 
 
 def unpacked(layer: Layer, weights: Weights) -> BlockScaled:

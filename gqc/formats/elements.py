@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-INTEGER_BITS = (1, 2, 3, 4, 8)
+INTEGER_BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 """Widths of integer elements; a new width is a new entry here."""
 
 

@@ -187,8 +187,8 @@ def test_bad_input_is_refused_before_any_work(llama: Path, tmp_path: Path) -> No
         quantizing(llama, {"*": "int4_g128_sym"})
     with pytest.raises(GqcError, match=r"no linear layer matches 'model\.layer\.\*'"):
         quantizing(llama, {"model.layer.*": "int4_g32", "*": "int4_g32"})
-    with pytest.raises(GqcError, match="unknown scheme 'int5_g32'"):
-        quantizing(llama, "int5_g32")
+    with pytest.raises(GqcError, match="unknown scheme 'int9_g32'"):
+        quantizing(llama, "int9_g32")
     with pytest.raises(GqcError, match="needs inputs to calibrate on"):
         quantizing(llama, "nvfp4_static")
     with pytest.raises(

@@ -42,8 +42,8 @@ def integers(bits: int, scale: str, group: str = "g32", symmetric: bool = False)
 
 
 HELD: dict[str, str] = {
-    **{f"int{b}_g32_sym": "pack-quantized" for b in (2, 3, 4, 8)},
-    **{integers(b, "bf16"): "pack-quantized" for b in (1, 2, 3, 4, 8)},
+    **{f"int{b}_g32_sym": "pack-quantized" for b in (2, 3, 4, 5, 6, 7, 8)},
+    **{integers(b, "bf16"): "pack-quantized" for b in range(1, 9)},
     **{
         integers(4, scale, "row", sym): "pack-quantized"
         for scale in ("f16", "f32")

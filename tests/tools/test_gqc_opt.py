@@ -77,9 +77,9 @@ def test_a_verifier_error_is_said_without_a_traceback() -> None:
 
 
 def test_a_parse_error_shows_the_place() -> None:
-    done = run("gqc-opt", text=GROUPED.replace("si4", "si5"))
+    done = run("gqc-opt", text=GROUPED.replace("si4", "si9"))
     assert done.returncode == 1
-    assert "si5" in done.stderr and "^" in done.stderr and "Traceback" not in done.stderr
+    assert "si9" in done.stderr and "^" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ import torch
 
 from gqc.codegen import cpu
 from gqc.codegen.cpu.isa import ISAS, missing
+from gqc.formats.elements import INTEGER_BITS
 from gqc.passes import panel_matmul_kernel
 from gqc.targets import TARGETS
 
-INTEGERS = [f"{sign}i{bits}" for bits in (1, 2, 3, 4, 8) for sign in "us"]
+INTEGERS = [f"{sign}i{bits}" for bits in INTEGER_BITS for sign in "us"]
 ZEROS = {
     "none": "",
     "original": ", zero = f16, zero_mode = original",

@@ -113,7 +113,7 @@ def type_of(text: str) -> BlockScaledType:
 
 FORMATS = [
     (bits, form, act)
-    for bits in (1, 2, 3, 4, 8)
+    for bits in (1, 2, 3, 4, 7, 8)
     for form, act in [
         ("1x32 : f16 : si{b}", "f16"),
         ("1x16 : f16 : ui{b}, zero = f16, zero_mode = original", "bf16"),

@@ -3,7 +3,7 @@
 // cast cannot say, because it takes inputs of the model or changes other weights.
 // RUN: not gqc-opt %s -p 'quantize-weights{schemes="*=int4_g128"}' 2>&1 | filecheck %s --check-prefix RAGGED
 // RUN: not gqc-opt %s -p 'quantize-weights{schemes="model.a=int4_g16","decoder.*=int4_g16","model.d=keep"}' 2>&1 | filecheck %s --check-prefix UNMATCHED
-// RUN: not gqc-opt %s -p 'quantize-weights{schemes="*=int5_g32"}' 2>&1 | filecheck %s --check-prefix SCHEME
+// RUN: not gqc-opt %s -p 'quantize-weights{schemes="*=int9_g32"}' 2>&1 | filecheck %s --check-prefix SCHEME
 // RUN: not gqc-opt %s -p 'quantize-weights{schemes="model.b=keep","model.c=mxfp4+hadamard","*=int4_g32+gptq"}' 2>&1 | filecheck %s --check-prefix CALIBRATED
 
 // RAGGED:      gqc-opt: K (the second dimension) is not divisible by the group in 2 layers:
@@ -13,7 +13,7 @@
 
 // UNMATCHED:   gqc-opt: no linear layer matches 'decoder.*', 'model.d': a pattern is a layer's name or a wildcard; the 3 layers are model.a, model.b, model.c
 
-// SCHEME:      gqc-opt: unknown scheme 'int5_g32': write int<bits>_g<group> or int<bits>_row, with _sym for symmetric; bits are (1, 2, 3, 4, 8), groups (16, 32, 64, 128, 256) (for example int4_g128)
+// SCHEME:      gqc-opt: unknown scheme 'int9_g32': write int<bits>_g<group> or int<bits>_row, with _sym for symmetric; bits are (1, 2, 3, 4, 5, 6, 7, 8), groups (16, 32, 64, 128, 256) (for example int4_g128)
 
 // CALIBRATED:  gqc-opt: model.a, model.c: the scheme has transforms or a quantizer that need calibration: compile the nn.Module itself with calibration=, inputs of the model; layers that are called as functions need a scheme without
 func.func @forward(%x : tensor<?x96xf32>) -> tensor<?x32xf32> {
