@@ -82,7 +82,8 @@ class Activation:
     def packed(self, scales: str) -> list[torch.Tensor]:
         """What a kernel must leave in sums, scale and codes; scales in tiles go on over zeros."""
         row, (_, block) = LayoutAttr("bytes", scales=scales).row, self.type.block_of(self.x.shape)
-        codes, _, *sums = row.pack(self.quantized(), 1)
+        codes, _, *others = row.pack(self.quantized(), 1)
+        sums = others[:1] if SCALE_PLACES[scales].sums else []
         height, width = SCALE_PLACES[scales].tile
         beyond = (0, -self.k % (width * block), 0, -self.rows % height)
         scale = row.pack(self.quantized(torch.nn.functional.pad(self.x, beyond)), 1)[1]
