@@ -15,12 +15,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import gqc
-from gqc.codegen.cpu.isa import ISAS, host
+from gqc.codegen.cpu.isa import ISAS, host, missing
 from gqc.errors import GqcError
 from gqc.quantizers import QUANTIZERS
 from gqc.schemes import parse_scheme
 
-TIERS = list(ISAS)[list(ISAS).index(host().name) :]
+TIERS = [name for name, isa in ISAS.items() if not missing(isa) and not name.endswith("vnni")]
 
 
 @dataclass

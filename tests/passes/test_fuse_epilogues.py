@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from xdsl.context import Context
 from xdsl.dialects.builtin import VectorType
+from xdsl.rewriter import InsertPoint, Rewriter
 
 from gqc.dialects import gq, tile
 from gqc.dialects.fx import CallOp
@@ -100,10 +101,10 @@ def test_a_kernel_that_reads_its_result_is_left_alone():
     """One that adds to what it stored before, as over several parts of K."""
     imported, _ = lowered("cpu_avx512", 96, "int4_g32", torch.float32)
     for kernel in [op for op in imported.module.ops if isinstance(op, tile.KernelOp)]:
-        block = kernel.body.block
-        (store,) = [op for op in block.ops if isinstance(op, tile.StoreOp)]
-        load = tile.LoadOp(block.args[-1], store.offsets, cast(VectorType, store.value.type))
-        block.insert_op_before(load, store)
+        y = kernel.body.block.args[-1]
+        (store,) = [op for op in kernel.walk() if isinstance(op, tile.StoreOp) and op.target is y]
+        load = tile.LoadOp(y, store.offsets, cast(VectorType, store.value.type))
+        Rewriter.insert_op(load, InsertPoint.before(store))
     text = str(imported.module)
     FuseEpilogues().apply(Context(), imported.module)
     assert str(imported.module) == text

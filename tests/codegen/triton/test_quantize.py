@@ -9,12 +9,11 @@ import pytest
 
 from gqc.codegen.triton import check, compile_many
 from gqc.dialects.tile import KernelOp
-from gqc.formats.byte_layouts import SCALE_PLACES
 from gqc.passes.quantize_kernel import Packed
 
 TRITON36 = os.environ.get("GQC_TRITON36_PYTHON")
 MX, NVFP4 = "1x32 : f8E8M0FNU", "1x16 : f8E4M3FN : f4E2M1FN, global = f32"
-LINEAR, SWIZZLED, SHUFFLED = map(Packed, SCALE_PLACES)
+LINEAR, SWIZZLED, SHUFFLED = map(Packed, ("linear", "swizzle_32_4_4", "shuffle_32_8"))
 
 KERNELS = [
     ("sm_100", NVFP4, "amax", SWIZZLED, "F2FP.SATFINITE.E2M1"),
