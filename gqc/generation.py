@@ -66,8 +66,10 @@ class Generator:
         self.start = 0
         self.step: Callable[..., Tensor] = graph
         if inductor:
-            guards = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
-            self.step = torch.compile(graph, fullgraph=True, dynamic=True, options=guards)
+            options: dict[str, Any] = {  # nothing replaces the graph's tensors
+                "guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe
+            }
+            self.step = torch.compile(graph, fullgraph=True, dynamic=True, options=options)
 
     def reset(self) -> None:
         """Forget what was read."""

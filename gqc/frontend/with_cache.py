@@ -26,6 +26,8 @@ class CacheLayer(CacheLayerMixin):
     """Keys and values [1, heads, length, head size], `start` of them there, written in place."""
 
     is_compileable = True
+    keys: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
+    values: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, keys: Tensor, values: Tensor, start: int):
         super().__init__()

@@ -75,8 +75,7 @@ def test_a_stop_token_ends_a_text(generator: Any) -> None:
 
 
 def test_with_inductor(model: Any, generator: Any) -> None:
-    options = {"scheme": "int8_g32", "target": "cpu"}
-    compiled = gqc.generator(model, length=32, **options)
+    compiled = gqc.generator(model, length=32, scheme="int8_g32", target="cpu")
     generator.reset()
     for tokens in (PROMPT, [7], [8], [9], [10]):
         found, whole = compiled.read(tokens), generator.read(tokens)
