@@ -41,8 +41,6 @@ class Model(Protocol):
 class Gqc:
     """`gqc.load` of the file, run by transformers' model."""
 
-    package = "gqc"
-
     def __init__(self, path: Path, threads: int, **options: Any):
         import torch
 
@@ -69,10 +67,32 @@ class Gqc:
             return int(found.logits[0, -1].argmax())
 
 
+class Generator:
+    """`gqc.generator` of the file: one graph, and what is between its kernels by inductor."""
+
+    def __init__(self, path: Path, threads: int, dtype: str):
+        import torch
+
+        import gqc
+
+        torch.set_num_threads(threads)
+        length = PROMPT_TOKENS + NEW_TOKENS
+        kind = getattr(torch, dtype)
+        self.model = gqc.generator(path, length=length, dtype=kind, target="cpu", progress=False)
+
+    def start(self, prompt: list[int]) -> int:
+        self.model.reset()
+        return self.read(prompt)
+
+    def next(self, token: int) -> int:
+        return self.read([token])
+
+    def read(self, tokens: list[int]) -> int:
+        return int(self.model.read(tokens).argmax())
+
+
 class LlamaCpp:
     """llama-cpp-python, as llama.cpp sets itself up."""
-
-    package = "llama-cpp-python"
 
     def __init__(self, path: Path, threads: int):
         import llama_cpp  # pyright: ignore[reportMissingImports]
@@ -105,10 +125,12 @@ class LlamaCpp:
 RUNNERS: dict[str, Callable[[Path, int], Model]] = {
     "gqc f32": Gqc,
     "gqc bf16": lambda path, threads: Gqc(path, threads, dtype="bfloat16"),
+    "gqc generator f32": lambda path, threads: Generator(path, threads, "float32"),
+    "gqc generator bf16": lambda path, threads: Generator(path, threads, "bfloat16"),
     "llama.cpp": LlamaCpp,
 }
 """Ways to run the file, by name; another way is another row. Those of gqc begin with its name."""
-PACKAGES = {"gqc f32": "gqc", "gqc bf16": "gqc", "llama.cpp": "llama-cpp-python"}
+PACKAGES = {name: "gqc" if name.startswith("gqc") else "llama-cpp-python" for name in RUNNERS}
 
 
 def once(model: Model, prompt: list[int]) -> tuple[float, float, list[int]]:

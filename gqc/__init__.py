@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from gqc.checkpoints.save import save as save
     from gqc.compiler import compile as compile
     from gqc.errors import GqcError as GqcError
+    from gqc.generation import generator as generator
     from gqc.loading import load as load
     from gqc.mixed_precision import search as search
     from gqc.quantization import quantize as quantize
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 EXPORTS = {
     "compile": "gqc.compiler",
     "GqcError": "gqc.errors",
+    "generator": "gqc.generation",
     "load": "gqc.loading",
     "Report": "gqc.report",
     "Scheme": "gqc.schemes",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gqc.compilation import Kernel
 
 Launcher = Callable[..., None]
-"""Runs a kernel on (x [M, K], parts…, bias?, y [M, N]), contiguous, and writes y."""
+"""Runs a kernel on (x [..., K], parts…, bias?, y [..., N]), contiguous, and writes y."""
 
 
 @dataclass(frozen=True)

@@ -104,10 +104,10 @@ class Stored:
 def take_weights(model: nn.Module | ExportedProgram, source: Source) -> Stored:
     """A copy of the model with the parameters of a source, quantized weights still to be read.
 
-    Those that no plain linear layer reads are dequantized. Tied parameters stay so, but for those
-    that the source has each, one of them quantized, as a head beside its embedding. Raises GqcError
-    that names the parameters of the model that the source lacks, or one that it has in another
-    shape.
+    Those that no plain linear layer reads are dequantized. Tied parameters stay so, but where one
+    is quantized and a linear layer's, as a head's beside its embedding: the layer reads the codes,
+    the others a dense copy. Raises GqcError that names the parameters of the model that the source
+    lacks, or one that it has in another shape.
     """
     if not isinstance(model, nn.Module) or isinstance(model, fx.GraphModule):
         raise GqcError("only an nn.Module takes stored weights: give the model itself")
@@ -133,15 +133,21 @@ def take(stored: Stored, name: str, aliases: list[str]) -> None:
     if shape != target.shape:
         raise GqcError(f"{name} is {list(shape)}, the model has {list(target.shape)}")
     if isinstance(weight, torch.Tensor):
-        value = weight.to(stored.device, target.dtype)
-    elif is_for_linears(stored.model, aliases, weight):
+        put(stored.model, aliases, weight.to(stored.device, target.dtype))
+        return
+    linears = [alias for alias in aliases if is_for_linear(stored.model, alias, weight)]
+    others = [alias for alias in aliases if alias not in linears]
+    if linears:
         entry = entry_of(stored, name, weight)
-        stored.entries[aliases[0]] = replace(entry, weight=aliases[0])
-        stored.names[aliases[0]] = name
-        value = torch.zeros((), dtype=target.dtype).expand(shape)  # takes no memory
-    else:
-        value = dense(weight).to(stored.device, target.dtype)
-    put(stored.model, aliases, value)
+        if entry.kept and others:
+            linears, others = [], aliases  # one dense weight for all
+        else:
+            stored.entries[linears[0]] = replace(entry, weight=linears[0])
+            stored.names[linears[0]] = name
+            placeholder = torch.zeros((), dtype=target.dtype).expand(shape)  # takes no memory
+            put(stored.model, linears, placeholder)
+    if others:
+        put(stored.model, others, dense(weight).to(stored.device, target.dtype))
 
 
 def aliases_of(model: nn.Module) -> dict[str, list[str]]:
@@ -218,16 +224,13 @@ def put(model: nn.Module, names: Iterable[str], value: torch.Tensor) -> None:
             owner._buffers[leaf] = value
 
 
-def is_for_linears(model: nn.Module, names: Iterable[str], weight: Weight) -> bool:
-    """Whether a weight is, under all its names, that of a plain linear layer."""
-    for name in names:
-        path, _, leaf = name.rpartition(".")
-        owner = model.get_submodule(path)
-        if leaf != "weight" or not is_linear(owner) or peculiarity(owner):
-            return False
-        if is_conv1d(owner) != isinstance(weight, Transposed):
-            return False
-    return codes_of(weight).codes.ndim == 2
+def is_for_linear(model: nn.Module, name: str, weight: Weight) -> bool:
+    """Whether a weight is, under this name, that of a plain linear layer."""
+    path, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(path)
+    if leaf != "weight" or not is_linear(owner) or peculiarity(owner):
+        return False
+    return is_conv1d(owner) == isinstance(weight, Transposed) and codes_of(weight).codes.ndim == 2
 
 
 def entry_of(stored: Stored, name: str, weight: Weight) -> Entry:

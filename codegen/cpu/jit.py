@@ -194,9 +194,10 @@ def address_of(kernel: KernelOp, isa: Isa) -> int:
 def load(kernel: KernelOp, isa: Isa) -> Callable[..., None]:
     """A function of tensors, in the order of the kernel's arguments, that runs it.
 
-    The tensors must be contiguous, on the CPU and of the kernel's types and shapes; only their
-    number and the size of y beside x are checked (ValueError). The GIL is released while the kernel
-    runs, on `torch.get_num_threads()` threads. Raises GqcError if this CPU lacks the tier.
+    The tensors must be contiguous, on the CPU and of the kernel's types and shapes, but that rows
+    may have any; only their number and the size of y beside x are checked (ValueError). The GIL is
+    released while the kernel runs, on `torch.get_num_threads()` threads. Raises GqcError if this
+    CPU lacks the tier.
     """
     if lacking := missing(isa):
         raise GqcError(f"this CPU lacks {', '.join(lacking)}, so it cannot run {isa.name} code")

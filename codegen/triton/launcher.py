@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import linecache
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from gqc.codegen.triton.interpreter import (
     define_assembly,
     interpreting,
 )
-from gqc.dialects.tile import KernelOp
+from gqc.dialects.tile import KernelOp, shape_of
 from gqc.errors import GqcError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ ALIGNMENT = 16
 
 
 def load(kernel: KernelOp) -> Callable[..., None]:
-    """A function of the kernel's arrays, in order: x [M, K], planes, …, y [M, N], which it fills.
+    """A function of the kernel's arrays in order: x [..., K], planes, …, y [..., N], it fills.
 
     Tensors are contiguous and on one GPU, or on the CPU if TRITON_INTERPRET=1 was set before Triton
     was imported. Raises GqcError for a kernel that Triton cannot say (see `emit`).
@@ -35,7 +35,8 @@ def load(kernel: KernelOp) -> Callable[..., None]:
         correct_bfloat16()
         correct_scales()
         define_assembly()
-    return Launcher(import_source(emit(kernel)))
+    ranks = [len(shape_of(array)) for array in kernel.body.block.args]
+    return Launcher(import_source(emit(kernel)), ranks)
 
 
 def import_source(source: str) -> ModuleType:
@@ -57,22 +58,30 @@ def view_of(type_: str) -> str | None:
     return next((view for name, view in VIEWS.items() if name in type_), None)
 
 
+def matrix(rows: torch.Tensor) -> torch.Tensor:
+    """A contiguous [..., K] as [rows, K]."""
+    return rows if rows.dim() == 2 else rows.view(-1, rows.shape[-1])
+
+
 class Launcher:
-    """Calls a module's `launch`, arrays of 8 bits as its signature has them.
+    """Calls a module's `launch`, arrays of 8 bits as its signature has them, and rows as matrices.
 
     Where that compiles, it keeps the compiled kernel for later calls, and launches it without
     Triton's dispatch on argument types. A kept kernel counts on aligned arrays, so others go
     through `launch` each time.
     """
 
-    def __init__(self, module: ModuleType) -> None:
+    def __init__(self, module: ModuleType, ranks: Sequence[int]) -> None:
         self.module = module
+        self.ranks = ranks
         self.views = [view_of(type_) for type_ in module.SIGNATURE.values()][:-1]
         self.compiled: dict[torch.device, Any] = {}
 
     def __call__(self, *tensors: torch.Tensor) -> None:
         import torch
 
+        ranked = zip(tensors, self.ranks, strict=True)
+        tensors = tuple(matrix(t) if rank == 2 else t for t, rank in ranked)
         pairs = zip(tensors, self.views, strict=True)
         tensors = tuple(t.view(getattr(torch, view)) if view else t for t, view in pairs)
         device = tensors[0].device

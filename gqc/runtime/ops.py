@@ -63,46 +63,61 @@ class Launch:
 
     def launcher(self, rows: int) -> Launcher:
         """The launcher of the first bucket that holds this many rows."""
-        bucket = next(i for i, (most, _) in enumerate(self.buckets) if rows <= most or most < 0)
+        bucket = 0
+        while 0 <= self.buckets[bucket][0] < rows:
+            bucket += 1
         if bucket not in self.launchers:
             backend = BACKENDS[TARGETS[self.target].backend]
             self.launchers[bucket] = backend.load(self.kernel(bucket))
         return self.launchers[bucket]
 
     def results(self, x: Tensor) -> list[Tensor]:
-        """Empty outputs for x [..., K], the last one [..., N]. Raises what `check_x` does."""
-        self.check_x(x)
+        """Empty outputs for x [..., K], the last one [..., N]."""
         outer = x.shape[:-1]
         *shapes, (dtype, shape) = self.outputs
+        y = x.new_empty((*outer, shape[-1]), dtype=dtype)
+        if not shapes:
+            return [y]
         rows = prod(outer)
-        others = [x.new_empty(sized(shape, rows), dtype=dtype) for dtype, shape in shapes]
-        return [*others, x.new_empty((*outer, shape[-1]), dtype=dtype)]
+        return [*(x.new_empty(sized(shape, rows), dtype=dtype) for dtype, shape in shapes), y]
+
+    def traced(self, x: Tensor) -> list[Tensor]:
+        """`results`, of an x that is checked (see `check_x`)."""
+        self.check_x(x)
+        return self.results(x)
 
     def run(self, inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
-        """Check the tensors, and launch on them. Raises TypeError and ValueError (see `check`)."""
+        """Check the tensors, and launch on them. Raises TypeError and ValueError (see `check`).
+
+        A language model calls this some hundred times a token: what is the same for all calls is
+        computed once.
+        """
         self.check(inputs, weights)
-        x = inputs[0]
-        outputs = self.results(x)
-        rows = prod(x.shape[:-1])
+        outputs = self.results(inputs[0])
+        rows = inputs[0].numel() // self.columns
         if rows:
-            flat = [*self.flattened(inputs), *weights]
-            *others, y = outputs
-            arrays = [t.contiguous() for t in flat]
-            self.launcher(rows)(*arrays, *others, y.view(rows, y.shape[-1]))
+            arrays = [t.contiguous() for t in (*inputs, *weights)]
+            self.launcher(rows)(*arrays, *outputs)
         return outputs
 
-    def flattened(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """The inputs, those of free rows, [..., K], as [rows, K]."""
-        return [
-            t.reshape(-1, t.shape[-1]) if len(shape) == 2 else t
-            for t, (_, shape) in zip(inputs, self.inputs, strict=True)
-        ]
+    @cached_property
+    def columns(self) -> int:
+        """K of the first input."""
+        return self.inputs[0][1][-1]
+
+    @cached_property
+    def weight_dtypes(self) -> list[torch.dtype]:
+        return [dtype for dtype, _ in self.weights]
+
+    @cached_property
+    def weight_shapes(self) -> list[tuple[int, ...]]:
+        return [shape for _, shape in self.weights]
 
     def check_x(self, x: Tensor) -> None:
         """Raise TypeError or ValueError unless the kernels can read this activation."""
-        dtype, (*_, k) = self.inputs[0]
-        if x.shape[-1] != k:
-            raise ValueError(f"{self.key} takes x [..., {k}], not {list(x.shape)}")
+        if x.shape[-1] != self.columns:
+            raise ValueError(f"{self.key} takes x [..., {self.columns}], not {list(x.shape)}")
+        dtype = self.inputs[0][0]
         if x.dtype != dtype:
             raise TypeError(
                 f"{self.key} was compiled for {dtype} activations, not {x.dtype}: "
@@ -115,26 +130,35 @@ class Launch:
         self.check_x(x)
         if len(inputs) != len(self.inputs):
             raise ValueError(f"{self.key} takes {len(self.inputs)} inputs, not {len(inputs)}")
-        rows = prod(x.shape[:-1])
-        expected = tuple([(dtype, sized(shape, rows)) for dtype, shape in self.inputs[1:]])
-        given = tuple([(t.dtype, t.shape) for t in self.flattened(inputs)[1:]])
-        if given != expected:
-            raise ValueError(f"{self.key} takes {expected} beside x, not {given}")
-        if (dtypes := [t.dtype for t in weights]) != [dtype for dtype, _ in self.weights]:
+        if len(inputs) > 1:
+            self.check_others(inputs)
+        if (dtypes := [t.dtype for t in weights]) != self.weight_dtypes:
             raise TypeError(
                 f"{self.key} was compiled for weights of {self.weights}, not {dtypes}: "
                 "convert a model before it is compiled, not after"
             )
-        if (shapes := [t.shape for t in weights]) != [shape for _, shape in self.weights]:
+        if (shapes := [t.shape for t in weights]) != self.weight_shapes:
             raise ValueError(
                 f"{self.key} reads weights of {self.weights}, not {list(map(list, shapes))}: "
                 "give it the parts that gqc.compile made"
             )
         device = x.device
-        if any([t.device != device for t in (*inputs, *weights)]):
+        if any([t.device != device for t in (*inputs[1:], *weights)]):
             raise ValueError(f"{self.key}: the model and its input are not on one device: move one")
         if device.type != "cpu" and TARGETS[self.target].backend == "cpu":
             raise ValueError(f"{self.key} runs on the CPU: move the model and its input there")
+
+    def check_others(self, inputs: Sequence[Tensor]) -> None:
+        """Raise ValueError unless what the kernels read beside x is of x's rows."""
+        rows = inputs[0].numel() // self.columns
+        expected = tuple([(dtype, sized(shape, rows)) for dtype, shape in self.inputs[1:]])
+        flat = [
+            t.reshape(-1, t.shape[-1]) if len(shape) == 2 else t
+            for t, (_, shape) in zip(inputs, self.inputs, strict=True)
+        ]
+        given = tuple([(t.dtype, t.shape) for t in flat[1:]])
+        if given != expected:
+            raise ValueError(f"{self.key} takes {expected} beside x, not {given}")
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "launchers": {}}
@@ -245,12 +269,12 @@ def rotate(x: Tensor, block: int) -> Tensor:
 def matmul_fake(
     x: Tensor, others: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None, kernel: str
 ) -> Tensor:
-    return registered(kernel).results(x)[0]
+    return registered(kernel).traced(x)[0]
 
 
 @torch.library.register_fake("gqc::quantize")
 def quantize_fake(inputs: Sequence[Tensor], kernel: str) -> list[Tensor]:
-    return registered(kernel).results(inputs[0])
+    return registered(kernel).traced(inputs[0])
 
 
 @torch.library.register_fake("gqc::tensor_scale")

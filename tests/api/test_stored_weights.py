@@ -126,3 +126,23 @@ def test_a_quantized_head_leaves_the_embedding_that_it_is_tied_to(tmp_path: Path
         embedding = compiled.get_input_embeddings().weight
         assert torch.equal(embedding, model.get_input_embeddings().weight)
         assert torch.equal(compiled(tokens).logits, expected(tokens).logits)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_head_reads_the_codes_of_the_embedding_that_it_is_tied_to(whole: bool) -> None:
+    """As in a GGUF: one quantized weight, which the embedding has dense."""
+    torch.manual_seed(0)
+    model, tokens = small_models.llama(tie_word_embeddings=True).eval(), torch.arange(8)[None]
+    model.model.embed_tokens.weight.data = (embedding := torch.randn(96, 64))
+    stored = rtn(embedding, TYPE, "minmax")
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    weights["model.embed_tokens.weight"] = stored
+    compiled = gqc.compile(model, tokens if whole else None, weights=Memory(weights), target="cpu")
+    report = {row.layer: row for row in compiled.report().rows}
+    assert report["lm_head"].format == stored.type.text
+    parameters = dict(compiled.named_parameters())
+    assert torch.equal(parameters["model.embed_tokens.weight"], stored.dequantize(torch.float32))
+    model.model.embed_tokens.weight.data = stored.dequantize(torch.float32)
+    found, expected = compiled(tokens).logits, model(tokens).logits
+    assert torch.allclose(found, expected, atol=1e-4, rtol=0)
+    assert expected.abs().max() > 1

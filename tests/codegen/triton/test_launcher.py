@@ -49,7 +49,11 @@ def printed(monkeypatch) -> Printed:
 
 
 def test_a_compiled_kernel_is_kept(printed: Printed) -> None:
-    launcher, first, second = Launcher(printed), (array(16), array(16)), (array(64), array(64))
+    launcher, first, second = (
+        Launcher(printed, [1, 1]),
+        (array(16), array(16)),
+        (array(64), array(64)),
+    )
     launcher(*first)
     launcher(*second)
     assert printed.dispatched == [first]
@@ -57,7 +61,7 @@ def test_a_compiled_kernel_is_kept(printed: Printed) -> None:
 
 
 def test_arrays_off_alignment_are_dispatched_each_time(printed: Printed) -> None:
-    launcher = Launcher(printed)
+    launcher = Launcher(printed, [1, 1])
     for address in (8, 8, 0, 0, 8):
         launcher(array(16, address), array(16))
     assert len(printed.dispatched) == 4
@@ -67,7 +71,21 @@ def test_arrays_off_alignment_are_dispatched_each_time(printed: Printed) -> None
 def test_tensors_on_the_cpu_are_refused(printed: Printed, monkeypatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(GqcError, match="tensors on the CPU: move the model"):
-        Launcher(printed)(torch.empty(1, 64), torch.empty(1, 64))
+        Launcher(printed, [2, 2])(torch.empty(1, 64), torch.empty(1, 64))
+
+
+class Bytes(torch.Tensor):
+    """A tensor on the CPU that says it is on a GPU."""
+
+    device = torch.device("cuda", 0)  # pyright: ignore[reportAssignmentType]
+
+
+def test_rows_of_any_shape_are_passed_as_a_matrix(printed: Printed) -> None:
+    x, part = torch.ones(2, 3, 64).as_subclass(Bytes), torch.ones(3, 4, 5).as_subclass(Bytes)
+    printed.SIGNATURE = dict.fromkeys(("x", "part", "y", "M"), "*fp32")
+    Launcher(printed, [2, 3, 2])(x, part, x[0, 0])
+    (passed,) = printed.dispatched
+    assert [t.shape for t in passed] == [(6, 64), (3, 4, 5), (1, 64)]
 
 
 def test_source_without_a_file_can_be_inspected() -> None:
@@ -77,18 +95,12 @@ def test_source_without_a_file_can_be_inspected() -> None:
     assert inspect.getsource(module.double) == source
 
 
-class Bytes(torch.Tensor):
-    """A tensor on the CPU that says it is on a GPU."""
-
-    device = torch.device("cuda", 0)  # pyright: ignore[reportAssignmentType]
-
-
 def test_arrays_of_8_bits_are_as_the_signature_has_them(printed: Printed) -> None:
     types = ("tensordesc<fp8e4nv[16, 64]>", "*u8", "*fp16", "i32")
     printed.SIGNATURE = dict(zip(("x", "scale", "y", "M"), types, strict=True))
     codes = torch.tensor([-1], dtype=torch.int8).as_subclass(Bytes)
     scale = torch.tensor([1.0]).to(torch.float8_e8m0fnu).as_subclass(Bytes)
-    Launcher(printed)(codes, scale, array(16))
+    Launcher(printed, [1, 1, 1])(codes, scale, array(16))
     (passed,) = printed.dispatched
     assert [t.dtype for t in passed[:2]] == [torch.float8_e4m3fn, torch.uint8]
     assert [int(t.view(torch.uint8)[0]) for t in passed[:2]] == [255, 127]
