@@ -240,7 +240,7 @@ def test_it_prints_what_was_chosen() -> None:
         ),
         ({"budget_bits": 4, "candidates": ()}, "no candidates"),
         ({"budget_bits": 4, "candidates": ("int4_g64", "keep")}, "keep is no candidate"),
-        ({"budget_bits": 4, "candidates": ("int4_g64", "int5_g64")}, "unknown scheme 'int5_g64'"),
+        ({"budget_bits": 4, "candidates": ("int4_g64", "int9_g64")}, "unknown scheme 'int9_g64'"),
         ({"budget_bits": 4, "candidates": ("int4_g64+awq",)}, "awq changes other layers too"),
         ({"budget_bits": 4, "ignore": "*"}, "every layer is kept: ignored by pattern *"),
         ({"budget_bits": 4, "ignore": "nothing"}, "no linear layer matches 'nothing'"),

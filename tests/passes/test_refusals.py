@@ -85,7 +85,7 @@ def test_patterns_that_name_no_layer(apply: Any) -> None:
     "scheme, words",
     [
         ("int4", "unknown scheme 'int4'"),
-        ("int7_g32", "unknown scheme 'int7_g32'"),
+        ("int9_g32", "unknown scheme 'int9_g32'"),
         ("si4 g32 scale=f99", "is no format"),
         ("ui4 g32 zero=ui8 zero_mode=quantized", "C5: element and zero point must be one"),
     ],

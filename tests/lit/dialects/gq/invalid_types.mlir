@@ -6,8 +6,8 @@
 
 // -----
 
-// CHECK: gq.block_scaled C2: ui7 is not an element format (ui1, si1, ui2, si2, ui3, si3, ui4, si4,
-"test.op"() {t = !gq.block_scaled<1x32 : f16 : ui7>} : () -> ()
+// CHECK: gq.block_scaled C2: ui9 is not an element format (ui1, si1, ui2, si2, ui3, si3, ui4, si4,
+"test.op"() {t = !gq.block_scaled<1x32 : f16 : ui9>} : () -> ()
 
 // -----
 
