@@ -39,8 +39,10 @@ class Element:
 
     @property
     def significant(self) -> int:
-        """Significant bits of the values, at most."""
-        return self.bits if self.is_integer else self.mantissa + 1
+        """Significant bits of the values, at most; the least of a signed integer has one."""
+        if not self.is_integer:
+            return self.mantissa + 1
+        return max(1, self.bits - self.signed)
 
     @property
     def minimum(self) -> float:

@@ -91,3 +91,13 @@ def test_tables_are_keyed_by_name() -> None:
 def test_a_wide_format_has_no_table_of_values() -> None:
     with pytest.raises(ValueError, match="f32 is too wide"):
         _ = Element("f32", 32, exponent=8, mantissa=23, bias=127).values
+
+
+@pytest.mark.parametrize("element", ELEMENTS.values(), ids=ELEMENTS)
+def test_significant_bits_are_what_values_need(element: Element) -> None:
+    def needed(value: float) -> int:
+        mantissa = int(math.ldexp(abs(math.frexp(value)[0]), 53))
+        return 53 - ((mantissa & -mantissa).bit_length() - 1) if mantissa else 1
+
+    finite = [value for value in element.values if math.isfinite(value)]
+    assert max(map(needed, finite)) == element.significant

@@ -97,6 +97,7 @@ def test_n_that_fills_no_tile(linear, isa, n, activation):
         "1x? : f16 : si8",
         "1x16 : f8E4M3FN : f4E2M1FN, global = f32",  # scaled before it, exactly
         "1x32 : f8E8M0FNU : f6E3M2FN",
+        "1x32 : f8E8M0FNU : si8",
     ],
 )
 def test_panels(linear, isa, format, activation, monkeypatch):
