@@ -27,6 +27,9 @@ PANEL_BYTES = 128 << 10
 SHARED_SUMS = 4
 """Panels that share the sums of x, where zero points ask for these."""
 
+SUMS_BYTES = 256 << 10
+"""What the sums of x may take of a thread's stack, where the rest lies as well."""
+
 
 class PanelMatmulKernel(MatmulKernel):
     """Builds the kernel of one matmul for a schedule with a panel."""
@@ -43,8 +46,9 @@ class PanelMatmulKernel(MatmulKernel):
 
     @property
     def rows(self) -> int:
-        """Rows of x that one program multiplies: whole tiles."""
-        return self.schedule.panel.data // self.bm * self.bm
+        """Rows of x that one program multiplies: whole tiles, fewer where their sums are many."""
+        most = SUMS_BYTES // (4 * self.steps) if self.sums_x else self.schedule.panel.data
+        return max(1, min(most, self.schedule.panel.data) // self.bm) * self.bm
 
     @property
     def sums_x(self) -> bool:
@@ -62,7 +66,7 @@ class PanelMatmulKernel(MatmulKernel):
     @property
     def chunk(self) -> int:
         """K of one chunk: the most steps that fit a panel, and that K is a multiple of."""
-        step = self.bn * self.bk * (self.dot_type.size)  # type: ignore[attr-defined]
+        step = self.bn * self.bk * self.dot_type.size  # type: ignore[attr-defined]
         divisors = [n for n in range(1, self.steps + 1) if self.steps % n == 0]
         return self.bk * max((n for n in divisors if n * step <= PANEL_BYTES), default=1)
 

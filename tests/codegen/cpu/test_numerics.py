@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 import pytest
 import torch
+from xdsl.dialects import memref
 
 from gqc.codegen import cpu
 from gqc.codegen.cpu.isa import ISAS, missing
+from gqc.dialects.tile import element_of, shape_of
 from gqc.formats.elements import INTEGER_BITS
 from gqc.passes import panel_matmul_kernel
 from gqc.targets import TARGETS
@@ -107,6 +110,17 @@ def test_panels(linear, isa, format, activation, monkeypatch):
     monkeypatch.setattr(panel_matmul_kernel, "PANEL_BYTES", 16 << 10)
     tiling = replace(TARGETS[f"cpu_{isa}"].tilings[-1], panel=10)
     linear(330, 192, format, activation, bias=True).check(isa, 19, tiling)
+
+
+def test_panels_fit_a_small_stack(linear):
+    """Threads may have 1 MiB of stack, whatever K is."""
+    for k in (4096, 11008, 65536):
+        kernel = linear(64, k, f"1x32 : f16 : ui4{ZEROS['rescale']}", "bf16").kernel(
+            "avx512bf16", 300
+        )
+        arrays = [op.memref for op in kernel.walk() if isinstance(op, memref.AllocaOp)]
+        sizes = [prod(shape_of(a)) * element_of(a).size for a in arrays]
+        assert len(sizes) == 3 and sum(sizes) <= 512 << 10
 
 
 @pytest.mark.parametrize("isa", TIERS)
