@@ -28,8 +28,9 @@ test: lit pytest
 lit: $(VENV)/.ready
 	$(BIN)/lit -s --no-progress-bar tests/lit examples
 
+# Two processes with two threads each would wait for one another on two cores.
 pytest: $(VENV)/.ready $(T36)/.ready
-	$(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 check: $(VENV)/.ready-dev types
 	$(BIN)/ruff check
