@@ -40,10 +40,10 @@ class Int8MatmulKernel(MatmulKernel):
 
     def step(self, k: SSAValue, acc: SSAValue) -> SSAValue:
         """The accumulator after one more group."""
-        x = self.load_x("x", k, self.bk)
+        x = self.load_rows("x", k, self.bk)
         x = named(tile.BitcastOp(x, self.x_element), "x_codes")
         g = named(arith.DivUIOp(k, self.constant(self.block)), "g")
-        x_scale, x_sum = self.load_x("x_scale", g, 1), self.load_x("x_sum", g, 1)
+        x_scale, x_sum = self.load_rows("x_scale", g, 1), self.load_rows("x_sum", g, 1)
         codes, scale, zero = self.load_codes(k), self.load_scale(g), self.load_zero(g)
         part = named(tile.DotOp(self.start(x_sum), x, codes), "part")
         shape = self.bm, self.bn
@@ -73,8 +73,3 @@ class Int8MatmulKernel(MatmulKernel):
             return zero
         minus = tile.FullOp(-1.0, zero.type).result  # pyright: ignore[reportArgumentType]
         return named(arith.MulfOp(arith.MulfOp(scale, minus).result, zero), "offset")
-
-    def load_x(self, name: str, column: SSAValue, columns: int) -> SSAValue:
-        """A tile of rows of x, of its scales or of its sums."""
-        type_ = VectorType(tile.element_of(self.args[name]), (self.bm, columns))
-        return named(tile.LoadOp(self.args[name], [self.m, column], type_), f"{name}_tile")

@@ -143,7 +143,7 @@ class MatmulKernel(KernelBuilder):
 
     def step(self, k: SSAValue, acc: SSAValue) -> SSAValue:
         """The accumulator after BK more of K."""
-        x = self.load_x(k, self.bk)
+        x = self.load_rows("x", k, self.bk)
         codes = self.load_codes(k)
         if self.block != self.k:
             self.load_block(k)
@@ -197,10 +197,10 @@ class MatmulKernel(KernelBuilder):
 
     # Loads
 
-    def load_x(self, k: SSAValue, columns: int) -> SSAValue:
-        """Columns of x from k on, of this tile's rows."""
-        type_ = VectorType(self.activation, (self.bm, columns))
-        return named(tile.LoadOp(self.args["x"], [self.m, k], type_), "x_tile")
+    def load_rows(self, name: str, column: SSAValue, columns: int) -> SSAValue:
+        """Columns of an array [M, …] from one on, of this tile's rows."""
+        type_ = VectorType(tile.element_of(self.args[name]), (self.bm, columns))
+        return named(tile.LoadOp(self.args[name], [self.m, column], type_), f"{name}_tile")
 
     def load_block(self, k: SSAValue) -> None:
         """The scale and zero point at k, for what comes."""

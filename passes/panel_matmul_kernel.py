@@ -125,13 +125,13 @@ class PanelMatmulKernel(MatmulKernel):
     def multiply(self, row: SSAValue, chunk: SSAValue) -> None:
         """Add to the sums of a tile of rows what a chunk of K gives."""
         if self.scale_first:
-            x = cast(self.load_x(chunk, self.chunk), self.dot_type, "x_tile")
+            x = cast(self.load_rows("x", chunk, self.chunk), self.dot_type, "x_tile")
             weight = self.load_decoded(self.constant(0), self.chunk)
             self.store_sums(row, self.dot(self.load_sums(row), x, weight))
             return
         with self.loop("place", self.constant(self.chunk), self.bk) as place:
             k = named(arith.AddiOp(chunk, place), "k")
-            x = cast(self.load_x(k, self.bk), self.dot_type, "x_tile")
+            x = cast(self.load_rows("x", k, self.bk), self.dot_type, "x_tile")
             if self.block != self.k:
                 self.load_block(k)
             start = tile.FullOp(0.0, VectorType(f32, (self.bm, self.bn))).result
@@ -162,7 +162,7 @@ class PanelMatmulKernel(MatmulKernel):
         return named(tile.LoadOp(self.x_sums, [row, self.step_of(k)], type_), "x_sum")
 
     def store_x_sum(self, row: SSAValue, k: SSAValue) -> None:
-        total = tile.SumOp(self.load_x(k, self.bk), 1)
+        total = tile.SumOp(self.load_rows("x", k, self.bk), 1)
         tile.StoreOp(total.result, self.x_sums, [row, self.step_of(k)])
 
     def step_of(self, k: SSAValue) -> SSAValue:

@@ -47,7 +47,7 @@ class Unpacked(Tile):
     def whole_words(self, e: Emitter, i: Index) -> Vectors:
         """The words of 8-bit codes that hold row i, and three others."""
         (plane,) = self.planes
-        return self.words(e, plane, i, WORD // 8)
+        return plane.words_of(e, i, WORD // 8)
 
     def extract(self, e: Emitter, i: Index, repeat: int) -> Vectors:
         """Bits of every plane, each shifted to its place in the code."""
@@ -56,15 +56,11 @@ class Unpacked(Tile):
         for plane, width in zip(self.planes, planes_of(self.format.bits), strict=True):
             per_word = WORD // width
             right = shifts_of(width)[i.offset % per_word] - low
-            bits = [e.shift(word, right) for word in self.words(e, plane, i, per_word)]
+            bits = [e.shift(word, right) for word in plane.words_of(e, i, per_word)]
             mask = ((1 << low) - 1) * repeat
             codes = [e.merge(c, b, mask) for c, b in zip(codes, bits, strict=True)] if low else bits
             low += width
         return codes
-
-    def words(self, e: Emitter, plane: Loaded, i: Index, per_word: int) -> Vectors:
-        word = e.divide(i, per_word)
-        return e.once((plane, word.base, word.offset), lambda: plane.prefetched(e, word))
 
     def lanes(self, e: Emitter, i: Index, first: int) -> SSAValue:
         """Codes packed along the lanes: each lane picks its word and shifts it."""

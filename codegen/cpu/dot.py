@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from xdsl.dialects.builtin import bf16, f32
 from xdsl.ir import SSAValue
@@ -18,19 +18,38 @@ SHORT = 32
 
 
 def dot(e: Emitter, acc: Tile, lhs: Tile, rhs: Tile) -> Registers:
-    """acc + lhs · rhs, computed here: a loop over chunks of the shared axis, each unrolled."""
+    """acc + lhs · rhs of floats."""
     extent, width = lhs.columns, len(acc.vectors(e))
     paired = e.isa.dot_bf16 is not None and lhs.element == rhs.element == bf16
     step = 2 if paired and extent % 2 == 0 else 1
     some = extent if extent <= SHORT else max(rhs.granule, UNROLLED * step)
-    chunk = chunk_of(extent, some)
+
+    def add(sums: Vectors, k: Index) -> None:
+        columns = rhs.pair(e, k) if step == 2 else rhs.row(e, k)
+        for m in range(acc.rows):
+            add_products(e, sums, m * width, lhs, m, k, columns)
+
+    return accumulate(e, acc, extent, step, some, add)
+
+
+def accumulate(
+    e: Emitter,
+    acc: Tile,
+    extent: int,
+    step: int,
+    wanted: int,
+    add: Callable[[Vectors, Index], None],
+) -> Registers:
+    """What `add` makes of the vectors of acc, called with each step of the shared axis in turn.
+
+    It is a loop, each round of which unrolls as much of the axis as is wanted, if that divides it.
+    """
+    chunk = wanted if extent % wanted == 0 else extent
 
     def body(first: Index, sums: Sequence[SSAValue]) -> Sequence[SSAValue]:
         sums = list(sums)
         for k in range(0, chunk, step):
-            columns = rhs.pair(e, first + k) if step == 2 else rhs.row(e, first + k)
-            for m in range(acc.rows):
-                add_products(e, sums, m * width, lhs, m, first + k, columns)
+            add(sums, first + k)
         return sums
 
     start = [v for m in range(acc.rows) for v in acc.row(e, Index.constant(m))]
@@ -44,8 +63,9 @@ def dot(e: Emitter, acc: Tile, lhs: Tile, rhs: Tile) -> Registers:
             start,
             lambda k, sums: body(Index(k, 0, 0, extent - chunk, chunk), sums),
         )
+    width = len(acc.vectors(e))
     values = [list(sums[m : m + width]) for m in range(0, len(sums), width)]
-    return Registers(acc.shape, f32, values)
+    return Registers(acc.shape, acc.element, values)
 
 
 def add_products(
@@ -61,8 +81,3 @@ def add_products(
             sums[v] = e.intrinsic(e.isa.dot_bf16, [sums[v], left, right], sums[v].type)
         else:
             sums[v] = e.fma(left, right, sums[v])
-
-
-def chunk_of(extent: int, wanted: int) -> int:
-    """Steps of the shared axis to unroll: what was wanted if it divides the extent, else all."""
-    return wanted if extent % wanted == 0 else extent

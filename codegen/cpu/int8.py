@@ -7,14 +7,13 @@ column; that of a row of x is repeated in every lane. Sums are i32, and exact.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xdsl.dialects import llvm
 from xdsl.dialects.builtin import f32, i8, i16, i32
 from xdsl.ir import Attribute, SSAValue
 
-from gqc.codegen.cpu.dot import chunk_of
+from gqc.codegen.cpu.dot import accumulate
 from gqc.codegen.cpu.emitter import Emitter, Index
 from gqc.codegen.cpu.functions import WHOLE
 from gqc.codegen.cpu.tiles import Loaded, Registers, Tile, Vectors
@@ -46,7 +45,7 @@ class Quads(Tile):
         for plane, width in zip(self.planes, planes_of(self.format.bits), strict=True):
             per_word, mask = WORD // width, ((1 << width) - 1) * 0x01010101 << low
             right = i.offset % per_word // QUAD * width - low
-            bits = [cleared(e, e.shift(w, right), mask) for w in words(e, plane, i, per_word)]
+            bits = [cleared(e, e.shift(w, right), mask) for w in plane.words_of(e, i, per_word)]
             codes = [e.or_(c, b) for c, b in zip(codes, bits, strict=True)] if low else bits
             low += width
         return codes
@@ -56,12 +55,6 @@ class Quads(Tile):
 
     def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
         raise GqcError("one code of a packed tile")
-
-
-def words(e: Emitter, plane: Loaded, i: Index, per_word: int) -> Vectors:
-    """The words of row i, loaded once."""
-    word = e.divide(i, per_word)
-    return e.once((plane, word.base, word.offset), lambda: plane.prefetched(e, word))
 
 
 def cleared(e: Emitter, value: SSAValue, mask: int) -> SSAValue:
@@ -253,31 +246,15 @@ def multiplication(e: Emitter, format: Element) -> Multiply:
 
 
 def dot(e: Emitter, acc: Tile, lhs: Loaded, rhs: Quads) -> Registers:
-    """acc + lhs · rhs in i32: a loop over chunks of the shared axis, each unrolled."""
-    extent, width = lhs.columns, len(acc.vectors(e))
-    multiply = multiplication(e, rhs.format)
-    chunk = chunk_of(extent, max(rhs.granule, multiply.unrolled * QUAD))
+    """acc + lhs · rhs in i32."""
+    width, multiply = len(acc.vectors(e)), multiplication(e, rhs.format)
 
-    def body(first: Index, sums: Sequence[SSAValue]) -> Sequence[SSAValue]:
-        sums = list(sums)
-        for k in range(0, chunk, QUAD):
-            columns = [multiply.codes(e, quad) for quad in rhs.quad(e, first + k)]
-            for m in range(acc.rows):
-                left = multiply.x(e, lhs.quad_splat(e, Index.constant(m), first + k))
-                for v, right in enumerate(columns, m * width):
-                    sums[v] = multiply.add(e, sums[v], left, right)
-        return sums
+    def add(sums: Vectors, k: Index) -> None:
+        columns = [multiply.codes(e, quad) for quad in rhs.quad(e, k)]
+        for m in range(acc.rows):
+            left = multiply.x(e, lhs.quad_splat(e, Index.constant(m), k))
+            for v, right in enumerate(columns, m * width):
+                sums[v] = multiply.add(e, sums[v], left, right)
 
-    start = [v for m in range(acc.rows) for v in acc.row(e, Index.constant(m))]
-    if chunk == extent:
-        sums = body(Index.constant(0), start)
-    else:
-        sums = e.loop(
-            e.integer(0),
-            e.integer(extent),
-            chunk,
-            start,
-            lambda k, sums: body(Index(k, 0, 0, extent - chunk, chunk), sums),
-        )
-    values = [list(sums[m : m + width]) for m in range(0, len(sums), width)]
-    return Registers(acc.shape, i32, values)
+    wanted = max(rhs.granule, multiply.unrolled * QUAD)
+    return accumulate(e, acc, lhs.columns, QUAD, wanted, add)

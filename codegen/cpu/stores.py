@@ -1,4 +1,4 @@
-"""Store tiles: rows of vectors, rows interleaved in pairs, single columns."""
+"""Store tiles: rows of vectors, rows interleaved in pairs, tiles narrower than a vector."""
 
 from __future__ import annotations
 
@@ -55,6 +55,8 @@ def narrowed(e: Emitter, value: SSAValue, element: Attribute) -> SSAValue:
 
 
 def pairs(e: Emitter, value: Tile, array: Pairs, offsets: tuple[Index, ...]) -> None:
+    """Store rows two at a time, interleaved."""
+
     def store(i: Index) -> None:
         if i.offset % 2:
             return

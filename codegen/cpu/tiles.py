@@ -303,6 +303,11 @@ class Loaded(Tile):
         type_ = VectorType(i32, [self.columns])
         return e.once((address, type_), lambda: e.load(address, type_, self.array.align))
 
+    def words_of(self, e: Emitter, i: Index, per_word: int) -> Vectors:
+        """The words that hold row i of the codes packed here, loaded once."""
+        word = e.divide(i, per_word)
+        return e.once((self, word.base, word.offset), lambda: self.prefetched(e, word))
+
     def prefetched(self, e: Emitter, i: Index) -> Vectors:
         """Row i, and a later one asked for."""
         values = self.row(e, i)
