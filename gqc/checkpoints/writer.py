@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -73,7 +74,7 @@ def form_of(weight: Weight, activation: Scheme | None, origin: str = "") -> Form
     return Form(inner.type, tuple(inner.codes.shape), tuple(numbers), activation, origin)
 
 
-class Writer:
+class Writer(ABC):
     """How one format stores quantized weights; dense parameters are stored as they are.
 
     A writer is made for one checkpoint, whose forms by name it is given, all of them beforehand
@@ -96,16 +97,16 @@ class Writer:
         """Why the format cannot hold a weight, and the remedy; None where it can."""
         return None
 
-    def warn(self, config: dict[str, Any]) -> None:
+    def warn(self, config: dict[str, Any]) -> None:  # noqa: B027  nothing to warn of
         """Warn of what loaders of the format make of weights in a model of this config."""
 
+    @abstractmethod
     def parts(self, name: str, weight: Weight, scale: torch.Tensor | None) -> Tensors:
         """The tensors that a weight is stored as, by their full names.
 
         scale: the tensor scale of the layer's input, a float32 scalar, where it is static.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def quantization(self, dense: Sequence[str]) -> dict[str, Any]:
         """The quantization config; `dense` are the matrices that are not quantized."""
-        raise NotImplementedError

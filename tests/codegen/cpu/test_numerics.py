@@ -10,12 +10,13 @@ import torch
 from xdsl.dialects import memref
 
 from gqc.codegen import cpu
-from gqc.codegen.cpu.isa import ISAS, missing
+from gqc.codegen.cpu.isa import ISAS, host, missing
 from gqc.dialects.tile import element_of, shape_of
 from gqc.formats.elements import INTEGER_BITS
 from gqc.passes import panel_matmul_kernel
 from gqc.targets import TARGETS
 
+TORCH_TYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 INTEGERS = [f"{sign}i{bits}" for bits in INTEGER_BITS for sign in "us"]
 ZEROS = {
     "none": "",
@@ -119,8 +120,23 @@ def test_panels_fit_a_small_stack(linear):
             "avx512bf16", 300
         )
         arrays = [op.memref for op in kernel.walk() if isinstance(op, memref.AllocaOp)]
-        sizes = [prod(shape_of(a)) * element_of(a).size for a in arrays]
+        sizes = [prod(shape_of(a)) * TORCH_TYPES[str(element_of(a))].itemsize for a in arrays]
         assert len(sizes) == 3 and sum(sizes) <= 512 << 10
+
+
+@pytest.mark.parametrize("rows", [1, 2, 16, 300])
+def test_threads_change_no_bit(linear, rows):
+    """Of kernels of every bucket, where each thread has several programs."""
+    layer = linear(1024, 256, f"1x64 : f16 : ui4{ZEROS['rescale']}", "bf16")
+    *inputs, y = layer.arguments(rows)
+    run, threads, results = cpu.load(layer.kernel(host().name, rows), host().name), (1, 2, 3), []
+    before = torch.get_num_threads()
+    for count in threads:
+        torch.set_num_threads(count)
+        results.append(torch.empty_like(y))
+        run(*inputs, results[-1])
+    torch.set_num_threads(before)
+    assert all(torch.equal(result, results[0]) for result in results)
 
 
 @pytest.mark.parametrize("isa", TIERS)
