@@ -16,29 +16,37 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "cpu_tokens.json"
 PROMPT_TOKENS = 512
 NEW_TOKENS = 64
 
 
-class Model(Protocol):
+class Model(ABC):
     """A language model with a cache of what it has read."""
 
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget everything."""
+
+    @abstractmethod
+    def read(self, tokens: list[int]) -> int:
+        """Read tokens, and give the likeliest after them."""
+
     def start(self, prompt: list[int]) -> int:
-        """Forget everything, read a prompt, and give the likeliest token after it."""
-        ...
+        self.reset()
+        return self.read(prompt)
 
     def next(self, token: int) -> int:
-        """Read one token, and give the likeliest after it."""
-        ...
+        return self.read([token])
 
 
-class Gqc:
+class Gqc(Model):
     """`gqc.load` of the file, run by transformers' model."""
 
     def __init__(self, path: Path, threads: int, **options: Any):
@@ -51,14 +59,10 @@ class Gqc:
         dtype = getattr(torch, options.pop("dtype", "float32"))
         self.model = gqc.load(path, dtype=dtype, target="cpu", progress=False, **options)
 
-    def start(self, prompt: list[int]) -> int:
+    def reset(self) -> None:
         from transformers import DynamicCache
 
         self.cache = DynamicCache(config=self.model.config)
-        return self.read(prompt)
-
-    def next(self, token: int) -> int:
-        return self.read([token])
 
     def read(self, tokens: list[int]) -> int:
         with self.torch.inference_mode():
@@ -67,7 +71,7 @@ class Gqc:
             return int(found.logits[0, -1].argmax())
 
 
-class Generator:
+class Generator(Model):
     """`gqc.generator` of the file: one graph, and what is between its kernels by inductor."""
 
     def __init__(self, path: Path, threads: int, dtype: str):
@@ -80,18 +84,14 @@ class Generator:
         kind = getattr(torch, dtype)
         self.model = gqc.generator(path, length=length, dtype=kind, target="cpu", progress=False)
 
-    def start(self, prompt: list[int]) -> int:
+    def reset(self) -> None:
         self.model.reset()
-        return self.read(prompt)
-
-    def next(self, token: int) -> int:
-        return self.read([token])
 
     def read(self, tokens: list[int]) -> int:
         return int(self.model.read(tokens).argmax())
 
 
-class LlamaCpp:
+class LlamaCpp(Model):
     """llama-cpp-python, as llama.cpp sets itself up."""
 
     def __init__(self, path: Path, threads: int):
@@ -107,12 +107,8 @@ class LlamaCpp:
             verbose=False,
         )
 
-    def start(self, prompt: list[int]) -> int:
+    def reset(self) -> None:
         self.model.reset()
-        return self.read(prompt)
-
-    def next(self, token: int) -> int:
-        return self.read([token])
 
     def read(self, tokens: list[int]) -> int:
         import numpy as np
