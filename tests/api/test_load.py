@@ -171,12 +171,11 @@ def test_programs_take_no_stored_weights(tmp_path: Path) -> None:
 
 
 LOADING = """
-import resource, sys
+import sys
 import torch
 import gqc
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+sys.path.append(sys.argv[4])
+from peak_memory import peak_memory
 
 layers = int(sys.argv[2])
 
@@ -185,10 +184,11 @@ def stack(n):
     return torch.nn.Sequential(*layers).bfloat16()
 
 gqc.load(sys.argv[3], stack(1), target="cpu", progress=False)  # what any load takes
-before = peak()
+before = peak_memory()
 compiled = gqc.load(sys.argv[1], stack(layers), target="cpu", progress=False)
-print(peak() - before, sum(b.nbytes for b in compiled.buffers()))
+print(peak_memory() - before, sum(b.nbytes for b in compiled.buffers()))
 """
+TESTS = str(Path(__file__).parents[1])
 
 
 @pytest.mark.slow
@@ -198,7 +198,7 @@ def test_loading_holds_what_is_packed_and_a_weight_or_two(tmp_path: Path) -> Non
         weight = torch.randn(2048, 2048, generator=generator(n))
         quantized = rtn(weight, parse_scheme("int4_g128").type(), "minmax")
         gqc.save(Memory({f"{i}.weight": quantized for i in range(n)}), tmp_path / str(n))
-    command = [sys.executable, "-c", LOADING, tmp_path / "24", "24", tmp_path / "1"]
+    command = [sys.executable, "-c", LOADING, tmp_path / "24", "24", tmp_path / "1", TESTS]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     grown, packed = map(int, done.stdout.split())
     assert 50e6 < packed < 56e6
