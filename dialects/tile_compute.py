@@ -256,23 +256,60 @@ class SumOp(IRDLOperation):
     assembly_format = "$source `axis` `=` $axis attr-dict `:` type($source) `to` type($result)"
 
     def __init__(self, source: SSAValue, axis: int):
-        shape = tuple(1 if i == axis else n for i, n in enumerate(shape_of(source)))
         super().__init__(
             operands=[source],
             properties={"axis": IntegerAttr(axis, i64)},
-            result_types=[VectorType(sum_type(source), shape)],
+            result_types=[VectorType(sum_type(source), reduced(shape_of(source), axis))],
         )
 
     def verify_(self) -> None:
         axis = require_axis(self, "C1", self.axis, self.source)
-        expected = tuple(1 if i == axis else n for i, n in enumerate(shape_of(self.source)))
-        kind = sum_type(self.source)
+        expected, kind = reduced(shape_of(self.source), axis), sum_type(self.source)
         require(
             shape_of(self.result) == expected and element_of(self.result) == kind,
             self,
             "C1",
             f"the result must be {kind} of shape {expected}",
         )
+
+
+@irdl_op_definition
+class MaxOp(IRDLOperation):
+    """The greatest along an axis of f32, which stays, with extent 1.
+
+    C1 the result's type says so.
+    """
+
+    name = "tile.max"
+
+    source = operand_def(VectorType)
+    axis = prop_def(IntegerAttr.constr(i64))
+    result = result_def(VectorType)
+    traits = traits_def(Pure())
+    assembly_format = "$source `axis` `=` $axis attr-dict `:` type($source) `to` type($result)"
+
+    def __init__(self, source: SSAValue, axis: int):
+        super().__init__(
+            operands=[source],
+            properties={"axis": IntegerAttr(axis, i64)},
+            result_types=[VectorType(f32, reduced(shape_of(source), axis))],
+        )
+
+    def verify_(self) -> None:
+        axis = require_axis(self, "C1", self.axis, self.source)
+        expected = reduced(shape_of(self.source), axis)
+        fits = element_of(self.source) == element_of(self.result) == f32
+        require(
+            fits and shape_of(self.result) == expected,
+            self,
+            "C1",
+            f"the result must be f32 of shape {expected}, as the source",
+        )
+
+
+def reduced(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """A shape with extent 1 along an axis."""
+    return tuple(1 if i == axis else n for i, n in enumerate(shape))
 
 
 def holds_integers(value: SSAValue) -> bool:

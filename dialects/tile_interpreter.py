@@ -74,6 +74,17 @@ class TileFunctions(InterpreterFunctions):
         array, axis = args
         return (array.shape[axis],)
 
+    @impl(memref.LoadOp)
+    def run_memref_load(self, interpreter: Interpreter, op: memref.LoadOp, args: Values) -> Values:
+        array, *indices = args
+        return (array[tuple(indices)].item(),)
+
+    @impl(arith.IndexCastOp)
+    def run_index_cast(
+        self, interpreter: Interpreter, op: arith.IndexCastOp, args: Values
+    ) -> Values:
+        return args
+
     @impl(memref.AllocaOp)
     def run_alloca(self, interpreter: Interpreter, op: memref.AllocaOp, args: Values) -> Values:
         import torch
@@ -178,6 +189,10 @@ class TileFunctions(InterpreterFunctions):
 
         values = args[0].to(DTYPES[tile.element_of(op.result)])
         return (values.sum(op.axis.value.data, keepdim=True, dtype=values.dtype),)
+
+    @impl(tile.MaxOp)
+    def run_max(self, interpreter: Interpreter, op: tile.MaxOp, args: Values) -> Values:
+        return (args[0].amax(op.axis.value.data, keepdim=True),)
 
     @impl(tile.DotOp)
     def run_dot(self, interpreter: Interpreter, op: tile.DotOp, args: Values) -> Values:

@@ -8,7 +8,7 @@ from xdsl.dialects.builtin import bf16, f32
 from xdsl.ir import SSAValue
 
 from gqc.codegen.cpu.emitter import Emitter, Index
-from gqc.codegen.cpu.tiles import Registers, Tile, Vectors
+from gqc.codegen.cpu.tiles import Loaded, Registers, Tile, Transposed, Vectors
 
 UNROLLED = 8
 """Products of one accumulator in a round of the loop: more of them make LLVM spill registers."""
@@ -19,6 +19,8 @@ SHORT = 32
 
 def dot(e: Emitter, acc: Tile, lhs: Tile, rhs: Tile) -> Registers:
     """acc + lhs · rhs of floats."""
+    if isinstance(rhs, Transposed):
+        return dot_of_rows(e, acc, lhs, rhs.source)
     extent, width = lhs.columns, len(acc.vectors(e))
     paired = e.isa.dot_bf16 is not None and lhs.element == rhs.element == bf16
     step = 2 if paired and extent % 2 == 0 else 1
@@ -81,3 +83,71 @@ def add_products(
             sums[v] = e.intrinsic(e.isa.dot_bf16, [sums[v], left, right], sums[v].type)
         else:
             sums[v] = e.fma(left, right, sums[v])
+
+
+# Rows by rows
+
+
+def dot_of_rows(e: Emitter, acc: Tile, lhs: Tile, rhs: Tile) -> Registers:
+    """acc + lhs · rhsᵀ of floats: both have the shared axis along the lanes.
+
+    Each pair of rows gives a vector whose lanes sum up to their dot; those of as many rows of rhs
+    as there are lanes are summed up together.
+    """
+    paired = all(isinstance(t, Loaded) and t.has_row_pairs(e) for t in (lhs, rhs))
+    values: list[Vectors] = []
+    for m in range(acc.rows):
+        sums = acc.row(e, Index.constant(m))
+        left = vectors_of(e, lhs, m, paired)
+        for v, first in enumerate(acc.vectors(e)):
+            parts = [
+                products(e, left, vectors_of(e, rhs, n, paired))
+                for n in range(first, first + e.isa.lanes)
+            ]
+            sums[v] = e.fadd(sums[v], lanes_summed(e, parts))
+        values.append(sums)
+    return Registers(acc.shape, acc.element, values)
+
+
+def vectors_of(e: Emitter, tile: Tile, row: int, paired: bool) -> Vectors:
+    """A row, as vectors of bf16 pairs or of f32."""
+    i = Index.constant(row)
+    if paired:
+        assert isinstance(tile, Loaded)
+        return tile.row_pairs(e, i)
+    return tile.row(e, i)
+
+
+def products(e: Emitter, left: Vectors, right: Vectors) -> SSAValue:
+    """A vector whose lanes sum up to the dot of two rows."""
+    total = e.full(0.0)
+    for a, b in zip(left, right, strict=True):
+        if a.type == total.type:
+            total = e.fma(a, b, total)
+        else:
+            assert e.isa.dot_bf16
+            total = e.intrinsic(e.isa.dot_bf16, [total, a, b], total.type)
+    return total
+
+
+def lanes_summed(e: Emitter, vectors: Vectors) -> SSAValue:
+    """Lane n of the result is the sum of the lanes of vector n; there is one for each lane.
+
+    Vectors are added in twos, half the lanes of one beside half of the other, until one is left.
+    """
+    distance = len(vectors) // 2
+    while distance:
+        vectors = [
+            add_halves(e, a, b, distance)
+            for a, b in zip(vectors[:distance], vectors[distance:], strict=True)
+        ]
+        distance //= 2
+    return vectors[0]
+
+
+def add_halves(e: Emitter, a: SSAValue, b: SSAValue, distance: int) -> SSAValue:
+    """Lanes of a plus those at a distance, where that is up, and of b where it is down."""
+    lanes = range(e.isa.lanes)
+    near = [lane if lane & distance == 0 else e.isa.lanes + lane for lane in lanes]
+    far = [lane + distance if lane & distance == 0 else near[lane] - distance for lane in lanes]
+    return e.fadd(e.shuffle(a, near, b), e.shuffle(a, far, b))

@@ -248,12 +248,14 @@ class Emitter:
         first = self.emit(llvm.InsertElementOp(undef, scalar, self.integer(0, i32)))
         return self.shuffle(first, [0] * self.isa.lanes)
 
-    def shuffle(self, value: SSAValue, lanes: Sequence[int]) -> SSAValue:
-        """Lanes of a vector in a new order, fixed now."""
+    def shuffle(
+        self, value: SSAValue, lanes: Sequence[int], other: SSAValue | None = None
+    ) -> SSAValue:
+        """Lanes of a vector in a new order, fixed now; those of another are numbered after them."""
         assert isinstance(value.type, VectorType)
         result = VectorType(value.type.element_type, [len(lanes)])
         mask = DenseArrayBase.from_list(i32, lanes)
-        return self.emit(llvm.ShuffleVectorOp(value, value, mask, result))
+        return self.emit(llvm.ShuffleVectorOp(value, other or value, mask, result))
 
     def fadd(self, a: SSAValue, b: SSAValue) -> SSAValue:
         return self.emit(llvm.FAddOp(a, b, CONTRACT))

@@ -11,7 +11,7 @@ from xdsl.dialects.builtin import i32
 from xdsl.ir import SSAValue
 
 from gqc.codegen.cpu.emitter import Emitter, Index
-from gqc.codegen.cpu.tiles import Tile, Vectors
+from gqc.codegen.cpu.tiles import Summed, Tile, Vectors
 
 LEAST, GREATEST = -104.0, 104.0
 """Arguments beyond which exp is 0 or infinity in f32."""
@@ -145,3 +145,10 @@ class Mapped(Tile):
 
     def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
         return self.function(e, self.source.splat(e, i, j))
+
+
+class Greatest(Summed):
+    """The greatest of each row of an f32 tile, as a tile of one column; NaN if any is."""
+
+    def together(self, e: Emitter, a: SSAValue, b: SSAValue) -> SSAValue:
+        return maximum(e, a, b)

@@ -175,6 +175,17 @@ def lower_dim(lowering: Lowering, op: memref.DimOp) -> None:
     lowering.indices[op.result] = known
 
 
+def lower_memref_load(lowering: Lowering, op: memref.LoadOp) -> None:
+    """A number that counts something, read by the program."""
+    array, places = lowering.arrays[op.memref], [lowering.index(i) for i in op.indices]
+    value = lowering.e.load(array.address(lowering.e, places), i64, array.align)
+    lowering.indices[op.res] = Index(value, 0, 0, None, 1)
+
+
+def lower_index_cast(lowering: Lowering, op: arith.IndexCastOp) -> None:
+    lowering.indices[op.result] = lowering.index(op.input)
+
+
 def lower_alloca(lowering: Lowering, op: memref.AllocaOp) -> None:
     """Memory of one program lies on its thread's stack."""
     e, shape, element = lowering.e, shape_of(op.memref), element_of(op.memref)
@@ -280,6 +291,13 @@ def lower_sum(lowering: Lowering, op: tile.SumOp) -> None:
     lowering.tiles[op.result] = int8.Whole(shape, i32, total) if element == i32 else total
 
 
+def lower_max(lowering: Lowering, op: tile.MaxOp) -> None:
+    if op.axis.value.data != 1:
+        raise GqcError("tile.max along the rows of a CPU kernel")
+    source = lowering.tiles[op.source]
+    lowering.tiles[op.result] = functions.Greatest(shape_of(op.result), f32, source)
+
+
 def lower_bitcast(lowering: Lowering, op: tile.BitcastOp) -> None:
     """Bytes and codes of 8 bits are the same."""
     if {str(element_of(op.source)), str(element_of(op.result))} != {"i8", "si8"}:
@@ -358,7 +376,9 @@ RULES: dict[type[Operation], Rule] = cast(
         arith.SubiOp: lower_subi,
         arith.MinUIOp: lower_minui,
         memref.DimOp: lower_dim,
+        memref.LoadOp: lower_memref_load,
         memref.AllocaOp: lower_alloca,
+        arith.IndexCastOp: lower_index_cast,
         arith.AddfOp: elementwise(Emitter.fadd),
         arith.SubfOp: elementwise(Emitter.fsub),
         arith.MulfOp: elementwise(Emitter.fmul),
@@ -380,6 +400,7 @@ RULES: dict[type[Operation], Rule] = cast(
         tile.BroadcastOp: lower_broadcast,
         tile.TransposeOp: lower_transpose,
         tile.SumOp: lower_sum,
+        tile.MaxOp: lower_max,
         tile.TakePanelsOp: lower_take_panels,
         tile.DotOp: lower_dot,
         tile.StoreOp: lower_store,

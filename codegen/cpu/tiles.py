@@ -459,15 +459,18 @@ class Summed(Tile):
         return e.once((self, i.base, i.offset), lambda: self.total(e, i))
 
     def total(self, e: Emitter, i: Index) -> SSAValue:
-        first = self.lane_sums(e, i)
+        first = self.lane_totals(e, i)
         distance = e.isa.lanes // 2
         while distance:
             other = e.shuffle(first, [lane ^ distance for lane in range(e.isa.lanes)])
-            first = e.fadd(first, other)
+            first = self.together(e, first, other)
             distance //= 2
         return first
 
-    def lane_sums(self, e: Emitter, i: Index) -> SSAValue:
+    def together(self, e: Emitter, a: SSAValue, b: SSAValue) -> SSAValue:
+        return e.fadd(a, b)
+
+    def lane_totals(self, e: Emitter, i: Index) -> SSAValue:
         """A vector whose lanes sum up to the row's sum: by dots with ones where it is bf16."""
         if isinstance(self.source, Loaded) and self.source.has_row_pairs(e):
             assert e.isa.dot_bf16
@@ -477,5 +480,5 @@ class Summed(Tile):
             return total
         total, *rest = self.source.row(e, i)
         for vector in rest:
-            total = e.fadd(total, vector)
+            total = self.together(e, total, vector)
         return total

@@ -212,6 +212,10 @@ def reduce_sum(printer: Emitter, op: tile.SumOp) -> str:
     return f"tl.sum({source}, axis={op.axis.value.data}, keep_dims=True)"
 
 
+def reduce_max(printer: Emitter, op: tile.MaxOp) -> str:
+    return f"tl.max({printer.texts[op.source]}, axis={op.axis.value.data}, keep_dims=True)"
+
+
 def dot(printer: Emitter, op: tile.DotOp) -> str:
     """Products of f32 tiles are asked for in full: Triton would round the operands to TF32."""
     if holds_integers(op.lhs):
@@ -313,6 +317,7 @@ EXPRESSIONS: dict[type[Operation], Callable[[Emitter, Any], str]] = {
     tile.BroadcastOp: broadcast,
     tile.TransposeOp: transpose,
     tile.SumOp: reduce_sum,
+    tile.MaxOp: reduce_max,
     tile.TakePanelsOp: take_panels,
     tile.DotOp: dot,
     tile.BitcastOp: bitcast,

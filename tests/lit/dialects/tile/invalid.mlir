@@ -222,3 +222,21 @@ tile.store %t, %a[%i] : vector<4xf32>, memref<4xbf16>
 // CHECK: tile.dot C3: operand types differ
 %c, %a, %b = "test.op"() : () -> (vector<4x4xf32>, vector<4x8xf16>, vector<8x4xbf16>)
 %d = tile.dot %c, %a, %b : vector<4x8xf16>, vector<8x4xbf16> -> vector<4x4xf32>
+
+// -----
+
+// CHECK: tile.max C1: the result must be f32 of shape (4, 1), as the source
+%t = "test.op"() : () -> vector<4x8xf32>
+%m = tile.max %t axis = 1 : vector<4x8xf32> to vector<1x8xf32>
+
+// -----
+
+// CHECK: tile.max C1: the result must be f32 of shape (4, 1), as the source
+%t = "test.op"() : () -> vector<4x8xf16>
+%m = tile.max %t axis = 1 : vector<4x8xf16> to vector<4x1xf32>
+
+// -----
+
+// CHECK: tile.max C1: a tile of rank 2 has no axis 2
+%t = "test.op"() : () -> vector<4x8xf32>
+%m = tile.max %t axis = 2 : vector<4x8xf32> to vector<4x8xf32>

@@ -24,6 +24,7 @@
 // CHECK-NEXT:    %wt = tile.transpose %wb : vector<64x128xbf16> to vector<128x64xbf16>
 // CHECK-NEXT:    %d = tile.dot %acc, %x_tile, %wt : vector<16x128xbf16>, vector<128x64xbf16> -> vector<16x64xf32>
 // CHECK-NEXT:    %t = tile.sum %x_tile axis = 1 : vector<16x128xbf16> to vector<16x1xf32>
+// CHECK-NEXT:    %g = tile.max %d axis = 1 : vector<16x64xf32> to vector<16x1xf32>
 // CHECK-NEXT:    %b = tile.load %bias[%c0] : memref<64xbf16> -> vector<64xbf16>
 // CHECK-NEXT:    %bf = tile.cast %b : vector<64xbf16> to vector<64xf32>
 // CHECK-NEXT:    %bb = tile.broadcast %bf : vector<64xf32> to vector<16x64xf32>
@@ -67,6 +68,7 @@ tile.kernel @matmul(%x : memref<?x128xbf16>, %w2 : memref<64x8xi32>, %w1 : memre
   %wt = tile.transpose %wb : vector<64x128xbf16> to vector<128x64xbf16>
   %d = tile.dot %acc, %x_tile, %wt : vector<16x128xbf16>, vector<128x64xbf16> -> vector<16x64xf32>
   %t = tile.sum %x_tile axis = 1 : vector<16x128xbf16> to vector<16x1xf32>
+  %g = tile.max %d axis = 1 : vector<16x64xf32> to vector<16x1xf32>
   %b = tile.load %bias[%c0] : memref<64xbf16> -> vector<64xbf16>
   %bf = tile.cast %b : vector<64xbf16> to vector<64xf32>
   %bb = tile.broadcast %bf : vector<64xf32> to vector<16x64xf32>
