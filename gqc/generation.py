@@ -65,6 +65,7 @@ class Generator:
         self.stops = stops
         self.start = 0
         self.step: Callable[..., Tensor] = graph
+        self.warm = not inductor
         if inductor:
             options: dict[str, Any] = {  # nothing replaces the graph's tensors
                 "guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe
@@ -86,10 +87,12 @@ class Generator:
                 f"{len(tokens)} tokens after {self.start} do not fit into {self.length}: reset, or "
                 "make the generator with a greater length"
             )
+        inputs = {"input_ids": torch.tensor([tokens]), "start": self.start}
         once = len(tokens) > 1 or self.start < FIRST_DYNAMIC
-        logits = (self.graph if once else self.step)(
-            input_ids=torch.tensor([tokens]), start=self.start
-        )
+        if not once and not self.warm:
+            self.graph(**inputs)  # compiles kernels, which torch.compile would trace
+            self.warm = True
+        logits = (self.graph if once else self.step)(**inputs)
         self.start += len(tokens)
         return logits[0, -1]
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
-from transformers.masking_utils import sdpa_mask
 
 from gqc.errors import GqcError
 from gqc.frontend.linears import copy_shared
+from gqc.passes.attention_kernel import STEP
+from gqc.runtime import attention  # noqa: F401  defines the operator
 
 ATTENTION = "gqc_grouped"
 """What transformers knows `attend` by."""
@@ -87,8 +88,9 @@ def with_cache(model: Any, length: int) -> nn.Module:
         raise GqcError(f"{type(model).__name__} has sliding windows: use gqc.load and generate")
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    room = -(-length // STEP) * STEP
     layers = [
-        empty_cache((1, heads, length, size), model.dtype) for _ in range(config.num_hidden_layers)
+        empty_cache((1, heads, room, size), model.dtype) for _ in range(config.num_hidden_layers)
     ]
     new.set_attn_implementation(registered_attention())
     new.add_module(CACHE, nn.ModuleList(layers))
@@ -105,13 +107,13 @@ def empty_cache(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Module:
 
 
 def registered_attention() -> str:
-    """The name by which transformers finds `attend`, and a mask for it in any case."""
+    """The name by which transformers finds `attend`, which makes no mask."""
 
-    def mask(**arguments: Any) -> Any:
-        return sdpa_mask(**{**arguments, "allow_is_causal_skip": False})
+    def no_mask(**_: Any) -> None:
+        return None
 
     AttentionInterface.register(ATTENTION, attend)
-    AttentionMaskInterface.register(ATTENTION, mask)
+    AttentionMaskInterface.register(ATTENTION, no_mask)  # pyright: ignore[reportArgumentType]
     return ATTENTION
 
 
@@ -120,27 +122,15 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor,
+    attention_mask: None,
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of query [1, H, S, D] to keys and values [1, H / G, L, D], mask [1, 1, S, L].
+    """Attention of query [1, H, S, D], the last positions, to keys and values [1, H / G, L, D].
 
-    The G heads that share keys are rows of one product: torch's kernel for one row at a time takes
-    six times as long in bf16. Gives [1, S, H, D]. Raises GqcError on what is not done.
+    Gives [1, S, H, D]. Raises GqcError on what is not done.
     """
     if others.get("softcap") is not None or others.get("s_aux") is not None:
         raise GqcError(f"{type(module).__name__} caps its scores or has sinks: use gqc.load")
-    batch, heads, rows, size = query.shape
-    shared = heads // key.shape[1]
-    grouped = packed(query).view(batch, key.shape[1], shared * rows, size)
-    mask = attention_mask.repeat(1, 1, shared, 1)
-    found = nn.functional.scaled_dot_product_attention(
-        grouped, key, value, attn_mask=mask, scale=scaling
-    )
-    return packed(packed(found).view(batch, heads, rows, size).transpose(1, 2)), None
-
-
-def packed(tensor: Tensor) -> Tensor:
-    """A contiguous copy: `contiguous()` asks of a symbolic size what export cannot prove."""
-    return tensor.clone(memory_format=torch.contiguous_format)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return torch.ops.gqc.attend(query, key, value, scale), None
