@@ -67,10 +67,14 @@ class Generator:
         self.step: Callable[..., Tensor] = graph
         self.warm = not inductor
         if inductor:
+            from gqc.runtime.inductor import backend
+
             options: dict[str, Any] = {  # nothing replaces the graph's tensors
                 "guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe
             }
-            self.step = torch.compile(graph, fullgraph=True, dynamic=True, options=options)
+            self.step = torch.compile(
+                graph, backend=backend, fullgraph=True, dynamic=True, options=options
+            )
 
     def reset(self) -> None:
         """Forget what was read."""

@@ -33,14 +33,20 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
     Each G heads share keys. Keys and values may be the first L of a cache that has room for more,
     of which the kernel reads some: they are numbers.
     """
+    y = attend_fake(q, keys, values, scale)
+    attend_into(q, keys, values, scale, out=y)
+    return y
+
+
+def attend_into(q: Tensor, keys: Tensor, values: Tensor, scale: float, *, out: Tensor) -> None:
+    """`attend` into a contiguous tensor [1, S, H, D]."""
     rows = q.shape[2]
     kernel = kernel_of(q, keys, values, scale) if rows <= FEW_ROWS else None
     if kernel is None:
-        return in_torch(q, keys, values, scale)
+        out.copy_(in_torch(q, keys, values, scale))
+        return
     x = q.transpose(1, 2).contiguous()
-    y = torch.empty_like(x)
-    kernel(x, torch.tensor([keys.shape[2] - rows + 1]), keys, values, y)
-    return y
+    kernel(x, torch.tensor([keys.shape[2] - rows + 1]), keys, values, out)
 
 
 @torch.library.register_fake("gqc::attend")
@@ -82,4 +88,4 @@ def in_torch(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
     found = torch.nn.functional.scaled_dot_product_attention(
         grouped, keys, values, attn_mask=mask.repeat(shared, 1), scale=scale
     )
-    return found.reshape(1, heads, rows, size).transpose(1, 2).contiguous()
+    return found.reshape(1, heads, rows, size).transpose(1, 2)

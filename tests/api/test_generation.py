@@ -10,6 +10,8 @@ import small_models
 import torch
 
 import gqc
+from gqc.runtime import attention
+from gqc.runtime.ops import Launch
 
 PROMPT = [5, 17, 80, 3, 41, 9, 60]
 
@@ -74,12 +76,28 @@ def test_a_stop_token_ends_a_text(generator: Any) -> None:
     assert list(generator.generate(PROMPT, 9, choose=lambda logits: 2)) == [2]
 
 
-def test_with_inductor(model: Any, generator: Any) -> None:
+def test_with_inductor(model: Any, generator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiled step launches kernels itself, and calls no operator for it."""
     compiled = gqc.generator(model, length=32, scheme="int8_g32", target="cpu")
     generator.reset()
-    for tokens in (PROMPT, [7], [8], [9], [10]):
-        found, whole = compiled.read(tokens), generator.read(tokens)
-        assert torch.allclose(found, whole, atol=1e-5, rtol=0)
+    expected = [generator.read(tokens) for tokens in (PROMPT, [7], [8], [9], [10])]
+    found = [compiled.read(tokens) for tokens in (PROMPT, [7], [8])]
+    monkeypatch.delattr(Launch, "run")
+    monkeypatch.delattr(attention, "attend_fake")
+    found += [compiled.read(tokens) for tokens in ([9], [10])]
+    for logits, whole in zip(found, expected, strict=True):
+        assert torch.allclose(logits, whole, atol=1e-5, rtol=0)
+
+
+def test_inductor_elsewhere_calls_operators(model: Any) -> None:
+    """What it generates is kept on the disk, for processes without gqc's backend."""
+    import torch._inductor.lowering as lowering
+
+    from gqc.runtime import inductor
+
+    with inductor.direct_launches():
+        assert lowering.lowerings[torch.ops.gqc.matmul.default] is inductor.lower_matmul
+    assert torch.ops.gqc.matmul.default not in lowering.lowerings
 
 
 def test_what_does_not_fit(generator: Any) -> None:
