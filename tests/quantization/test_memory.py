@@ -1,0 +1,46 @@
+"""The memory that calibration takes: that of one block's statistics, and no more of more blocks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+
+CALIBRATING = """
+import sys
+import torch
+import gqc
+sys.path.append(sys.argv[1])
+from peak_memory import peak_memory
+
+class Stack(torch.nn.Module):
+    def __init__(self, blocks):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(torch.nn.Linear(1024, 1024, False) for _ in range(blocks))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = torch.tanh(8 * block(x))
+        return x
+
+inputs = [torch.randn(64, 1024) for _ in range(2)]
+models = [Stack(2), Stack(20)]
+peaks = []
+for model in models:
+    gqc.quantize(model, scheme="int4_g128+gptq", calibration=inputs, progress=False)
+    peaks.append(peak_memory())
+print(peaks[0], peaks[1] - peaks[0])
+"""
+STATISTICS = 1024 * 1024 * 4
+"""Bytes of what GPTQ sums up of one layer's inputs."""
+QUANTIZED = 1024 * 1024 * 5 // 4
+"""Bytes of one quantized weight, its codes a byte each, and scales."""
+
+
+def test_it_does_not_grow_with_the_number_of_blocks() -> None:
+    command = [sys.executable, "-c", CALIBRATING, str(TESTS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    _, grown = map(int, done.stdout.split())
+    assert grown < 18 * QUANTIZED + 9 * STATISTICS  # of 18 more blocks
