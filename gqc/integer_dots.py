@@ -37,6 +37,7 @@ VNNI, VNNI_256, NEON = dot("vpdpbusd", *WIDE), dot("vpdpbusd", *NARROW), dot("sd
 
 INTEGER_DOTS: Mapping[str, tuple[Native, Native]] = {
     "cpu_avx512bf16": (VNNI, VNNI),
+    "cpu_cooperlake": (VNNI, VNNI),
     "cpu_avx512vnni": (VNNI, VNNI),
     # vpmaddubsw saturates sums of two products beyond i16: codes of 8 bits are widened first.
     "cpu_avx512": (dot("vpmaddubsw", *WIDE), dot("vpmaddwd", *WIDE)),

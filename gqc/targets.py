@@ -141,6 +141,7 @@ TARGETS: dict[str, Target] = {
         gpu("gfx942", "v_mfma", *AMD),
         gpu("gfx950", "v_mfma", *AMD),
         cpu("cpu_avx512bf16", "vfmadd", "vdpbf16ps", AVX512, AVX512_WIDE),
+        cpu("cpu_cooperlake", "vfmadd", "vdpbf16ps", AVX512, AVX512_WIDE),
         cpu("cpu_avx512vnni", "vfmadd", "vfmadd", AVX512, AVX512_WIDE),
         cpu("cpu_avx512", "vfmadd", "vfmadd", AVX512, AVX512_WIDE),
         cpu("cpu_avxvnni", "vfmadd", "vfmadd", NARROW),

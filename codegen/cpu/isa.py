@@ -6,7 +6,7 @@ intrinsics it may use. `portable` uses none: generic LLVM vectors of 128 bits, o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gqc.errors import GqcError
 
@@ -69,20 +69,30 @@ _NO_AVX512 = (
     *("avx512vnni", "avx512ifma", "avx512cd", "avx512dq", "avx512bw", "avx512vl", "avx512f"),
 )
 
+_COOPER_LAKE = Isa(
+    "cooperlake",
+    lanes=16,
+    needs=(*_AVX512, "avx512vnni", "avx512bf16"),
+    excludes=("avx512vbmi", "avx512vbmi2", "avx512fp16"),
+    permute_f32="llvm.x86.avx512.permvar.sf.512",
+    permute_i16="llvm.x86.avx512.permvar.hi.512",
+    permute2_i16="llvm.x86.avx512.vpermi2var.hi.512",
+    dot_bf16="llvm.x86.avx512bf16.dpbf16ps.512",
+    dot_u8s8="llvm.x86.avx512.vpdpbusd.512",
+)
+_AVX512BF16 = replace(
+    _COOPER_LAKE,
+    name="avx512bf16",
+    needs=(*_COOPER_LAKE.needs, "avx512vbmi"),
+    excludes=(),
+    permute2_i8="llvm.x86.avx512.vpermi2var.qi.512",
+)
+
 ISAS: dict[str, Isa] = {
     isa.name: isa
     for isa in [
-        Isa(
-            "avx512bf16",
-            lanes=16,
-            needs=(*_AVX512, "avx512vnni", "avx512vbmi", "avx512bf16"),
-            permute_f32="llvm.x86.avx512.permvar.sf.512",
-            permute_i16="llvm.x86.avx512.permvar.hi.512",
-            permute2_i16="llvm.x86.avx512.vpermi2var.hi.512",
-            permute2_i8="llvm.x86.avx512.vpermi2var.qi.512",
-            dot_bf16="llvm.x86.avx512bf16.dpbf16ps.512",
-            dot_u8s8="llvm.x86.avx512.vpdpbusd.512",
-        ),
+        _AVX512BF16,
+        _COOPER_LAKE,
         Isa(
             "avx512vnni",
             lanes=16,
@@ -139,7 +149,7 @@ def missing(isa: Isa) -> list[str]:
 
 
 def host() -> Isa:
-    """The best tier whose features this machine has."""
+    """The best tier of which this machine lacks nothing."""
     return next(isa for isa in ISAS.values() if not missing(isa))
 
 

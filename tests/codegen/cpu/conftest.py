@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
-from collections.abc import Iterator
+import mmap
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,6 +143,23 @@ class Linear:
         y, bound = self.reference(arguments)
         excess = ((arguments[-1].double() - y).abs() / bound).max().item()
         assert excess <= 1, f"{excess:.3g} times the bound of rounding"
+
+
+def copy_at_a_wall(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy whose last byte lies before a page that may not be touched."""
+    page = mmap.PAGESIZE
+    size = -(-tensor.nbytes // page) * page
+    memory = mmap.mmap(-1, size + page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + size), page, 0) == 0
+    offset = size - tensor.nbytes
+    copy = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=offset)
+    return copy.view(tensor.shape).copy_(tensor)
+
+
+@pytest.fixture
+def at_a_wall() -> Callable[[torch.Tensor], torch.Tensor]:
+    return copy_at_a_wall
 
 
 @pytest.fixture
