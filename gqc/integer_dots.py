@@ -36,6 +36,7 @@ QUARTER = (Tiling(1, 1, LANES, 0), Tiling(ANY, 4, 8, 0))
 VNNI, VNNI_256, NEON = dot("vpdpbusd", *WIDE), dot("vpdpbusd", *NARROW), dot("sdot", *QUARTER)
 
 INTEGER_DOTS: Mapping[str, tuple[Native, Native]] = {
+    "cpu_amx": (VNNI, VNNI),
     "cpu_avx512bf16": (VNNI, VNNI),
     "cpu_cooperlake": (VNNI, VNNI),
     "cpu_avx512vnni": (VNNI, VNNI),

@@ -6,7 +6,10 @@ intrinsics it may use. `portable` uses none: generic LLVM vectors of 128 bits, o
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from dataclasses import dataclass, replace
+from functools import cache
 
 from gqc.errors import GqcError
 
@@ -32,6 +35,8 @@ class Isa:
     """The same on bytes, four times as many as f32 lanes."""
     dot_bf16: str | None = None
     """Intrinsic (acc, a, b): f32 lanes += dot of bf16 pairs; subnormals count as zeros."""
+    tile_dot_bf16: str | None = None
+    """The same of AMX's tiles (acc, a, b), where x and the weight lie in memory."""
     dot_u8s8: str | None = None
     """Intrinsic (acc, a, b): i32 lanes += dot of four unsigned bytes and four signed ones."""
     dot_s8s8: str | None = None
@@ -91,6 +96,12 @@ _AVX512BF16 = replace(
 ISAS: dict[str, Isa] = {
     isa.name: isa
     for isa in [
+        replace(
+            _AVX512BF16,
+            name="amx",
+            needs=(*_AVX512BF16.needs, "amx-tile", "amx-bf16"),
+            tile_dot_bf16="llvm.x86.tdpbf16ps",
+        ),
         _AVX512BF16,
         _COOPER_LAKE,
         Isa(
@@ -141,11 +152,29 @@ ISAS: dict[str, Isa] = {
 
 
 def missing(isa: Isa) -> list[str]:
-    """Features that a tier needs and this machine lacks."""
+    """What a tier needs and this machine lacks: features, or the system's leave to use tiles."""
     from llvmlite import binding
 
     features = binding.get_host_cpu_features()
-    return [feature for feature in isa.needs if not features.get(feature, False)]
+    lacking = [feature for feature in isa.needs if not features.get(feature, False)]
+    if not lacking and isa.tile_dot_bf16 and not may_use_tiles():
+        return ["the system's leave to use AMX tiles"]
+    return lacking
+
+
+ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA = 158, 0x1023, 18
+"""Linux on x86-64: a system call, its request, and what is asked for."""
+
+
+@cache
+def may_use_tiles() -> bool:
+    """Ask Linux for the use of AMX's tiles, once a process and for all its threads: without, the
+    first instruction kills it (kernel.org, arch/x86/xstate.rst)."""
+    if sys.platform != "linux":
+        return False
+    system_call = ctypes.CDLL(None).syscall
+    system_call.argtypes, system_call.restype = [ctypes.c_long] * 3, ctypes.c_long
+    return system_call(ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA) == 0
 
 
 def host() -> Isa:

@@ -24,7 +24,7 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import Block, Operation, SSAValue
 
-from gqc.codegen.cpu import codes, functions, int8, panels, quantize, stores, tiles
+from gqc.codegen.cpu import amx, codes, functions, int8, panels, quantize, stores, tiles
 from gqc.codegen.cpu.dot import dot
 from gqc.codegen.cpu.emitter import PTR, Emitter, Index
 from gqc.codegen.cpu.isa import Isa
@@ -72,7 +72,8 @@ def program(kernel: tile.KernelOp, name: str, isa: Isa) -> llvm.FuncOp:
         array = Array(pointer, element_of(argument), shape_of(argument), size)
         lowering.arrays[argument] = array
     lowering.run(kernel.body.block)
-    e.effect(llvm.ReturnOp())
+    for op in (*e.at_end, llvm.ReturnOp()):
+        e.effect(op)
     return func
 
 
@@ -297,6 +298,9 @@ def lower_dot(lowering: Lowering, op: tile.DotOp) -> None:
     acc, lhs, rhs = (lowering.tiles[v] for v in op.operands)
     if isinstance(rhs, int8.Quads):
         lowering.tiles[op.result] = int8.dot(lowering.e, acc, cast(Loaded, lhs), rhs)
+    elif amx.multiplies(lowering.e, acc, lhs, rhs):
+        memory = cast(Loaded, lhs), cast(tiles.LoadedPairs, rhs)
+        lowering.tiles[op.result] = amx.dot(lowering.e, acc, *memory)
     else:
         lowering.tiles[op.result] = dot(lowering.e, acc, lhs, rhs)
 

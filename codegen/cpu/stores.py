@@ -70,15 +70,20 @@ def pairs(e: Emitter, value: Tile, array: Pairs, offsets: tuple[Index, ...]) -> 
 def elements(e: Emitter, value: Tile, target: Loaded) -> None:
     """Store a tile narrower than a vector one by one: sums of rows, scales of blocks."""
     array, (*leading, first, column) = target.array, target.offsets
-    for m in range(value.rows):
-        row = e.add(first, Index.constant(m))
-        splats = [
-            value.splat(e, Index.constant(m), Index.constant(n)) for n in range(value.columns)
-        ]
+
+    def store(m: Index) -> None:
+        row = e.add(first, m)
+        splats = [value.splat(e, m, Index.constant(n)) for n in range(value.columns)]
         with below(e, array, row, len(leading)):
             for n, splat in enumerate(splats):
                 address = array.address(e, [*leading, row, column + n])
                 e.store(e.shuffle(splat, [0]), address, array.align)
+
+    if value.rows > MANY_ROWS:
+        over_rows(e, value, store)
+        return
+    for m in range(value.rows):
+        store(Index.constant(m))
 
 
 def below(e: Emitter, array: Array, row: Index, axis: int) -> AbstractContextManager[None]:

@@ -138,7 +138,7 @@ def test_wrong_calls_are_refused(linear):
 
 def test_unknown_tier_is_refused(linear):
     with pytest.raises(
-        GqcError, match="no CPU tier is called 'avx10': use host, avx512bf16, cooperlake"
+        GqcError, match="no CPU tier is called 'avx10': use host, amx, avx512bf16, cooperlake"
     ):
         cpu.load(linear(64, 64, INT4).kernel("portable", 1), "avx10")
 
