@@ -45,6 +45,8 @@ class Isa:
     """Intrinsic (a, b): i16 lanes of dots of two unsigned bytes and two signed ones, saturated."""
     madd_i16: str | None = None
     """Intrinsic (a, b): i32 lanes of dots of i16 pairs."""
+    registers: int = 32
+    """Vector registers."""
     machine: str | None = None
     """The architecture, where it is not any that LLVM runs on: a row of `jit.CROSS` elsewhere."""
     fma: bool = True
@@ -124,6 +126,7 @@ ISAS: dict[str, Isa] = {
         Isa(
             "avxvnni",
             lanes=8,
+            registers=16,
             needs=(*_AVX2, "avxvnni"),
             excludes=_NO_AVX512,
             permute_f32="llvm.x86.avx2.permps",
@@ -132,6 +135,7 @@ ISAS: dict[str, Isa] = {
         Isa(
             "avx2",
             lanes=8,
+            registers=16,
             needs=_AVX2,
             excludes=(*_NO_AVX512, *_NO_VNNI),
             permute_f32="llvm.x86.avx2.permps",
@@ -145,7 +149,7 @@ ISAS: dict[str, Isa] = {
             dot_s8s8="llvm.aarch64.neon.sdot.v4i32.v16i8",
             machine="aarch64",
         ),
-        Isa("portable", lanes=4, excludes=(*_NO_AVX512, *_NO_VNNI), fma=False),
+        Isa("portable", lanes=4, registers=16, excludes=(*_NO_AVX512, *_NO_VNNI), fma=False),
     ]
 }
 """The tiers, best first."""
