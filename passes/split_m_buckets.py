@@ -73,7 +73,8 @@ def native_schedule(tiling: Tiling, matmul: gq.MatmulTOp) -> gq.ScheduleAttr:
     assert type_ is not None
     group = type_.block_of(gq.tensor_shape(matmul.weight))[1]
     tile = (tiling.bm, columns_of(tiling, type_), tiling.bk or group)
-    return gq.ScheduleAttr(tiling.rows, tile, "unit", tiling.warps, tiling.stages)
+    counts = tiling.warps, tiling.stages, tiling.panel
+    return gq.ScheduleAttr(tiling.rows, tile, "unit", *counts)
 
 
 @dataclass(frozen=True)

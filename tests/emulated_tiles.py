@@ -24,6 +24,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "tileloadd64": (I8, PTR, I64),
     "tilestored64": (I8, PTR, I64),
     "tdpbf16ps": (I8, I8, I8),
+    "tdpbsud": (I8, I8, I8),
 }
 
 
@@ -69,15 +70,22 @@ class Tiles:
             ctypes.memmove(address + row * stride, line, colsb)
 
     def tdpbf16ps(self, acc: int, a: int, b: int) -> None:
-        same = self.rows[acc] == self.rows[a] and self.colsb[acc] == self.colsb[b]
-        pairs = self.colsb[a] // 4
-        self.check(same and pairs == self.rows[b] and len({acc, a, b}) == 3, "tdpbf16ps")
         x, w = (as_f32(self.data[tile]) for tile in (a, b))
-        sums = self.data[acc].view(np.float32)
         with np.errstate(all="ignore"):
-            for k in range(pairs):
-                for half in (0, 1):
-                    sums += x[:, 2 * k + half, None] * w[k, half::2]
+            self.multiply(acc, a, b, x, w)
+
+    def tdpbsud(self, acc: int, a: int, b: int) -> None:
+        x, w = self.data[a].view(np.int8), self.data[b]
+        self.multiply(acc, a, b, x.astype(np.int32), w.astype(np.int32))
+
+    def multiply(self, acc: int, a: int, b: int, x: np.ndarray, w: np.ndarray) -> None:
+        """acc += x · w, each row of which holds as many rows of K as fill 32 bits."""
+        same = self.rows[acc] == self.rows[a] and self.colsb[acc] == self.colsb[b]
+        depth, together = self.colsb[a] // 4, x.shape[1] // ROWS
+        self.check(same and depth == self.rows[b] and len({acc, a, b}) == 3, "a product")
+        sums = self.data[acc].view(x.dtype)
+        for k in range(depth * together):
+            sums += x[:, k, None] * w[k // together, k % together :: together]
 
     def check(self, holds: object, what: str) -> None:
         if not holds:

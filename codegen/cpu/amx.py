@@ -1,9 +1,10 @@
-"""Dots of bf16 by AMX: x times interleaved rows, both in memory, in tiles of 16 rows of 64 bytes.
+"""Dots by AMX, of bf16 or bytes: x times interleaved rows, both in memory, in tiles of 16 rows of
+64 bytes.
 
 A block of 32 rows by 32 columns of the result takes all eight tiles: four sums, two of x and two of
-the weight. Pairs of rows of the weight lie side by side (`tiles.Pairs`), as the instruction wants.
-Tiles are configured where a program starts. The last rows of x may not fill a block: those tiles
-have fewer rows then, so that nothing is read beyond x.
+the weight, whose rows lie side by side in lanes (`tiles.Interleaved`), as the instructions want
+them. Tiles are configured where a program starts. The last rows of x may not fill a block: those
+tiles have fewer rows then, so that nothing is read beyond x.
 
 Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18; subnormals count
 as zeros, as in `vdpbf16ps`.
@@ -15,12 +16,12 @@ import math
 from dataclasses import dataclass
 
 from xdsl.dialects import llvm
-from xdsl.dialects.builtin import bf16, f32, i8, i64
+from xdsl.dialects.builtin import i8, i64
 from xdsl.ir import Attribute, SSAValue
 
+from gqc.codegen.cpu import int8
 from gqc.codegen.cpu.emitter import PTR, Emitter, Index
-from gqc.codegen.cpu.tiles import CACHE_LINE, Array, Full, Loaded, LoadedPairs, Tile
-from gqc.errors import GqcError
+from gqc.codegen.cpu.tiles import CACHE_LINE, Array, Full, Loaded, LoadedTogether, Tile
 
 ROWS = LANES = 16
 """Of a tile: rows, and 32-bit lanes of one."""
@@ -35,28 +36,41 @@ UPPER, LOWER = (*SUMS[0], X[0]), (*SUMS[1], X[1])
 
 
 def multiplies(e: Emitter, acc: Tile, lhs: Tile, rhs: Tile) -> bool:
-    """Whether tiles can multiply these: whole blocks, K in whole tiles or halves, x in memory."""
-    if not e.isa.tile_dot_bf16 or not isinstance(rhs, LoadedPairs) or not isinstance(lhs, Loaded):
+    """Whether tiles can multiply these: whole blocks, K in parts of tiles, x in memory."""
+    if not isinstance(lhs, Loaded) or not isinstance(rhs, LoadedTogether):
         return False
     whole = acc.rows % BLOCK == 0 and acc.columns % BLOCK == 0 and lhs.columns % LANES == 0
-    return whole and lhs.element == bf16 and lhs.pairs_fit
+    return whole and lhs.pairs_fit and instruction(e, lhs, rhs) is not None
 
 
-def dot(e: Emitter, acc: Tile, lhs: Loaded, rhs: LoadedPairs) -> Loaded:
-    """acc + lhs · rhs, where acc is zero or lies in memory; the result lies there too."""
-    depth = math.gcd(lhs.columns, 2 * LANES)
+def instruction(e: Emitter, lhs: Loaded, rhs: LoadedTogether) -> str | None:
+    """The intrinsic that multiplies elements of x by those of the weight."""
+    types = str(lhs.element), str(rhs.element)
+    return {("bf16", "bf16"): e.isa.tile_dot_bf16, ("i8", "ui8"): e.isa.tile_dot_s8u8}.get(types)
+
+
+def dot(e: Emitter, acc: Tile, lhs: Loaded, rhs: LoadedTogether) -> Tile:
+    """acc + lhs · rhs, in memory; an acc that is not there is added where the result is read."""
+    depth = math.gcd(lhs.columns, rhs.array.together * LANES)
     with e.at_start():
-        memory = stack(e, math.prod(acc.shape), f32)
-        configurations = Configurations.make(e, lhs.array.size, depth)
-        result = Array(memory, f32, acc.shape, e.integer(acc.rows))
+        memory = stack(e, math.prod(acc.shape), acc.element)
+        widths = 4 * depth // rhs.array.together, depth // rhs.array.together
+        configurations = Configurations.make(e, lhs.array.size, *widths)
+        result = Array(memory, acc.element, acc.shape, e.integer(acc.rows))
     e.at_end.append(llvm.CallIntrinsicOp("llvm.x86.tilerelease", [], []))
-    sums = Loaded(acc.shape, f32, result, (Index.constant(0),) * 2)
+    sums = Loaded(acc.shape, acc.element, result, (Index.constant(0),) * 2)
     for m in range(0, acc.rows, BLOCK):
         first = e.add(lhs.offsets[0], Index.constant(m))
         with configurations.of_rows(e, first):
             for n in range(0, acc.columns, BLOCK):
                 Product(e, lhs, rhs, first, n, depth).run(acc, sums, m)
-    return sums
+    if isinstance(acc, Loaded) or is_zero(acc):
+        return sums
+    return int8.Combined(acc.shape, acc.element, llvm.AddOp, acc, sums)
+
+
+def is_zero(tile: Tile) -> bool:
+    return isinstance(tile, Full) and tile.value == 0
 
 
 def stack(e: Emitter, count: int, element: Attribute) -> SSAValue:
@@ -80,15 +94,16 @@ class Configurations:
     last: SSAValue
 
     @staticmethod
-    def make(e: Emitter, size: SSAValue, depth: int) -> Configurations:
-        """Fill them in and load that of whole blocks; of K, tiles hold `depth`."""
+    def make(e: Emitter, size: SSAValue, width: int, depth: int) -> Configurations:
+        """Fill them in and load that of whole blocks. Tiles of x have rows of `width` bytes, those
+        of weights `depth` rows."""
         sixteen = e.integer(ROWS)
-        whole = configuration(e, depth, sixteen, sixteen)
+        whole = configuration(e, width, depth, sixteen, sixteen)
         left = e.arithmetic(llvm.AndOp, size, e.integer(BLOCK - 1))
         upper = least(e, left, sixteen)
         # No tile may be empty: the second reads one row where it has none.
         lower = e.arithmetic(llvm.SubOp, greatest(e, left, e.integer(ROWS + 1)), sixteen)
-        last = configuration(e, depth, upper, lower)
+        last = configuration(e, width, depth, upper, lower)
         call(e, "ldtilecfg", whole)
         return Configurations(size, whole, last)
 
@@ -117,15 +132,15 @@ class Tail:
             call(self.e, "ldtilecfg", configuration)
 
 
-def configuration(e: Emitter, depth: int, upper: SSAValue, lower: SSAValue) -> SSAValue:
+def configuration(e: Emitter, width: int, depth: int, upper: SSAValue, lower: SSAValue) -> SSAValue:
     """64 bytes: palette 1; from byte 16 on the bytes of each tile's rows, from 48 on their rows."""
-    widths = [2 * depth if tile in X else 4 * LANES for tile in range(8)]
+    widths = [width if tile in X else 4 * LANES for tile in range(8)]
     words: dict[int, SSAValue] = dict.fromkeys(range(8), e.integer(0))
     words[0] = e.integer(1)
     for half in (0, 1):
         fields = enumerate(widths[4 * half : 4 * half + 4])
-        words[2 + half] = e.integer(sum(width << 16 * n for n, width in fields))
-    rows = e.integer(sum(depth // 2 << 8 * tile for tile in WEIGHT))
+        words[2 + half] = e.integer(sum(field << 16 * n for n, field in fields))
+    rows = e.integer(sum(depth << 8 * tile for tile in WEIGHT))
     for tiles, count in ((UPPER, upper), (LOWER, lower)):
         ones = e.integer(sum(1 << 8 * tile for tile in tiles))
         rows = e.arithmetic(llvm.AddOp, rows, e.arithmetic(llvm.MulOp, ones, count))
@@ -153,7 +168,7 @@ class Product:
 
     e: Emitter
     lhs: Loaded
-    rhs: LoadedPairs
+    rhs: LoadedTogether
     first: Index
     n: int
     depth: int
@@ -172,15 +187,19 @@ class Product:
             e.loop(e.integer(0), e.integer(extent), self.depth, [], body)
         self.each_sum("tilestored64", sums, m)
 
+    @property
+    def product(self) -> str:
+        name = instruction(self.e, self.lhs, self.rhs)
+        assert name is not None
+        return name
+
     def start(self, acc: Tile, m: int) -> None:
         """Sums from what is in memory, or from zero."""
         if isinstance(acc, Loaded):
             self.each_sum("tileloadd64", acc, m)
-        elif isinstance(acc, Full) and acc.value == 0:
-            for tile in (*SUMS[0], *SUMS[1]):
-                call(self.e, "tilezero", number(self.e, tile))
-        else:
-            raise GqcError("sums that lie in registers, where AMX adds to them")
+            return
+        for tile in (*SUMS[0], *SUMS[1]):
+            call(self.e, "tilezero", number(self.e, tile))
 
     def each_sum(self, name: str, sums: Loaded, m: int) -> None:
         """Load or store the tiles of sums."""
@@ -196,13 +215,12 @@ class Product:
         self.load_x(k)
         row, column = self.rhs.offsets
         for j, tile in enumerate(WEIGHT):
-            place = self.rhs.array.pair_address(e, e.add(row, k), column + (self.n + LANES * j))
+            place = self.rhs.array.word_address(e, e.add(row, k), column + (self.n + LANES * j))
             call(e, "tileloadd64", number(e, tile), place, e.integer(4 * self.rhs.array.shape[1]))
         for i, x in enumerate(X):
             for j, weight in enumerate(WEIGHT):
-                assert e.isa.tile_dot_bf16
                 operands = [number(e, tile) for tile in (SUMS[i][j], x, weight)]
-                e.effect(llvm.CallIntrinsicOp(e.isa.tile_dot_bf16, operands, []))
+                e.effect(llvm.CallIntrinsicOp(self.product, operands, []))
 
     def load_x(self, k: Index) -> None:
         """Tiles of x; the second begins at the last row where it has none."""

@@ -14,9 +14,9 @@ from xdsl.dialects.builtin import f32, i8, i16, i32
 from xdsl.ir import Attribute, SSAValue
 
 from gqc.codegen.cpu.dot import accumulate
-from gqc.codegen.cpu.emitter import Emitter, Index
+from gqc.codegen.cpu.emitter import BinaryOp, Emitter, Index
 from gqc.codegen.cpu.functions import WHOLE
-from gqc.codegen.cpu.tiles import Loaded, Registers, Tile, Vectors
+from gqc.codegen.cpu.tiles import Loaded, LoadedTogether, Registers, Tile, Vectors
 from gqc.errors import GqcError
 from gqc.formats.elements import Element
 from gqc.formats.packing import WORD, planes_of
@@ -87,19 +87,19 @@ class Floats(Whole):
 
 
 @dataclass(frozen=True, eq=False)
-class Product(Tile):
-    """The product of two i32 tiles."""
+class Combined(Tile):
+    """The product or the sum of two i32 tiles."""
 
+    operation: BinaryOp
     a: Tile
     b: Tile
 
     def row(self, e: Emitter, i: Index) -> Vectors:
         pairs = zip(self.a.row(e, i), self.b.row(e, i), strict=True)
-        return [e.emit(llvm.MulOp(a, b)) for a, b in pairs]
+        return [e.emit(self.operation(a, b)) for a, b in pairs]
 
     def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
-        a, b = self.a.splat(e, i, j), self.b.splat(e, i, j)
-        return e.once(("product", a, b), lambda: e.emit(llvm.MulOp(a, b)))
+        return e.arithmetic(self.operation, self.a.splat(e, i, j), self.b.splat(e, i, j))
 
 
 def whole(e: Emitter, value: SSAValue) -> SSAValue:
@@ -245,7 +245,7 @@ def multiplication(e: Emitter, format: Element) -> Multiply:
     return Plain()
 
 
-def dot(e: Emitter, acc: Tile, lhs: Loaded, rhs: Quads) -> Registers:
+def dot(e: Emitter, acc: Tile, lhs: Loaded, rhs: Quads | LoadedTogether) -> Registers:
     """acc + lhs · rhs in i32."""
     width, multiply = len(acc.vectors(e)), multiplication(e, rhs.format)
 

@@ -37,6 +37,8 @@ class Isa:
     """Intrinsic (acc, a, b): f32 lanes += dot of bf16 pairs; subnormals count as zeros."""
     tile_dot_bf16: str | None = None
     """The same of AMX's tiles (acc, a, b), where x and the weight lie in memory."""
+    tile_dot_s8u8: str | None = None
+    """The same of signed bytes by unsigned ones."""
     dot_u8s8: str | None = None
     """Intrinsic (acc, a, b): i32 lanes += dot of four unsigned bytes and four signed ones."""
     dot_s8s8: str | None = None
@@ -101,8 +103,9 @@ ISAS: dict[str, Isa] = {
         replace(
             _AVX512BF16,
             name="amx",
-            needs=(*_AVX512BF16.needs, "amx-tile", "amx-bf16"),
+            needs=(*_AVX512BF16.needs, "amx-tile", "amx-bf16", "amx-int8"),
             tile_dot_bf16="llvm.x86.tdpbf16ps",
+            tile_dot_s8u8="llvm.x86.tdpbsud",
         ),
         _AVX512BF16,
         _COOPER_LAKE,
