@@ -1,7 +1,8 @@
 """AMX by numpy: what its instructions do, for kernels on a CPU that has none.
 
-Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2: what would be a fault there
-is noted here, for a function that C calls cannot raise. Subnormals are not flushed to zero.
+Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, with its order of sums; but
+subnormals are not flushed to zero. What would be a fault there is noted here, for a function that C
+calls cannot raise.
 """
 
 from __future__ import annotations
@@ -79,13 +80,16 @@ class Tiles:
         self.multiply(acc, a, b, x.astype(np.int32), w.astype(np.int32))
 
     def multiply(self, acc: int, a: int, b: int, x: np.ndarray, w: np.ndarray) -> None:
-        """acc += x · w, each row of which holds as many rows of K as fill 32 bits."""
+        """acc += x · w, each row of which holds as many rows of K as fill 32 bits; their sums are
+        added last."""
         same = self.rows[acc] == self.rows[a] and self.colsb[acc] == self.colsb[b]
         depth, together = self.colsb[a] // 4, x.shape[1] // ROWS
         self.check(same and depth == self.rows[b] and len({acc, a, b}) == 3, "a product")
-        sums = self.data[acc].view(x.dtype)
+        sums = np.zeros((together, ROWS, ROWS), x.dtype)
         for k in range(depth * together):
-            sums += x[:, k, None] * w[k // together, k % together :: together]
+            part = k % together
+            sums[part] += x[:, k, None] * w[k // together, part::together]
+        self.data[acc].view(x.dtype)[:] += sums.sum(0, dtype=x.dtype)
 
     def check(self, holds: object, what: str) -> None:
         if not holds:

@@ -16,12 +16,13 @@ import math
 from dataclasses import dataclass
 
 from xdsl.dialects import llvm
-from xdsl.dialects.builtin import i8, i64
+from xdsl.dialects.builtin import i8, i32, i64
 from xdsl.ir import Attribute, SSAValue
 
 from gqc.codegen.cpu import int8
 from gqc.codegen.cpu.emitter import PTR, Emitter, Index
 from gqc.codegen.cpu.tiles import CACHE_LINE, Array, Full, Loaded, LoadedTogether, Tile
+from gqc.errors import GqcError
 
 ROWS = LANES = 16
 """Of a tile: rows, and 32-bit lanes of one."""
@@ -50,7 +51,12 @@ def instruction(e: Emitter, lhs: Loaded, rhs: LoadedTogether) -> str | None:
 
 
 def dot(e: Emitter, acc: Tile, lhs: Loaded, rhs: LoadedTogether) -> Tile:
-    """acc + lhs · rhs, in memory; an acc that is not there is added where the result is read."""
+    """acc + lhs · rhs, in memory; an i32 acc that is not there is added where the result is read.
+
+    Raises GqcError at the second dot of a kernel: tiles are configured once.
+    """
+    if e.at_end:
+        raise GqcError("a second dot in a kernel for AMX")
     depth = math.gcd(lhs.columns, rhs.array.together * LANES)
     with e.at_start():
         memory = stack(e, math.prod(acc.shape), acc.element)
@@ -66,6 +72,7 @@ def dot(e: Emitter, acc: Tile, lhs: Loaded, rhs: LoadedTogether) -> Tile:
                 Product(e, lhs, rhs, first, n, depth).run(acc, sums, m)
     if isinstance(acc, Loaded) or is_zero(acc):
         return sums
+    assert acc.element == i32
     return int8.Combined(acc.shape, acc.element, llvm.AddOp, acc, sums)
 
 

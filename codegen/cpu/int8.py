@@ -16,7 +16,7 @@ from xdsl.ir import Attribute, SSAValue
 from gqc.codegen.cpu.dot import accumulate
 from gqc.codegen.cpu.emitter import BinaryOp, Emitter, Index
 from gqc.codegen.cpu.functions import WHOLE
-from gqc.codegen.cpu.tiles import Loaded, LoadedTogether, Registers, Tile, Vectors
+from gqc.codegen.cpu.tiles import Loaded, Registers, Tile, Vectors
 from gqc.errors import GqcError
 from gqc.formats.elements import Element
 from gqc.formats.packing import WORD, planes_of
@@ -245,7 +245,7 @@ def multiplication(e: Emitter, format: Element) -> Multiply:
     return Plain()
 
 
-def dot(e: Emitter, acc: Tile, lhs: Loaded, rhs: Quads | LoadedTogether) -> Registers:
+def dot(e: Emitter, acc: Tile, lhs: Loaded, rhs: Quads) -> Registers:
     """acc + lhs · rhs in i32."""
     width, multiply = len(acc.vectors(e)), multiplication(e, rhs.format)
 

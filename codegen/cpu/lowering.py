@@ -307,6 +307,8 @@ def lower_dot(lowering: Lowering, op: tile.DotOp) -> None:
     if amx.multiplies(lowering.e, acc, lhs, rhs):
         memory = cast(Loaded, lhs), cast(tiles.LoadedTogether, rhs)
         lowering.tiles[op.result] = amx.dot(lowering.e, acc, *memory)
+    elif acc.rows > stores.MANY_ROWS:
+        raise GqcError(f"a dot of {acc.rows} rows is for AMX, which {lowering.e.isa.name} has not")
     elif acc.element == i32:
         lowering.tiles[op.result] = int8.dot(
             lowering.e, acc, cast(Loaded, lhs), cast(int8.Quads, rhs)

@@ -21,7 +21,7 @@ from xdsl.ir import Attribute, SSAValue
 
 from gqc.codegen.cpu.emitter import Emitter, Index
 from gqc.errors import GqcError
-from gqc.formats.elements import ELEMENTS, SCALES, Element
+from gqc.formats.elements import SCALES
 from gqc.formats.packing import WORD
 
 PREFETCH_BYTES = 4096
@@ -188,18 +188,11 @@ class LoadedTogether(Tile):
     def granule(self) -> int:
         return self.array.together
 
-    @property
-    def format(self) -> Element:
-        return ELEMENTS[str(self.element)]
-
     def pair(self, e: Emitter, i: Index) -> Vectors:
-        return [as_pairs(e, words) for words in self.quad(e, i)]
-
-    def quad(self, e: Emitter, i: Index) -> Vectors:
-        """The words of rows i to i + 1, or to i + 3."""
         row, column = e.add(self.offsets[0], i), self.offsets[1]
         addresses = [self.array.word_address(e, row, column + lane) for lane in self.vectors(e)]
-        return [e.load(address, e.vector(i32), CACHE_LINE) for address in addresses]
+        type_ = e.vector(bf16, 2 * e.isa.lanes)
+        return [e.load(address, type_, CACHE_LINE) for address in addresses]
 
     def row(self, e: Emitter, i: Index) -> Vectors:
         raise GqcError("one row of a tile of interleaved rows")

@@ -16,6 +16,7 @@ import gqc
 from gqc.codegen import cpu
 from gqc.codegen.cpu import isa, jit
 from gqc.codegen.cpu.isa import ISAS
+from gqc.dialects import tile
 from gqc.errors import GqcError
 from gqc.passes import panel_matmul_kernel
 from gqc.quantizers import QUANTIZERS
@@ -146,6 +147,22 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_best_tier_of_a_machine(tier, machine):
     machine(True, tier)
     assert isa.host().name == tier and gqc.targets.resolve("cpu").name == f"cpu_{tier}"
+
+
+def test_other_tiers_have_no_dots_of_so_many_rows(linear):
+    kernel = linear(64, 64, FORMATS["mxfp4"], BF16).kernel("amx", 99)
+    with pytest.raises(GqcError, match="a dot of 32 rows is for AMX, which avx512bf16 has not"):
+        cpu.emit(kernel, "avx512bf16")
+
+
+def test_tiles_are_configured_for_one_dot(linear):
+    kernel = linear(64, 64, FORMATS["mxfp4"], BF16).kernel("amx", 99)
+    (product,) = (op for op in kernel.walk() if isinstance(op, tile.DotOp))
+    block = product.parent
+    assert block is not None
+    block.insert_op_after(product.clone(), product)
+    with pytest.raises(GqcError, match="a second dot in a kernel for AMX"):
+        cpu.emit(kernel)
 
 
 def test_tiles_need_leave(linear, machine):
