@@ -127,6 +127,16 @@ def test_epilogue(emulated_tiles):
     assert excess.max() <= 4e-6
 
 
+@pytest.mark.parametrize("scheme", ["w4a8_g32", "w8a8_g64_asym"])
+def test_8_bit_activations_give_the_bits_of_vnni(emulated_tiles, scheme):
+    """Sums over a group are exact, and scaled in one order."""
+    model = nn.Linear(128, 80).bfloat16().eval()
+    x = torch.randn(37, 128, generator=torch.Generator().manual_seed(0)).bfloat16()
+    targets = "cpu_avx512vnni", "cpu_amx"
+    vnni, amx = (gqc.compile(model, (x,), scheme=scheme, target=t)(x) for t in targets)
+    assert emulated_tiles.counts["tdpbsud"] and torch.equal(amx, vnni)
+
+
 # Machines
 
 
