@@ -136,6 +136,7 @@ class UnpackOp(IRDLOperation):
 @irdl_op_definition
 class CastOp(IRDLOperation):
     """Codes, i32 or floats to floats: exact where the result holds the value, else nearest-even.
+    Unsigned codes to bytes: exact.
 
     C1 shapes are equal.
     """

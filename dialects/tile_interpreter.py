@@ -92,7 +92,8 @@ class TileFunctions(InterpreterFunctions):
         from gqc.dialects.torch_types import DTYPES
 
         dtype = DTYPES[tile.element_of(op.memref)]
-        return (torch.full(tile.shape_of(op.memref), torch.nan, dtype=dtype),)
+        fill = torch.nan if dtype.is_floating_point else torch.iinfo(dtype).max
+        return (torch.full(tile.shape_of(op.memref), fill, dtype=dtype),)
 
     @impl(arith.DivfOp)
     def run_divf(self, interpreter: Interpreter, op: arith.DivfOp, args: Values) -> Values:

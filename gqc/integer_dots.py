@@ -33,10 +33,15 @@ WIDE = (Tiling(1, 1, LANES, 0), Tiling(2, 2, LANES, 0), Tiling(ANY, 4, LANES, 0)
 NARROW = (Tiling(1, 1, LANES, 0), Tiling(ANY, 2, 16, 0))
 QUARTER = (Tiling(1, 1, LANES, 0), Tiling(ANY, 4, 8, 0))
 
+TILES = (*WIDE[:2], Tiling(16, 4, LANES, 0), Tiling(ANY, 32, LANES, 0, panel=256))
+
+AMX = dot("vpdpbusd or tdpbsud", *TILES)
 VNNI, VNNI_256, NEON = dot("vpdpbusd", *WIDE), dot("vpdpbusd", *NARROW), dot("sdot", *QUARTER)
 
 INTEGER_DOTS: Mapping[str, tuple[Native, Native]] = {
+    "cpu_amx": (AMX, AMX),
     "cpu_avx512bf16": (VNNI, VNNI),
+    "cpu_cooperlake": (VNNI, VNNI),
     "cpu_avx512vnni": (VNNI, VNNI),
     # vpmaddubsw saturates sums of two products beyond i16: codes of 8 bits are widened first.
     "cpu_avx512": (dot("vpmaddubsw", *WIDE), dot("vpmaddwd", *WIDE)),

@@ -61,6 +61,8 @@ class Target:
     tilings: tuple[Tiling, ...]
     wide_tilings: tuple[Tiling, ...] = ()
     """The same for codes of more than 4 bits, where they differ."""
+    matrix_rows: int = 0
+    """Rows of x in bf16 that a CPU's matrix unit multiplies at once by a panel; 0: it has none."""
 
     def tilings_of(self, bits: int) -> tuple[Tiling, ...]:
         """The buckets of a weight whose codes have so many bits."""
@@ -82,9 +84,10 @@ def cpu(
     bf16: str,
     tilings: tuple[Tiling, ...],
     wide_tilings: tuple[Tiling, ...] = (),
+    matrix_rows: int = 0,
 ) -> Target:
     units = {"f32": f32, "bf16": bf16, "f16": f32}
-    return Target(name, "cpu", units, "lane_words", 64, "after", tilings, wide_tilings)
+    return Target(name, "cpu", units, "lane_words", 64, "after", tilings, wide_tilings, matrix_rows)
 
 
 def nvidia(stages: int, middle: Tiling) -> tuple[Tiling, ...]:
@@ -140,7 +143,9 @@ TARGETS: dict[str, Target] = {
         gpu("sm_120", "mma.sync", *SMALL_SHARED),
         gpu("gfx942", "v_mfma", *AMD),
         gpu("gfx950", "v_mfma", *AMD),
+        cpu("cpu_amx", "vfmadd", "vdpbf16ps or tdpbf16ps", AVX512, AVX512_WIDE, 32),
         cpu("cpu_avx512bf16", "vfmadd", "vdpbf16ps", AVX512, AVX512_WIDE),
+        cpu("cpu_cooperlake", "vfmadd", "vdpbf16ps", AVX512, AVX512_WIDE),
         cpu("cpu_avx512vnni", "vfmadd", "vfmadd", AVX512, AVX512_WIDE),
         cpu("cpu_avx512", "vfmadd", "vfmadd", AVX512, AVX512_WIDE),
         cpu("cpu_avxvnni", "vfmadd", "vfmadd", NARROW),

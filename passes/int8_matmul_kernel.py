@@ -40,11 +40,15 @@ class Int8MatmulKernel(MatmulKernel):
 
     def step(self, k: SSAValue, acc: SSAValue) -> SSAValue:
         """The accumulator after one more group."""
+        return self.add_group(acc, k, self.load_codes(k))
+
+    def add_group(self, acc: SSAValue, k: SSAValue, codes: SSAValue) -> SSAValue:
+        """acc, and the products of the group at k."""
         x = self.load_rows("x", k, self.bk)
         x = named(tile.BitcastOp(x, self.x_element), "x_codes")
         g = named(arith.DivUIOp(k, self.constant(self.block)), "g")
         x_scale, x_sum = self.load_rows("x_scale", g, 1), self.load_rows("x_sum", g, 1)
-        codes, scale, zero = self.load_codes(k), self.load_scale(g), self.load_zero(g)
+        scale, zero = self.load_scale(g), self.load_zero(g)
         part = named(tile.DotOp(self.start(x_sum), x, codes), "part")
         shape = self.bm, self.bn
         factor = arith.MulfOp(spread(x_scale, shape), spread(scale, shape)).result

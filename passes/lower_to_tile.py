@@ -32,6 +32,7 @@ from gqc.passes.helpers import (
     weight_of,
 )
 from gqc.passes.int8_matmul_kernel import Int8MatmulKernel
+from gqc.passes.int8_panel_matmul_kernel import Int8PanelMatmulKernel
 from gqc.passes.matmul_kernel import MatmulKernel, x_scales
 from gqc.passes.panel_matmul_kernel import PanelMatmulKernel
 from gqc.passes.scaled_matmul_kernel import build_scaled_matmul
@@ -108,7 +109,8 @@ def build_matmul(
         return kind(name, target, matmul, unpack, schedule).build()
     if unpack.layout.kind.data == gq.LayoutAttr.BYTES:
         return build_scaled_matmul(name, target, matmul, x, unpack, schedule)
-    return Int8MatmulKernel(name, target, matmul, unpack, schedule).build()
+    kind = Int8PanelMatmulKernel if schedule.panel.data else Int8MatmulKernel
+    return kind(name, target, matmul, unpack, schedule).build()
 
 
 def describe(launch: gq.LaunchOp, matmul: gq.MatmulTOp, unpack: gq.UnpackOp) -> None:

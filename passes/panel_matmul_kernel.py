@@ -36,9 +36,13 @@ class PanelMatmulKernel(MatmulKernel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.dot_type = self.decoded_type()
+
+    def decoded_type(self) -> Attribute:
+        """Of what panels hold."""
         element, target = str(self.activation), resolve(self.target)
         rounds = self.scale_first and not self.type.is_exact_in(element)
-        self.dot_type = self.activation if target.dots(element) and not rounds else f32
+        return self.activation if target.dots(element) and not rounds else f32
 
     @property
     def program_tile(self) -> tuple[int, int]:

@@ -32,6 +32,13 @@ def columns_of(tiling: Tiling, type_: gq.BlockScaledType) -> int:
     return max(tiling.bn, whole_words(type_)) if type_.mode.integer else tiling.bn
 
 
+def rows_of(tiling: Tiling, target: Target, matmul: gq.MatmulTOp, step: int) -> int:
+    """BM: the tiling's, or what a CPU's matrix unit takes; it reads x, and reads no tail of K."""
+    tail = gq.tensor_shape(matmul.weight)[1] % step
+    in_tiles = tiling.panel and not tail and str(gq.element_type(matmul.x)) == "bf16"
+    return target.matrix_rows if in_tiles and target.matrix_rows else tiling.bm
+
+
 def schedule(tiling: Tiling, target: Target, matmul: gq.MatmulTOp) -> gq.ScheduleAttr:
     """The schedule of one bucket. A step of several blocks has the scale before the dot."""
     type_, shape = weight_type(matmul), gq.tensor_shape(matmul.weight)
@@ -42,7 +49,7 @@ def schedule(tiling: Tiling, target: Target, matmul: gq.MatmulTOp) -> gq.Schedul
         scale = "before"
     elif tiling.panel:
         scale = "after" if rounds(type_, matmul, target) else "before"
-    sizes = (tiling.bm, columns_of(tiling, type_), step)
+    sizes = (rows_of(tiling, target, matmul, step), columns_of(tiling, type_), step)
     return gq.ScheduleAttr(tiling.rows, sizes, scale, tiling.warps, tiling.stages, tiling.panel)
 
 
@@ -66,7 +73,8 @@ def native_schedule(tiling: Tiling, matmul: gq.MatmulTOp) -> gq.ScheduleAttr:
     assert type_ is not None
     group = type_.block_of(gq.tensor_shape(matmul.weight))[1]
     tile = (tiling.bm, columns_of(tiling, type_), tiling.bk or group)
-    return gq.ScheduleAttr(tiling.rows, tile, "unit", tiling.warps, tiling.stages)
+    counts = tiling.warps, tiling.stages, tiling.panel
+    return gq.ScheduleAttr(tiling.rows, tile, "unit", *counts)
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,7 @@ def test_an_older_triton_than_a_row_wants(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("scheme", "target", "instruction"),
     [
+        ("w4a8_g32", "cpu_amx", "vpdpbusd or tdpbsud"),
         ("w4a8_g32", "cpu_avx512bf16", "vpdpbusd"),
         ("w8a8_g32_asym", "cpu_avx512vnni", "vpdpbusd"),
         ("w2a8_g64", "cpu_avx2", "vpmaddubsw"),

@@ -13,9 +13,6 @@ from gqc.codegen.cpu.tiles import Loaded, Registers, Tile, Transposed, Vectors
 UNROLLED = 8
 """Products of one accumulator in a round of the loop: more of them make LLVM spill registers."""
 
-SHORT = 32
-"""Steps of the shared axis that take no loop."""
-
 
 def dot(e: Emitter, acc: Tile, lhs: Tile, rhs: Tile) -> Registers:
     """acc + lhs · rhs of floats."""
@@ -24,7 +21,8 @@ def dot(e: Emitter, acc: Tile, lhs: Tile, rhs: Tile) -> Registers:
     extent, width = lhs.columns, len(acc.vectors(e))
     paired = e.isa.dot_bf16 is not None and lhs.element == rhs.element == bf16
     step = 2 if paired and extent % 2 == 0 else 1
-    some = extent if extent <= SHORT else max(rhs.granule, UNROLLED * step)
+    short = extent <= e.isa.registers  # LLVM moves what is read in all steps to the first one
+    some = extent if short else max(rhs.granule, UNROLLED * step)
 
     def add(sums: Vectors, k: Index) -> None:
         columns = rhs.pair(e, k) if step == 2 else rhs.row(e, k)

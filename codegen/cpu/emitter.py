@@ -105,6 +105,8 @@ class Emitter:
         self.isa = isa
         self.block = block
         self.known: ChainMap[Hashable, Any] = ChainMap()
+        self.at_end: list[Operation] = []
+        """Ops for the function's end."""
 
     # Plumbing
 
@@ -127,6 +129,19 @@ class Emitter:
         self.known = self.known.new_child()
         yield
         self.known = self.known.parents
+
+    @contextmanager
+    def at_start(self) -> Iterator[None]:
+        """What is emitted inside goes to the function's start: no values but its arguments."""
+        start, block, known = Block(), self.block, self.known
+        self.block, self.known = start, ChainMap()
+        yield
+        self.block, self.known = block, known
+        ops, region = list(start.ops), block.parent
+        assert isinstance(region, Region) and region.first_block and region.first_block.first_op
+        for op in ops:
+            op.detach()
+        region.first_block.insert_ops_before(ops, region.first_block.first_op)
 
     # Types and constants
 

@@ -14,7 +14,7 @@ from xdsl.dialects.builtin import f32, i8, i16, i32
 from xdsl.ir import Attribute, SSAValue
 
 from gqc.codegen.cpu.dot import accumulate
-from gqc.codegen.cpu.emitter import Emitter, Index
+from gqc.codegen.cpu.emitter import BinaryOp, Emitter, Index
 from gqc.codegen.cpu.functions import WHOLE
 from gqc.codegen.cpu.tiles import Loaded, Registers, Tile, Vectors
 from gqc.errors import GqcError
@@ -87,19 +87,19 @@ class Floats(Whole):
 
 
 @dataclass(frozen=True, eq=False)
-class Product(Tile):
-    """The product of two i32 tiles."""
+class Combined(Tile):
+    """The product or the sum of two i32 tiles."""
 
+    operation: BinaryOp
     a: Tile
     b: Tile
 
     def row(self, e: Emitter, i: Index) -> Vectors:
         pairs = zip(self.a.row(e, i), self.b.row(e, i), strict=True)
-        return [e.emit(llvm.MulOp(a, b)) for a, b in pairs]
+        return [e.emit(self.operation(a, b)) for a, b in pairs]
 
     def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
-        a, b = self.a.splat(e, i, j), self.b.splat(e, i, j)
-        return e.once(("product", a, b), lambda: e.emit(llvm.MulOp(a, b)))
+        return e.arithmetic(self.operation, self.a.splat(e, i, j), self.b.splat(e, i, j))
 
 
 def whole(e: Emitter, value: SSAValue) -> SSAValue:

@@ -6,7 +6,10 @@ intrinsics it may use. `portable` uses none: generic LLVM vectors of 128 bits, o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import ctypes
+import sys
+from dataclasses import dataclass, replace
+from functools import cache
 
 from gqc.errors import GqcError
 
@@ -32,6 +35,10 @@ class Isa:
     """The same on bytes, four times as many as f32 lanes."""
     dot_bf16: str | None = None
     """Intrinsic (acc, a, b): f32 lanes += dot of bf16 pairs; subnormals count as zeros."""
+    tile_dot_bf16: str | None = None
+    """The same of AMX's tiles (acc, a, b), where x and the weight lie in memory."""
+    tile_dot_s8u8: str | None = None
+    """The same of signed bytes by unsigned ones."""
     dot_u8s8: str | None = None
     """Intrinsic (acc, a, b): i32 lanes += dot of four unsigned bytes and four signed ones."""
     dot_s8s8: str | None = None
@@ -40,6 +47,8 @@ class Isa:
     """Intrinsic (a, b): i16 lanes of dots of two unsigned bytes and two signed ones, saturated."""
     madd_i16: str | None = None
     """Intrinsic (a, b): i32 lanes of dots of i16 pairs."""
+    registers: int = 32
+    """Vector registers."""
     machine: str | None = None
     """The architecture, where it is not any that LLVM runs on: a row of `jit.CROSS` elsewhere."""
     fma: bool = True
@@ -69,20 +78,37 @@ _NO_AVX512 = (
     *("avx512vnni", "avx512ifma", "avx512cd", "avx512dq", "avx512bw", "avx512vl", "avx512f"),
 )
 
+_COOPER_LAKE = Isa(
+    "cooperlake",
+    lanes=16,
+    needs=(*_AVX512, "avx512vnni", "avx512bf16"),
+    excludes=("avx512vbmi", "avx512vbmi2", "avx512fp16"),
+    permute_f32="llvm.x86.avx512.permvar.sf.512",
+    permute_i16="llvm.x86.avx512.permvar.hi.512",
+    permute2_i16="llvm.x86.avx512.vpermi2var.hi.512",
+    dot_bf16="llvm.x86.avx512bf16.dpbf16ps.512",
+    dot_u8s8="llvm.x86.avx512.vpdpbusd.512",
+)
+_AVX512BF16 = replace(
+    _COOPER_LAKE,
+    name="avx512bf16",
+    needs=(*_COOPER_LAKE.needs, "avx512vbmi"),
+    excludes=(),
+    permute2_i8="llvm.x86.avx512.vpermi2var.qi.512",
+)
+
 ISAS: dict[str, Isa] = {
     isa.name: isa
     for isa in [
-        Isa(
-            "avx512bf16",
-            lanes=16,
-            needs=(*_AVX512, "avx512vnni", "avx512vbmi", "avx512bf16"),
-            permute_f32="llvm.x86.avx512.permvar.sf.512",
-            permute_i16="llvm.x86.avx512.permvar.hi.512",
-            permute2_i16="llvm.x86.avx512.vpermi2var.hi.512",
-            permute2_i8="llvm.x86.avx512.vpermi2var.qi.512",
-            dot_bf16="llvm.x86.avx512bf16.dpbf16ps.512",
-            dot_u8s8="llvm.x86.avx512.vpdpbusd.512",
+        replace(
+            _AVX512BF16,
+            name="amx",
+            needs=(*_AVX512BF16.needs, "amx-tile", "amx-bf16", "amx-int8"),
+            tile_dot_bf16="llvm.x86.tdpbf16ps",
+            tile_dot_s8u8="llvm.x86.tdpbsud",
         ),
+        _AVX512BF16,
+        _COOPER_LAKE,
         Isa(
             "avx512vnni",
             lanes=16,
@@ -103,6 +129,7 @@ ISAS: dict[str, Isa] = {
         Isa(
             "avxvnni",
             lanes=8,
+            registers=16,
             needs=(*_AVX2, "avxvnni"),
             excludes=_NO_AVX512,
             permute_f32="llvm.x86.avx2.permps",
@@ -111,6 +138,7 @@ ISAS: dict[str, Isa] = {
         Isa(
             "avx2",
             lanes=8,
+            registers=16,
             needs=_AVX2,
             excludes=(*_NO_AVX512, *_NO_VNNI),
             permute_f32="llvm.x86.avx2.permps",
@@ -124,22 +152,40 @@ ISAS: dict[str, Isa] = {
             dot_s8s8="llvm.aarch64.neon.sdot.v4i32.v16i8",
             machine="aarch64",
         ),
-        Isa("portable", lanes=4, excludes=(*_NO_AVX512, *_NO_VNNI), fma=False),
+        Isa("portable", lanes=4, registers=16, excludes=(*_NO_AVX512, *_NO_VNNI), fma=False),
     ]
 }
 """The tiers, best first."""
 
 
 def missing(isa: Isa) -> list[str]:
-    """Features that a tier needs and this machine lacks."""
+    """What a tier needs and this machine lacks: features, or the system's leave to use tiles."""
     from llvmlite import binding
 
     features = binding.get_host_cpu_features()
-    return [feature for feature in isa.needs if not features.get(feature, False)]
+    lacking = [feature for feature in isa.needs if not features.get(feature, False)]
+    if not lacking and isa.tile_dot_bf16 and not may_use_tiles():
+        return ["the system's leave to use AMX tiles"]
+    return lacking
+
+
+ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA = 158, 0x1023, 18
+"""Linux on x86-64: a system call, its request, and what is asked for."""
+
+
+@cache
+def may_use_tiles() -> bool:
+    """Ask Linux for the use of AMX's tiles, once a process and for all its threads: without, the
+    first instruction kills it (kernel.org, arch/x86/xstate.rst)."""
+    if sys.platform != "linux":
+        return False
+    system_call = ctypes.CDLL(None).syscall
+    system_call.argtypes, system_call.restype = [ctypes.c_long] * 3, ctypes.c_long
+    return system_call(ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA) == 0
 
 
 def host() -> Isa:
-    """The best tier whose features this machine has."""
+    """The best tier of which this machine lacks nothing."""
     return next(isa for isa in ISAS.values() if not missing(isa))
 
 

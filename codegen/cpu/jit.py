@@ -197,10 +197,10 @@ def load(kernel: KernelOp, isa: Isa) -> Callable[..., None]:
     The tensors must be contiguous, on the CPU and of the kernel's types and shapes, but that rows
     may have any; only their number and the size of y beside x are checked (ValueError). The GIL is
     released while the kernel runs, on `torch.get_num_threads()` threads. Raises GqcError if this
-    CPU lacks the tier.
+    machine lacks the tier.
     """
     if lacking := missing(isa):
-        raise GqcError(f"this CPU lacks {', '.join(lacking)}, so it cannot run {isa.name} code")
+        raise GqcError(f"this machine lacks {', '.join(lacking)}: it cannot run {isa.name} code")
     arguments = kernel.body.block.args
     signature = [*[ctypes.c_void_p] * len(arguments), ctypes.c_int64]
     function = ctypes.CFUNCTYPE(None, *signature)(address_of(kernel, isa))

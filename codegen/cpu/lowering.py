@@ -16,15 +16,18 @@ from xdsl.dialects import math as math_dialect
 from xdsl.dialects.builtin import (
     IndexType,
     IntegerAttr,
+    IntegerType,
     ModuleOp,
+    Signedness,
     bf16,
     f32,
+    i8,
     i32,
     i64,
 )
 from xdsl.ir import Block, Operation, SSAValue
 
-from gqc.codegen.cpu import codes, functions, int8, panels, quantize, stores, tiles
+from gqc.codegen.cpu import amx, codes, functions, int8, panels, quantize, stores, tiles
 from gqc.codegen.cpu.dot import dot
 from gqc.codegen.cpu.emitter import PTR, Emitter, Index
 from gqc.codegen.cpu.isa import Isa
@@ -72,7 +75,8 @@ def program(kernel: tile.KernelOp, name: str, isa: Isa) -> llvm.FuncOp:
         array = Array(pointer, element_of(argument), shape_of(argument), size)
         lowering.arrays[argument] = array
     lowering.run(kernel.body.block)
-    e.effect(llvm.ReturnOp())
+    for op in (*e.at_end, llvm.ReturnOp()):
+        e.effect(op)
     return func
 
 
@@ -116,6 +120,7 @@ class Lowering:
 
 
 Rule = Callable[[Lowering, Operation], None]
+UI8 = IntegerType(8, Signedness.UNSIGNED)
 
 
 def lower_constant(lowering: Lowering, op: arith.ConstantOp) -> None:
@@ -136,7 +141,7 @@ def lower_muli(lowering: Lowering, op: arith.MuliOp) -> None:
     a, b = op.lhs, op.rhs
     if a in lowering.tiles:
         factors = lowering.tiles[a], lowering.tiles[b]
-        lowering.tiles[op.result] = int8.Product(shape_of(op.result), i32, *factors)
+        lowering.tiles[op.result] = int8.Combined(shape_of(op.result), i32, llvm.MulOp, *factors)
         return
     if lowering.index(b).base is not None:
         a, b = b, a
@@ -189,10 +194,11 @@ def lower_index_cast(lowering: Lowering, op: arith.IndexCastOp) -> None:
 def lower_alloca(lowering: Lowering, op: memref.AllocaOp) -> None:
     """Memory of one program lies on its thread's stack."""
     e, shape, element = lowering.e, shape_of(op.memref), element_of(op.memref)
-    stack = llvm.AllocaOp(e.integer(math.prod(shape)), element, alignment=tiles.CACHE_LINE)
+    held = i8 if element == UI8 else element
+    stack = llvm.AllocaOp(e.integer(math.prod(shape)), held, alignment=tiles.CACHE_LINE)
     pointer = e.emit(llvm.BitcastOp(e.emit(stack), PTR))
-    paired = element == bf16 and e.isa.dot_bf16 is not None
-    kind = tiles.Pairs if paired else Array
+    together = element == UI8 or (element == bf16 and e.isa.dot_bf16 is not None)
+    kind = tiles.Interleaved if together else Array
     lowering.arrays[op.memref] = kind(pointer, element, shape, e.integer(shape[0]))
 
 
@@ -223,7 +229,7 @@ def lower_load(lowering: Lowering, op: tile.LoadOp) -> None:
     shape, array = shape_of(op.result), lowering.arrays[op.source]
     if len(shape) > 2:
         raise GqcError(f"a tile of rank {len(shape)} in a CPU kernel")
-    kind = tiles.LoadedPairs if isinstance(array, tiles.Pairs) else Loaded
+    kind = tiles.LoadedTogether if isinstance(array, tiles.Interleaved) else Loaded
     lowering.tiles[op.result] = kind(shape, element_of(op.result), array, offsets)  # type: ignore[arg-type]
 
 
@@ -244,6 +250,9 @@ def lower_cast(lowering: Lowering, op: tile.CastOp) -> None:
     source, element = lowering.tiles[op.source], element_of(op.result)
     if source.element == element:  # values of codes that were never made
         lowering.tiles[op.result] = source
+        return
+    if isinstance(source, int8.Quads):  # bytes hold codes of any width
+        lowering.tiles[op.result] = int8.Quads(source.shape, element, source.planes, source.format)
         return
     kind = codes.Decoded if isinstance(source, codes.Unpacked) else tiles.Converted
     if source.element == i32:
@@ -313,8 +322,15 @@ def lower_take_panels(lowering: Lowering, op: tile.TakePanelsOp) -> None:
 
 def lower_dot(lowering: Lowering, op: tile.DotOp) -> None:
     acc, lhs, rhs = (lowering.tiles[v] for v in op.operands)
-    if isinstance(rhs, int8.Quads):
-        lowering.tiles[op.result] = int8.dot(lowering.e, acc, cast(Loaded, lhs), rhs)
+    if amx.multiplies(lowering.e, acc, lhs, rhs):
+        memory = cast(Loaded, lhs), cast(tiles.LoadedTogether, rhs)
+        lowering.tiles[op.result] = amx.dot(lowering.e, acc, *memory)
+    elif acc.rows > stores.MANY_ROWS:
+        raise GqcError(f"a dot of {acc.rows} rows is for AMX, which {lowering.e.isa.name} has not")
+    elif acc.element == i32:
+        lowering.tiles[op.result] = int8.dot(
+            lowering.e, acc, cast(Loaded, lhs), cast(int8.Quads, rhs)
+        )
     else:
         lowering.tiles[op.result] = dot(lowering.e, acc, lhs, rhs)
 
@@ -357,8 +373,8 @@ def lower_store(lowering: Lowering, op: tile.StoreOp) -> None:
     """Store rows below the bound; lanes beyond the last column are masked."""
     value, array = lowering.tiles[op.value], lowering.arrays[op.target]
     offsets = tuple(map(lowering.index, op.offsets))
-    if isinstance(array, tiles.Pairs):
-        stores.pairs(lowering.e, value, array, offsets)
+    if isinstance(array, tiles.Interleaved):
+        stores.together(lowering.e, value, array, offsets)
         return
     target = Loaded(value.shape, array.element, array, offsets)
     store = stores.elements if value.columns < lowering.e.isa.lanes else stores.rows

@@ -10,7 +10,7 @@ from xdsl.ir import Attribute, SSAValue
 
 from gqc.codegen.cpu import int8
 from gqc.codegen.cpu.emitter import Emitter, Index
-from gqc.codegen.cpu.tiles import CACHE_LINE, Array, Loaded, Pairs, Tile
+from gqc.codegen.cpu.tiles import CACHE_LINE, Array, Interleaved, Loaded, Tile
 
 
 def rows(e: Emitter, value: Tile, target: Loaded) -> None:
@@ -54,15 +54,16 @@ def narrowed(e: Emitter, value: SSAValue, element: Attribute) -> SSAValue:
     return int8.as_bytes(e, value) if element == i8 else e.narrow(value, element)
 
 
-def pairs(e: Emitter, value: Tile, array: Pairs, offsets: tuple[Index, ...]) -> None:
-    """Store rows two at a time, interleaved."""
+def together(e: Emitter, value: Tile, array: Interleaved, offsets: tuple[Index, ...]) -> None:
+    """Store rows two or four at a time, interleaved."""
 
     def store(i: Index) -> None:
-        if i.offset % 2:
+        if i.offset % array.together:
             return
-        for lane, pair in zip(value.vectors(e), value.pair(e, i), strict=True):
-            address = array.pair_address(e, e.add(offsets[0], i), offsets[1] + lane)
-            e.store(pair, address, CACHE_LINE)
+        words = value.quad(e, i) if isinstance(value, int8.Quads) else value.pair(e, i)
+        for lane, word in zip(value.vectors(e), words, strict=True):
+            address = array.word_address(e, e.add(offsets[0], i), offsets[1] + lane)
+            e.store(word, address, CACHE_LINE)
 
     over_rows(e, value, store)
 
@@ -70,15 +71,20 @@ def pairs(e: Emitter, value: Tile, array: Pairs, offsets: tuple[Index, ...]) -> 
 def elements(e: Emitter, value: Tile, target: Loaded) -> None:
     """Store a tile narrower than a vector one by one: sums of rows, scales of blocks."""
     array, (*leading, first, column) = target.array, target.offsets
-    for m in range(value.rows):
-        row = e.add(first, Index.constant(m))
-        splats = [
-            value.splat(e, Index.constant(m), Index.constant(n)) for n in range(value.columns)
-        ]
+
+    def store(m: Index) -> None:
+        row = e.add(first, m)
+        splats = [value.splat(e, m, Index.constant(n)) for n in range(value.columns)]
         with below(e, array, row, len(leading)):
             for n, splat in enumerate(splats):
                 address = array.address(e, [*leading, row, column + n])
                 e.store(e.shuffle(splat, [0]), address, array.align)
+
+    if value.rows > MANY_ROWS:
+        over_rows(e, value, store)
+        return
+    for m in range(value.rows):
+        store(Index.constant(m))
 
 
 def below(e: Emitter, array: Array, row: Index, axis: int) -> AbstractContextManager[None]:

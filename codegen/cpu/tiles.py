@@ -22,6 +22,7 @@ from xdsl.ir import Attribute, SSAValue
 from gqc.codegen.cpu.emitter import Emitter, Index
 from gqc.errors import GqcError
 from gqc.formats.elements import SCALES
+from gqc.formats.packing import WORD
 
 PREFETCH_BYTES = 4096
 """How far ahead packed words are asked for: a page, the reach of hardware prefetchers."""
@@ -160,31 +161,36 @@ class Array:
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs(Array):
-    """Memory of a program for bf16 in which rows 2i and 2i + 1 lie interleaved, as dots want them.
+class Interleaved(Array):
+    """Memory of a program in which as many rows as fill 32-bit lanes lie side by side, as dots want
+    them: two of bf16, four of bytes.
 
-    Its rows are a multiple of 2, and read and written from an even one on.
+    Its rows are a multiple of these, and read and written from such a one on.
     """
 
-    def pair_address(self, e: Emitter, row: Index, lane: Index) -> SSAValue:
-        position = e.add(e.multiply(e.divide(row, 2), self.shape[1]), lane)
+    @property
+    def together(self) -> int:
+        return WORD // (8 * self.align)
+
+    def word_address(self, e: Emitter, row: Index, lane: Index) -> SSAValue:
+        position = e.add(e.multiply(e.divide(row, self.together), self.shape[1]), lane)
         return e.address(self.pointer, i32, position)
 
 
 @dataclass(frozen=True, eq=False)
-class LoadedPairs(Tile):
-    """A tile of `Pairs`, of which only pairs of rows can be had."""
+class LoadedTogether(Tile):
+    """A tile of `Interleaved`, of which only rows that lie side by side can be had."""
 
-    array: Pairs
+    array: Interleaved
     offsets: tuple[Index, ...]
 
     @property
     def granule(self) -> int:
-        return 2
+        return self.array.together
 
     def pair(self, e: Emitter, i: Index) -> Vectors:
         row, column = e.add(self.offsets[0], i), self.offsets[1]
-        addresses = [self.array.pair_address(e, row, column + lane) for lane in self.vectors(e)]
+        addresses = [self.array.word_address(e, row, column + lane) for lane in self.vectors(e)]
         type_ = e.vector(bf16, 2 * e.isa.lanes)
         return [e.load(address, type_, CACHE_LINE) for address in addresses]
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
-from collections.abc import Iterator
+import mmap
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from emulated_tiles import SIGNATURES, Tiles, with_calls
 from xdsl.context import Context
 from xdsl.dialects.builtin import Builtin, TensorType
 from xdsl.dialects.test import TestOp
 from xdsl.parser import Parser
 
 from gqc.codegen import cpu
+from gqc.codegen.cpu import jit
+from gqc.codegen.cpu.isa import ISAS, missing
 from gqc.dialects import gq, tile
 from gqc.formats.block_scaled import BlockScaled
 from gqc.formats.layouts import LAYOUTS
@@ -143,6 +149,23 @@ class Linear:
         assert excess <= 1, f"{excess:.3g} times the bound of rounding"
 
 
+def copy_at_a_wall(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy whose last byte lies before a page that may not be touched."""
+    page = mmap.PAGESIZE
+    size = -(-tensor.nbytes // page) * page
+    memory = mmap.mmap(-1, size + page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + size), page, 0) == 0
+    offset = size - tensor.nbytes
+    copy = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=offset)
+    return copy.view(tensor.shape).copy_(tensor)
+
+
+@pytest.fixture
+def at_a_wall() -> Callable[[torch.Tensor], torch.Tensor]:
+    return copy_at_a_wall
+
+
 @pytest.fixture
 def linear() -> type[Linear]:
     return Linear
@@ -156,3 +179,23 @@ def own_cache(
     folder = tmp_path_factory.getbasetemp() / "gqc"
     monkeypatch.setenv("GQC_CACHE", str(folder))
     yield folder
+
+
+@pytest.fixture
+def emulated_tiles(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Code for `amx` runs here, with functions in place of the instructions of tiles."""
+    if missing(ISAS["avx512bf16"]):
+        pytest.skip("this CPU lacks what amx code has beside tiles")
+    tiles, before = Tiles(), torch.get_num_threads()
+    functions = {f"emulated_{name}": tiles.instruction(name) for name in SIGNATURES}
+    addresses = {name: ctypes.cast(f, ctypes.c_void_p).value for name, f in functions.items()}  # type: ignore[arg-type]
+    symbols, text = {**jit.openmp(), **addresses}, jit.llvm_text
+    monkeypatch.setattr(jit, "openmp", lambda: symbols)
+    monkeypatch.setattr(jit, "llvm_text", lambda kernel, isa: with_calls(text(kernel, isa)))
+    monkeypatch.setattr(jit, "missing", lambda isa: [])
+    monkeypatch.setattr(jit, "linked", {})
+    monkeypatch.setenv("GQC_CACHE", str(tmp_path))
+    torch.set_num_threads(1)  # they share one state
+    yield tiles
+    torch.set_num_threads(before)
+    assert not tiles.faults and not any(tiles.rows), "tiles that are not released"

@@ -17,7 +17,7 @@ from gqc.dialects.text import context
 from gqc.formats.block_scaled import BlockScaled
 from gqc.integer_dots import LANES
 from gqc.passes.helpers import native_row
-from gqc.passes.int8_matmul_kernel import Int8MatmulKernel
+from gqc.passes.lower_to_tile import build_matmul
 from gqc.passes.split_m_buckets import native_schedule
 from gqc.targets import ANY, TARGETS
 
@@ -93,7 +93,7 @@ class Dot:
         tilings = native_row(matmul, target).tilings
         tiling = next(t for t in tilings if rows <= t.rows or t.rows == ANY)
         plan = native_schedule(tiling, matmul)
-        kernel = Int8MatmulKernel("matmul", target.name, matmul, unpack, plan).build()
+        kernel = build_matmul("matmul", target.name, matmul, unpack, plan)
         kernel.verify()
         return kernel
 
@@ -151,6 +151,15 @@ def test_against_float64(isa: str, weight: str, group: int) -> None:
     dot.check(isa, (7, 1, 2, 5)[turn % 4])
 
 
+@pytest.mark.parametrize(("weight", "group"), FORMATS)
+def test_tiles_of_amx(emulated_tiles, weight: str, group: int) -> None:
+    """Groups of parts of a tile's 64, of one and of several; rows and columns that leave tails."""
+    rows = (17, 32, 33, 64, 100, 257)[FORMATS.index((weight, group)) % 6]
+    Dot(71, 3 * group, group, weight, "bf16").check("amx", rows)
+    tiles = 3 * (-(-group // 64))
+    assert emulated_tiles.counts["tdpbsud"] == -(-rows // 32) * 3 * 4 * tiles
+
+
 def test_threads_do_not_change_a_bit() -> None:
     dot, before = Dot(700, 512, 32, "f16 : si4"), torch.get_num_threads()
     x = dot.inputs(9)
@@ -177,6 +186,7 @@ def test_threads_do_not_change_a_bit() -> None:
         ("avx2", "f16 : si4", "vpmaddubsw"),
         ("avx2", "f16 : si8", "vpmaddwd"),
         ("neon", "f16 : si4", "sdot"),
+        ("amx", "f16 : si4", "vpdpbusd"),
         ("neon", "f16 : si8", "sdot"),
     ],
 )

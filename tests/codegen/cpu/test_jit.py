@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
+import re
 import subprocess
 import sys
 import threading
@@ -89,18 +89,6 @@ def test_inside_a_parallel_region_and_on_another_thread(linear):
 # Bounds
 
 
-def at_a_wall(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy whose last byte lies before a page that may not be touched."""
-    page = mmap.PAGESIZE
-    size = -(-tensor.nbytes // page) * page
-    memory = mmap.mmap(-1, size + page)
-    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + size), page, 0) == 0
-    offset = size - tensor.nbytes
-    copy = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=offset)
-    return copy.view(tensor.shape).copy_(tensor)
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="mprotect as Linux has it")
 @pytest.mark.parametrize(
     "isa", [isa for isa in ISAS if isa in ("portable", "avx2", resolve("host").name)]
@@ -115,7 +103,7 @@ def at_a_wall(tensor: torch.Tensor) -> torch.Tensor:
     ],
 )
 @pytest.mark.parametrize("activation", ["f32", "bf16"])
-def test_touches_nothing_beyond_its_arrays(linear, isa, n, k, rows, format, activation):
+def test_touches_nothing_beyond_its_arrays(linear, at_a_wall, isa, n, k, rows, format, activation):
     layer = linear(n, k, format, activation, bias=True)
     arguments = layer.arguments(rows)
     walled = [at_a_wall(a) for a in arguments]
@@ -150,7 +138,7 @@ def test_wrong_calls_are_refused(linear):
 
 def test_unknown_tier_is_refused(linear):
     with pytest.raises(
-        GqcError, match="no CPU tier is called 'avx10': use host, avx512bf16, avx512"
+        GqcError, match="no CPU tier is called 'avx10': use host, amx, avx512bf16, cooperlake"
     ):
         cpu.load(linear(64, 64, INT4).kernel("portable", 1), "avx10")
 
@@ -241,6 +229,13 @@ def test_portable_code_compiles_for_arm(linear):
 def test_bf16_dot_is_one_instruction(linear):
     text = cpu.assembly(linear(64, 128, INT4, "bf16").kernel("avx512bf16", 4), "avx512bf16")
     assert text.count("vdpbf16ps") >= 8 * 16 and text.count("vpermw") >= 8 * 4
+
+
+@pytest.mark.parametrize(("isa", "look_up"), [("avx512bf16", True), ("cooperlake", False)])
+def test_bytes_are_looked_up_where_the_cpu_can(linear, isa, look_up):
+    kernel = linear(64, 64, "1x32 : f8E8M0FNU : f8E4M3FN", "bf16").kernel(isa, 4)
+    text = cpu.assembly(kernel, isa)
+    assert bool(re.search(r"vperm\w*b\t", text)) == look_up and "vdpbf16ps" in text
 
 
 def test_lower_tiers_use_no_higher_instructions(linear):

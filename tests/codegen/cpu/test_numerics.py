@@ -24,8 +24,8 @@ ZEROS = {
     "rescale": ", zero = f16, zero_mode = rescale",
 }
 MODES = [*ZEROS, "quantized"]
-TIERS = [isa for isa in ISAS if isa not in ("avx512vnni", "avxvnni", "neon")]
-"""The others multiply floats as these do."""
+TIERS = [isa for isa in ISAS if isa not in ("cooperlake", "avx512vnni", "avxvnni", "neon")]
+"""The others multiply floats as these do, but for codes of 8 bits on `cooperlake`."""
 ROWS = (1, 3, 16, 67)
 
 
@@ -153,6 +153,13 @@ def test_float_elements(linear, isa, element):
     runs_here(isa)
     for activation in ("f32", "bf16"):
         linear(64, 128, f"1x32 : f32 : {element}", activation).check(isa, 3)
+
+
+@pytest.mark.parametrize("element", ["f16 : si8", "f8E8M0FNU : f8E4M3FN", "f8E8M0FNU : f8E5M2"])
+def test_codes_of_8_bits_without_look_ups_of_bytes(linear, element):
+    runs_here("cooperlake")
+    for rows in (1, 35):
+        linear(70, 64, f"1x32 : {element}", "bf16").check("cooperlake", rows)
 
 
 @pytest.mark.parametrize("isa", TIERS)

@@ -15,7 +15,7 @@
 
 // CPU:          %y = gq.matmul_t %x, %w_1 decision <emulated, "cpu_avx512bf16 multiplies no ui4: decoded in registers, then vdpbf16ps in bf16">
 
-// UNKNOWN:      gqc-opt: unknown target 'tpu': choose one of auto, cpu, sm_80, sm_86, sm_89, sm_90, sm_100, sm_103, sm_120, gfx942, gfx950, cpu_avx512bf16, cpu_avx512vnni, cpu_avx512, cpu_avxvnni, cpu_avx2, cpu_neon, cpu_portable
+// UNKNOWN:      gqc-opt: unknown target 'tpu': choose one of auto, cpu, sm_80, sm_86, sm_89, sm_90, sm_100, sm_103, sm_120, gfx942, gfx950, cpu_amx, cpu_avx512bf16, cpu_cooperlake, cpu_avx512vnni, cpu_avx512, cpu_avxvnni, cpu_avx2, cpu_neon, cpu_portable
 func.func @forward(%x : tensor<?x128xbf16>) -> tensor<?x8xbf16> {
   %w = gq.weight @fc.weight : tensor<64x128xbf16>
   %q = gq.qcast %w by "rtn" "minmax" : tensor<64x128xbf16> -> tensor<64x128x!gq.block_scaled<1x32 : f16 : ui4, zero = f16, zero_mode = rescale>>

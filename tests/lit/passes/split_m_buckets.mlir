@@ -2,6 +2,7 @@
 // RUN: gqc-opt %s -p split-m-buckets{target=sm_90} | filecheck %s --check-prefix GPU
 // RUN: gqc-opt %s -p split-m-buckets{target=cpu_avx512} | filecheck %s --check-prefix CPU
 // RUN: gqc-opt %s -p split-m-buckets{target=cpu_avx512bf16} | filecheck %s --check-prefix BF16
+// RUN: gqc-opt %s -p split-m-buckets{target=cpu_amx} | filecheck %s --check-prefix AMX
 
 // GPU-LABEL: func.func @group_of_32
 // GPU:         decision <emulated, "why"> schedules [
@@ -23,6 +24,13 @@
 // BF16:         #gq.schedule<rows = *, tile = 4x64x32, scale = after, warps = 1, stages = 1, panel = 256>]
 // BF16-LABEL: func.func @two_significant_bits
 // BF16:         #gq.schedule<rows = *, tile = 4x64x32, scale = before, warps = 1, stages = 1, panel = 256>]
+
+// AMX multiplies 32 rows of x by a panel; it reads x from memory as bf16.
+// AMX-LABEL:  func.func @group_of_32
+// AMX:          #gq.schedule<rows = 16, tile = 4x64x32, scale = after, warps = 1, stages = 1>,
+// AMX-SAME:     #gq.schedule<rows = *, tile = 32x64x32, scale = after, warps = 1, stages = 1, panel = 256>]
+// AMX-LABEL:  func.func @floats
+// AMX:          #gq.schedule<rows = *, tile = 4x64x32, scale = before, warps = 1, stages = 1, panel = 256>]
 func.func @group_of_32(%x : tensor<?x128xbf16>, %q : tensor<64x128x!gq.block_scaled<1x32 : f16 : ui4, zero = f16, zero_mode = rescale>>) -> tensor<?x64xbf16> {
   %w = gq.dcast %q : tensor<64x128x!gq.block_scaled<1x32 : f16 : ui4, zero = f16, zero_mode = rescale>> -> tensor<64x128xbf16>
   %y = gq.matmul_t %x, %w decision <emulated, "why"> : (tensor<?x128xbf16>, tensor<64x128xbf16>) -> tensor<?x64xbf16>
@@ -61,4 +69,10 @@ func.func @two_significant_bits(%x : tensor<?x128xbf16>, %q : tensor<64x128x!gq.
   %w = gq.dcast %q : tensor<64x128x!gq.block_scaled<1x32 : f8E8M0FNU : f4E2M1FN>> -> tensor<64x128xbf16>
   %y = gq.matmul_t %x, %w decision <emulated, "why"> : (tensor<?x128xbf16>, tensor<64x128xbf16>) -> tensor<?x64xbf16>
   func.return %y : tensor<?x64xbf16>
+}
+
+func.func @floats(%x : tensor<?x128xf32>, %q : tensor<64x128x!gq.block_scaled<1x32 : f16 : ui4>>) -> tensor<?x64xf32> {
+  %w = gq.dcast %q : tensor<64x128x!gq.block_scaled<1x32 : f16 : ui4>> -> tensor<64x128xf32>
+  %y = gq.matmul_t %x, %w decision <emulated, "why"> : (tensor<?x128xf32>, tensor<64x128xf32>) -> tensor<?x64xf32>
+  func.return %y : tensor<?x64xf32>
 }

@@ -14,8 +14,8 @@
 // CHECK-NEXT:   %sum_1 = tile.sum %codes_1 axis = 1 : vector<1x32xsi8> to vector<1x1xi32>
 
 // CHECK:      tile.kernel @matmul_bf16_si8_si4_g32_f16_48x64_any(%x: memref<?x64xi8>, %x_scale: memref<?x2xf32>, %x_sum: memref<?x2xi32>, %w: memref<2x8x32xi32>, %scale: memref<2x2x32xf16>, %y: memref<?x48xbf16>) tile<4, 32>
-// CHECK:        %x_codes = tile.bitcast %x_tile : vector<4x32xi8> to vector<4x32xsi8>
 // CHECK:        %codes = tile.unpack %w_words axis = 0 order = "quads" : (vector<4x32xi32>) -> vector<32x32xui4>
+// CHECK:        %x_codes = tile.bitcast %x_tile : vector<4x32xi8> to vector<4x32xsi8>
 // CHECK:        tile.full -8.000000e+00 : vector<4x1xi32>
 // CHECK-NEXT:   %start = arith.muli %x_sum_tile, %{{.*}} : vector<4x1xi32>
 // CHECK:        %part = tile.dot %{{.*}}, %x_codes, %codes : vector<4x32xsi8>, vector<32x32xui4> -> vector<4x32xi32>
