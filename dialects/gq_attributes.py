@@ -267,7 +267,7 @@ class LayoutAttr(ParametrizedAttribute):
         shapes = self.row.part_shapes(type_, weight.get_shape(), self.lanes.data)
         formats = {"scale": type_.scale, "zero": type_.zero, "tensor_scale": type_.tensor_scale}
         return [
-            TensorType(IntegerType(part.word) if part.plane else formats[part.kind], shape)
+            TensorType(IntegerType(part.word) if part.word else formats[part.kind], shape)
             for part, shape in zip(parts, shapes, strict=True)
         ]
 

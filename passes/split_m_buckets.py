@@ -9,34 +9,29 @@ from xdsl.dialects.builtin import ArrayAttr, ModuleOp
 from xdsl.passes import ModulePass
 
 from gqc.dialects import gq
-from gqc.formats.packing import WORD, planes_of
+from gqc.formats.packing import whole_words
 from gqc.passes.helpers import matmuls, native_row
 from gqc.targets import Target, Tiling, resolve
 
 
-def step_of(tiling: Tiling, block: int, k: int, whole_words: int) -> int:
+def step_of(tiling: Tiling, block: int, k: int, bits: int) -> int:
     """BK: the tiling's, or one block of the format, and whole words of every plane in any case."""
     step = tiling.bk or block
     if block == k and not tiling.bk:  # one scale a row: the widest step without a tail
         step = next((n for n in (128, 64, 32) if k % n == 0), 32)
-    return max(step, whole_words)
-
-
-def whole_words(type_: gq.BlockScaledType) -> int:
-    """Codes that fill words of every plane."""
-    return WORD // min(planes_of(type_.format.bits))
+    return max(step, whole_words(bits))
 
 
 def columns_of(tiling: Tiling, type_: gq.BlockScaledType) -> int:
     """BN: the tiling's, and whole words of zero points where these are packed."""
-    return max(tiling.bn, whole_words(type_)) if type_.mode.integer else tiling.bn
+    return max(tiling.bn, whole_words(type_.format.bits)) if type_.mode.integer else tiling.bn
 
 
 def schedule(tiling: Tiling, target: Target, matmul: gq.MatmulTOp) -> gq.ScheduleAttr:
     """The schedule of one bucket. A step of several blocks has the scale before the dot."""
     type_, shape = weight_type(matmul), gq.tensor_shape(matmul.weight)
     block = type_.block_of(shape)[1]
-    step = step_of(tiling, block, shape[1], whole_words(type_))
+    step = step_of(tiling, block, shape[1], type_.format.bits)
     scale = target.scale
     if block < step and block != shape[1]:
         scale = "before"

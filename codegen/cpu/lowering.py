@@ -221,12 +221,14 @@ def lower_unpack(lowering: Lowering, op: tile.UnpackOp) -> None:
     shape, element = shape_of(op.result), element_of(op.result)
     along_lanes = op.axis.value.data == len(shape) - 1
     format = ELEMENTS[str(element)]
+    if along_lanes and op.order_name != "pairs":
+        raise GqcError(f"codes in {op.order_name} along the lanes of a CPU kernel")
     if op.order_name == "quads":
-        if along_lanes:
-            raise GqcError("quads of codes along the lanes of a CPU kernel")
         lowering.tiles[op.result] = int8.Quads(shape, element, planes, format)
         return
-    lowering.tiles[op.result] = codes.Unpacked(shape, element, planes, format, along_lanes)
+    lowering.tiles[op.result] = codes.Unpacked(
+        shape, element, planes, format, along_lanes, op.order_name
+    )
 
 
 def lower_cast(lowering: Lowering, op: tile.CastOp) -> None:

@@ -59,12 +59,12 @@ def test_a_tile_of_lower_rank_is_read_at_one_place() -> None:
 
 
 @pytest.mark.parametrize("name", ELEMENTS)
-@pytest.mark.parametrize("axis", [0, 1])
-def test_unpack_and_cast_give_the_value_of_every_code(name: str, axis: int) -> None:
+@pytest.mark.parametrize("axis, order", [(0, "pairs"), (1, "pairs"), (0, "halves")])
+def test_unpack_and_cast_give_the_value_of_every_code(name: str, axis: int, order: str) -> None:
     element = ELEMENTS[name]
     count = 256
     codes = torch.arange(count) % (1 << element.bits)
-    planes = [p[:, None] if axis == 0 else p[None] for p in pack(codes, element.bits)]
+    planes = [p[:, None] if axis == 0 else p[None] for p in pack(codes, element.bits, order)]
     rank = [(p.shape[0], p.shape[1]) for p in planes]
     shape = (count, 1) if axis == 0 else (1, count)
     loads = "\n".join(
@@ -78,7 +78,8 @@ def test_unpack_and_cast_give_the_value_of_every_code(name: str, axis: int) -> N
     tile.kernel @decode({arguments}%y : memref<?x{shape[1]}xf32>) tile<{shape[0]}, {shape[1]}> {{
       %c0 = arith.constant 0 : index
       {loads}
-      %q = tile.unpack {names} axis = {axis} : ({types}) -> vector<{shape[0]}x{shape[1]}x{name}>
+      %q = tile.unpack {names} axis = {axis} order = "{order}"
+        : ({types}) -> vector<{shape[0]}x{shape[1]}x{name}>
       %v = tile.cast %q : vector<{shape[0]}x{shape[1]}x{name}> to vector<{shape[0]}x{shape[1]}xf32>
       tile.store %v, %y[%c0, %c0] : vector<{shape[0]}x{shape[1]}xf32>, memref<?x{shape[1]}xf32>
     }}
