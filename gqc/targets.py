@@ -61,6 +61,8 @@ class Target:
     tilings: tuple[Tiling, ...]
     wide_tilings: tuple[Tiling, ...] = ()
     """The same for codes of more than 4 bits, where they differ."""
+    programs: int = 1
+    """How many programs a launch of few rows should have: K is split until there are so many."""
 
     def tilings_of(self, bits: int) -> tuple[Tiling, ...]:
         """The buckets of a weight whose codes have so many bits."""
@@ -76,6 +78,11 @@ def gpu(name: str, matrix_unit: str, *tilings: Tiling) -> Target:
     return Target(name, "triton", units, "k_words", 1, "before", tilings)
 
 
+PROGRAMS = 8
+"""Of a CPU: for as many threads, or for fewer to have equal shares. On two cores, where this was
+measured, more parts cost some percent."""
+
+
 def cpu(
     name: str,
     f32: str,
@@ -84,7 +91,7 @@ def cpu(
     wide_tilings: tuple[Tiling, ...] = (),
 ) -> Target:
     units = {"f32": f32, "bf16": bf16, "f16": f32}
-    return Target(name, "cpu", units, "lane_words", 64, "after", tilings, wide_tilings)
+    return Target(name, "cpu", units, "lane_words", 64, "after", tilings, wide_tilings, PROGRAMS)
 
 
 def nvidia(stages: int, middle: Tiling) -> tuple[Tiling, ...]:

@@ -120,15 +120,20 @@ class MatmulKernel(KernelBuilder):
         start = named(tile.FullOp(0.0, VectorType(f32, shape)), "acc")
         if self.block == self.k:  # one scale a row: loaded once
             self.load_block(self.constant(0))
+        parts = self.schedule.parts.data
+        extent = self.k // parts
+        first = self.offset(2, extent, "part") if parts > 1 else None
         loop = Block(arg_types=[IndexType(), start.type])
         k, acc = loop.args
         k.name_hint, acc.name_hint = "k", "acc"
         with ImplicitBuilder(loop):
-            scf.YieldOp(self.step(k, acc))
-        total = scf.ForOp(
-            self.constant(0), self.constant(self.k), self.constant(self.bk), [start], loop
-        )
-        self.epilogue(named(total, "acc"))
+            place = k if first is None else named(arith.AddiOp(first, k), "k")
+            scf.YieldOp(self.step(place, acc))
+        ends = self.constant(0), self.constant(extent), self.constant(self.bk)
+        total = named(scf.ForOp(*ends, [start], loop), "acc")
+        if parts > 1:
+            total = named(tile.AddPartsOp(total, parts), "acc")
+        self.epilogue(total)
 
     def offset(self, axis: int, size: int, name: str) -> SSAValue:
         """Where this program's tile begins along an axis of the output."""

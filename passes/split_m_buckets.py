@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xdsl.context import Context
@@ -11,7 +12,7 @@ from xdsl.passes import ModulePass
 from gqc.dialects import gq
 from gqc.formats.packing import whole_words
 from gqc.passes.helpers import matmuls, native_row
-from gqc.targets import Target, Tiling, resolve
+from gqc.targets import ANY, Target, Tiling, resolve
 
 
 def step_of(tiling: Tiling, block: int, k: int, bits: int) -> int:
@@ -27,6 +28,23 @@ def columns_of(tiling: Tiling, type_: gq.BlockScaledType) -> int:
     return max(tiling.bn, whole_words(type_.format.bits)) if type_.mode.integer else tiling.bn
 
 
+PART_BYTES = 64 << 10
+"""Packed codes that a part of K has at least: reading them takes some microseconds, as starting a
+thread does."""
+
+
+def parts_of(
+    tiling: Tiling, target: Target, bits: int, shape: Sequence[int], bn: int, step: int
+) -> int:
+    """How many programs make one tile of few rows, each of a part of K: by shape, so that results
+    are the same on any number of threads. Parts are equal, of whole steps."""
+    n, k = shape
+    if tiling.rows == ANY or k % step:
+        return 1
+    most = min(target.programs // -(-n // bn), bn * k * bits // 8 // PART_BYTES)
+    return max((parts for parts in range(1, most + 1) if k // step % parts == 0), default=1)
+
+
 def schedule(tiling: Tiling, target: Target, matmul: gq.MatmulTOp) -> gq.ScheduleAttr:
     """The schedule of one bucket. A step of several blocks has the scale before the dot."""
     type_, shape = weight_type(matmul), gq.tensor_shape(matmul.weight)
@@ -38,7 +56,9 @@ def schedule(tiling: Tiling, target: Target, matmul: gq.MatmulTOp) -> gq.Schedul
     elif tiling.panel:
         scale = "after" if rounds(type_, matmul, target) else "before"
     sizes = (tiling.bm, columns_of(tiling, type_), step)
-    return gq.ScheduleAttr(tiling.rows, sizes, scale, tiling.warps, tiling.stages, tiling.panel)
+    parts = parts_of(tiling, target, type_.format.bits, shape, *sizes[1:])
+    counts = tiling.warps, tiling.stages, tiling.panel, parts
+    return gq.ScheduleAttr(tiling.rows, sizes, scale, *counts)
 
 
 def weight_type(matmul: gq.MatmulTOp) -> gq.BlockScaledType:
@@ -55,13 +75,15 @@ def rounds(type_: gq.BlockScaledType, matmul: gq.MatmulTOp, target: Target) -> b
     return target.dots(element) and not type_.is_exact_in(element)
 
 
-def native_schedule(tiling: Tiling, matmul: gq.MatmulTOp) -> gq.ScheduleAttr:
+def native_schedule(tiling: Tiling, target: Target, matmul: gq.MatmulTOp) -> gq.ScheduleAttr:
     """The schedule of one bucket where the matrix unit scales, or a step is one group."""
-    type_ = gq.block_scaled(matmul.weight)
+    type_, shape = gq.block_scaled(matmul.weight), gq.tensor_shape(matmul.weight)
     assert type_ is not None
-    group = type_.block_of(gq.tensor_shape(matmul.weight))[1]
+    group = type_.block_of(shape)[1]
     tile = (tiling.bm, columns_of(tiling, type_), tiling.bk or group)
-    return gq.ScheduleAttr(tiling.rows, tile, "unit", tiling.warps, tiling.stages)
+    parts = parts_of(tiling, target, type_.format.bits, shape, *tile[1:])
+    counts = tiling.warps, tiling.stages, tiling.panel, parts
+    return gq.ScheduleAttr(tiling.rows, tile, "unit", *counts)
 
 
 @dataclass(frozen=True)
@@ -82,5 +104,5 @@ class SplitMBuckets(ModulePass):
                 matmul.schedules = ArrayAttr(schedules)
             elif kind == "native":
                 tilings = native_row(matmul, target).tilings
-                schedules = [native_schedule(t, matmul) for t in tilings]
+                schedules = [native_schedule(t, target, matmul) for t in tilings]
                 matmul.schedules = ArrayAttr(schedules)

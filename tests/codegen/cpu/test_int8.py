@@ -92,7 +92,7 @@ class Dot:
         target = TARGETS[f"cpu_{RUN_AS.get(isa, isa)}"]
         tilings = native_row(matmul, target).tilings
         tiling = next(t for t in tilings if rows <= t.rows or t.rows == ANY)
-        plan = native_schedule(tiling, matmul)
+        plan = native_schedule(tiling, target, matmul)
         kernel = Int8MatmulKernel("matmul", target.name, matmul, unpack, plan).build()
         kernel.verify()
         return kernel
