@@ -28,20 +28,17 @@ def columns_of(tiling: Tiling, type_: gq.BlockScaledType) -> int:
     return max(tiling.bn, whole_words(type_.format.bits)) if type_.mode.integer else tiling.bn
 
 
-PART_BYTES = 64 << 10
-"""Packed codes that a part of K has at least: reading them takes some microseconds, as starting a
-thread does."""
+PART_CODES = 1 << 17
+"""Codes of a part of K, at least: they take some microseconds, as starting a thread does."""
 
 
-def parts_of(
-    tiling: Tiling, target: Target, bits: int, shape: Sequence[int], bn: int, step: int
-) -> int:
+def parts_of(tiling: Tiling, target: Target, shape: Sequence[int], bn: int, step: int) -> int:
     """How many programs make one tile of few rows, each of a part of K: by shape, so that results
     are the same on any number of threads. Parts are equal, of whole steps."""
     n, k = shape
     if tiling.rows == ANY or k % step:
         return 1
-    most = min(target.programs // -(-n // bn), bn * k * bits // 8 // PART_BYTES)
+    most = min(target.programs // -(-n // bn), bn * k // PART_CODES)
     return max((parts for parts in range(1, most + 1) if k // step % parts == 0), default=1)
 
 
@@ -56,7 +53,7 @@ def schedule(tiling: Tiling, target: Target, matmul: gq.MatmulTOp) -> gq.Schedul
     elif tiling.panel:
         scale = "after" if rounds(type_, matmul, target) else "before"
     sizes = (tiling.bm, columns_of(tiling, type_), step)
-    parts = parts_of(tiling, target, type_.format.bits, shape, *sizes[1:])
+    parts = parts_of(tiling, target, shape, *sizes[1:])
     counts = tiling.warps, tiling.stages, tiling.panel, parts
     return gq.ScheduleAttr(tiling.rows, sizes, scale, *counts)
 
@@ -81,7 +78,7 @@ def native_schedule(tiling: Tiling, target: Target, matmul: gq.MatmulTOp) -> gq.
     assert type_ is not None
     group = type_.block_of(shape)[1]
     tile = (tiling.bm, columns_of(tiling, type_), tiling.bk or group)
-    parts = parts_of(tiling, target, type_.format.bits, shape, *tile[1:])
+    parts = parts_of(tiling, target, shape, *tile[1:])
     counts = tiling.warps, tiling.stages, tiling.panel, parts
     return gq.ScheduleAttr(tiling.rows, tile, "unit", *counts)
 

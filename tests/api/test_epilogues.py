@@ -123,7 +123,7 @@ def test_integer_zero_points_lie_in_panels_too():
 @pytest.mark.parametrize("kind", ["silu_mul", "gelu_mul_residual", "silu_scaled_residual"])
 def test_epilogues_of_sums_of_parts(kind, monkeypatch):
     """Each half of K by another program: the epilogue comes after their sum."""
-    monkeypatch.setattr(split_m_buckets, "PART_BYTES", 1)
+    monkeypatch.setattr(split_m_buckets, "PART_CODES", 1)
     compiled = check(kind, host().name, torch.bfloat16, rows=(1, 2, 9))
     parts = [kernel.op.parts for kernel in compiled.kernels]
     assert max(parts) == 2 and parts[-1] == 1, "but for many rows"

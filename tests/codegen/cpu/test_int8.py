@@ -16,6 +16,7 @@ from gqc.dialects import gq, tile
 from gqc.dialects.text import context
 from gqc.formats.block_scaled import BlockScaled
 from gqc.integer_dots import LANES
+from gqc.passes import split_m_buckets
 from gqc.passes.helpers import native_row
 from gqc.passes.int8_matmul_kernel import Int8MatmulKernel
 from gqc.passes.split_m_buckets import native_schedule
@@ -149,6 +150,14 @@ def test_against_float64(isa: str, weight: str, group: int) -> None:
     turn = FORMATS.index((weight, group)) + list(ISAS).index(isa)
     dot = Dot((71, 34, 2)[turn % 3], 3 * group, group, weight, [*TYPES][turn // 3 % 3])
     dot.check(isa, (7, 1, 2, 5)[turn % 4])
+
+
+def test_parts_of_k(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three programs make a tile, a group each."""
+    monkeypatch.setattr(split_m_buckets, "PART_CODES", 1)
+    dot = Dot(34, 96, 32, "f16 : ui4, zero = f16, zero_mode = rescale", "bf16")
+    assert dot.kernel(isa, 1).parts == 3
+    dot.check(isa, 1)
 
 
 def test_threads_do_not_change_a_bit() -> None:

@@ -35,7 +35,7 @@ def zero_text(mode: str, bits: str) -> str:
 
 def in_parts(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
     """Split K of layers that are small enough for a test."""
-    monkeypatch.setattr(split_m_buckets, "PART_BYTES", 1)
+    monkeypatch.setattr(split_m_buckets, "PART_CODES", 1)
     monkeypatch.setitem(TARGETS, target, replace(TARGETS[target], programs=16))
 
 

@@ -63,8 +63,8 @@ func.func @two_significant_bits(%x : tensor<?x128xbf16>, %q : tensor<64x128x!gq.
   func.return %y : tensor<?x64xbf16>
 }
 
-// A tile of few rows and all of a long K: two programs make it, each of 64 KiB of codes. They would be
-// too small in a layer of half of K, and there are enough of them in one of 512 columns.
+// A tile of few rows and all of a long K: two programs make it, each of 2^17 codes. They would have
+// too few in a layer of half of K, and there are enough programs in one of 512 columns.
 // CPU-LABEL: func.func @few_columns
 // CPU:         decision <emulated, "long"> schedules [
 // CPU-SAME:      #gq.schedule<rows = 1, tile = 1x64x128, scale = after, warps = 1, stages = 1, parts = 2>,
