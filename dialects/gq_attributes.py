@@ -267,7 +267,7 @@ class LayoutAttr(ParametrizedAttribute):
         shapes = self.row.part_shapes(type_, weight.get_shape(), self.lanes.data)
         formats = {"scale": type_.scale, "zero": type_.zero, "tensor_scale": type_.tensor_scale}
         return [
-            TensorType(IntegerType(part.word) if part.plane else formats[part.kind], shape)
+            TensorType(IntegerType(part.word) if part.word else formats[part.kind], shape)
             for part, shape in zip(parts, shapes, strict=True)
         ]
 
@@ -311,7 +311,8 @@ class ScheduleAttr(ParametrizedAttribute):
     `#gq.schedule<rows = 16, tile = 64x128x64, scale = before, warps = 4, stages = 3>`: up to 16
     rows, output tiles of 64 rows by 128 columns, 64 of K in a step, the scale applied before or
     after the dot, or in it, by the matrix `unit`. Rows of the last bucket are unbounded (`*`). With
-    `, panel = 256` at the end, weights are decoded to memory first, once for each 256 rows.
+    `, panel = 256` at the end, weights are decoded to memory first, once for each 256 rows; with
+    `, parts = 4`, four programs make a tile, each of a quarter of K.
 
     C1 the tile has three sizes, and sizes are positive; that of a panel may be 0: there is none.
     C2 the scale is applied `before` or `after` the dot, or by the `unit`.
@@ -326,6 +327,7 @@ class ScheduleAttr(ParametrizedAttribute):
     warps: IntAttr
     stages: IntAttr
     panel: IntAttr
+    parts: IntAttr
 
     def __init__(
         self,
@@ -335,6 +337,7 @@ class ScheduleAttr(ParametrizedAttribute):
         warps: int = 1,
         stages: int = 1,
         panel: int = 0,
+        parts: int = 1,
     ):
         super().__init__(
             IntAttr(rows),
@@ -343,6 +346,7 @@ class ScheduleAttr(ParametrizedAttribute):
             IntAttr(warps),
             IntAttr(stages),
             IntAttr(panel),
+            IntAttr(parts),
         )
 
     @property
@@ -353,7 +357,8 @@ class ScheduleAttr(ParametrizedAttribute):
 
     def verify(self) -> None:
         require(len(self.tile) == 3, self.name, "C1", "the tile must have three sizes, MxNxK")
-        positive = min(self.sizes) > 0 and (self.rows.data > 0 or self.rows.data == ANY)
+        counts = (*self.sizes, self.parts.data)
+        positive = min(counts) > 0 and (self.rows.data > 0 or self.rows.data == ANY)
         require(positive and self.panel.data >= 0, self.name, "C1", "sizes must be positive")
         require(
             self.scale.data in self.SCALES,
@@ -382,18 +387,18 @@ class ScheduleAttr(ParametrizedAttribute):
             warps = parser.parse_integer()
             option("stages")
             stages = parser.parse_integer()
-            panel = 0
-            if parser.parse_optional_punctuation(","):
-                parser.parse_keyword("panel")
+            last = {"panel": 0, "parts": 1}
+            while parser.parse_optional_punctuation(","):
+                key = parser.parse_keyword_in(tuple(last))
                 parser.parse_punctuation("=")
-                panel = parser.parse_integer()
+                last[key] = parser.parse_integer()
         return [
             IntAttr(rows),
             ArrayAttr([IntAttr(n) for n in tile]),
             StringAttr(scale),
             IntAttr(warps),
             IntAttr(stages),
-            IntAttr(panel),
+            *map(IntAttr, last.values()),
         ]
 
     def print_parameters(self, printer: Printer) -> None:
@@ -406,3 +411,5 @@ class ScheduleAttr(ParametrizedAttribute):
             )
             if self.panel.data:
                 printer.print_string(f", panel = {self.panel.data}")
+            if self.parts.data > 1:
+                printer.print_string(f", parts = {self.parts.data}")

@@ -20,12 +20,21 @@ from gqc.dialects.tile_compute import (
     TransposeOp,
     UnpackOp,
 )
-from gqc.dialects.tile_kernel import KernelOp, LoadOp, ProgramIdOp, StoreOp, element_of, shape_of
+from gqc.dialects.tile_kernel import (
+    AddPartsOp,
+    KernelOp,
+    LoadOp,
+    ProgramIdOp,
+    StoreOp,
+    element_of,
+    shape_of,
+)
 from gqc.dialects.tile_panels import TakePanelsOp
 from gqc.dialects.tile_quantize import QcastOp
 from gqc.dialects.tile_scaled import BitcastOp, DotScaledOp, PermuteOp, ReshapeOp, WidenOp
 
 __all__ = [
+    "AddPartsOp",
     "BitcastOp",
     "BroadcastOp",
     "CastOp",
@@ -56,6 +65,7 @@ Tile = Dialect(
     [
         KernelOp,
         ProgramIdOp,
+        AddPartsOp,
         FullOp,
         LoadOp,
         StoreOp,

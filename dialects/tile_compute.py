@@ -68,8 +68,8 @@ class UnpackOp(IRDLOperation):
     `order` is that of the codes in a word, of `gqc.formats.packing.ORDERS`; `pairs` unless given.
 
     C1 the planes are i32 tiles.
-    C2 there is one plane for each binary digit of the code's width.
-    C3 along the axis, a plane of p bits has (codes · p / 32) words; other dimensions are equal.
+    C2 there are as many planes as the order has for the code's width.
+    C3 along the axis, a plane has the words of so many codes; other dimensions are equal.
     C4 the result's element is in the table of element formats.
     C5 the order is in its table.
     """
@@ -112,24 +112,24 @@ class UnpackOp(IRDLOperation):
             element is not None, self, "C4", f"{element_of(self.result)} is not an element format"
         )
         assert element is not None
-        widths = planes_of(element.bits)
+        planes = planes_of(element.bits, self.order_name)
         require(
-            len(widths) == len(self.planes),
+            len(planes) == len(self.planes),
             self,
             "C2",
-            f"{element.name} has {len(widths)} planes, not {len(self.planes)}",
+            f"{element.name} has {len(planes)} planes, not {len(self.planes)}",
         )
         shape, axis = shape_of(self.result), require_axis(self, "C3", self.axis, self.result)
-        for plane, width in zip(self.planes, widths, strict=True):
-            whole = shape[axis] * width % 32 == 0
-            message = f"{shape[axis]} codes of {width} bits do not fill whole words"
+        for given, plane in zip(self.planes, planes, strict=True):
+            whole = shape[axis] % len(plane.codes) == 0
+            message = f"{shape[axis]} codes of {plane.width} bits do not fill whole words"
             require(whole, self, "C3", message)
-            expected = tuple(n * width // 32 if i == axis else n for i, n in enumerate(shape))
+            expected = tuple(plane.words_of(n) if i == axis else n for i, n in enumerate(shape))
             require(
-                shape_of(plane) == expected,
+                shape_of(given) == expected,
                 self,
                 "C3",
-                f"a plane of {width} bits must have shape {expected}, not {shape_of(plane)}",
+                f"a plane of {plane.width} bits must have shape {expected}, not {shape_of(given)}",
             )
 
 

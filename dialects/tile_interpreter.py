@@ -14,6 +14,7 @@ from gqc.formats.elements import ELEMENTS
 
 Values = tuple[Any, ...]
 PROGRAM = "program_id"
+SUM = "sum_of_parts"
 
 
 def run_kernel(interpreter: Interpreter, kernel: tile.KernelOp, arrays: Sequence[Any]) -> None:
@@ -30,8 +31,9 @@ def run_kernel(interpreter: Interpreter, kernel: tile.KernelOp, arrays: Sequence
     tile_rows, tile_columns = kernel.tile_sizes
     for i in range(-(-rows // tile_rows)):
         for j in range(-(-columns // tile_columns)):
-            interpreter.set_data(TileFunctions, PROGRAM, (i, j))
-            interpreter.run_ssacfg_region(kernel.body, tuple(views), kernel.sym_name.data)
+            for part in range(kernel.parts):
+                interpreter.set_data(TileFunctions, PROGRAM, (i, j, part))
+                interpreter.run_ssacfg_region(kernel.body, tuple(views), kernel.sym_name.data)
 
 
 def window(array: Any, shape: Sequence[int], offsets: Sequence[int]) -> tuple[slice | int, ...]:
@@ -50,8 +52,18 @@ class TileFunctions(InterpreterFunctions):
     def run_program_id(
         self, interpreter: Interpreter, op: tile.ProgramIdOp, args: Values
     ) -> Values:
-        program = interpreter.get_data(TileFunctions, PROGRAM, lambda: (0, 0))
+        program = interpreter.get_data(TileFunctions, PROGRAM, lambda: (0, 0, 0))
         return (program[op.axis.value.data],)
+
+    @impl(tile.AddPartsOp)
+    def run_add_parts(self, interpreter: Interpreter, op: tile.AddPartsOp, args: Values) -> Values:
+        """The sum so far: programs of a tile run in order, and the last one's results stay."""
+        (total,) = args
+        _, _, part = interpreter.get_data(TileFunctions, PROGRAM, lambda: (0, 0, 0))
+        if part > 0:
+            total = interpreter.get_data(TileFunctions, SUM, lambda: 0) + total
+        interpreter.set_data(TileFunctions, SUM, total)
+        return (total,)
 
     @impl(arith.MuliOp)
     def run_muli(self, interpreter: Interpreter, op: arith.MuliOp, args: Values) -> Values:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from xdsl.dialects.builtin import (
     DenseArrayBase,
@@ -12,11 +13,14 @@ from xdsl.dialects.builtin import (
     StringAttr,
     SymbolNameConstraint,
     VectorType,
+    f32,
     i64,
 )
 from xdsl.ir import Attribute, Operation, Region, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
+    VarConstraint,
+    base,
     irdl_op_definition,
     operand_def,
     prop_def,
@@ -64,6 +68,7 @@ class KernelOp(IRDLOperation):
     C1 arguments are memrefs.
     C2 the last argument is the output, of rank 2.
     C3 there are two tile sizes, both positive.
+    C4 at most one sum of parts is at the top of the body, and none is elsewhere.
     """
 
     name = "tile.kernel"
@@ -96,6 +101,16 @@ class KernelOp(IRDLOperation):
         rows, columns = self.tile.get_values()
         return int(rows), int(columns)
 
+    @property
+    def sum_of_parts(self) -> AddPartsOp | None:
+        """Where programs of several parts of K meet, if they do."""
+        return next((op for op in self.body.block.ops if isinstance(op, AddPartsOp)), None)
+
+    @property
+    def parts(self) -> int:
+        """Programs that make a tile of the output together: the extent of the grid's axis 2."""
+        return 1 if (total := self.sum_of_parts) is None else total.parts.value.data
+
     def verify_(self) -> None:
         args = self.body.block.args
         require(
@@ -113,6 +128,9 @@ class KernelOp(IRDLOperation):
         )
         require(len(self.tile) == 2, self, "C3", "there must be two tile sizes")
         require(min(self.tile_sizes) > 0, self, "C3", "tile sizes must be positive")
+        sums = [op for op in self.walk() if isinstance(op, AddPartsOp)]
+        one = sums == [op for op in (self.sum_of_parts,) if op is not None]
+        require(one, self, "C4", "a sum of parts must be the only one, and at the top")
 
     def print(self, printer: Printer) -> None:
         printer.print_string(" ")
@@ -146,7 +164,11 @@ class KernelOp(IRDLOperation):
 
 @irdl_op_definition
 class ProgramIdOp(IRDLOperation):
-    """Position in the grid; axis 0 counts row tiles, axis 1 column tiles. C1 the axis is 0 or 1."""
+    """Position in the grid; axis 0 counts row tiles, axis 1 column tiles, axis 2 the parts that
+    `tile.add_parts` adds.
+
+    C1 the axis is 0, 1 or 2.
+    """
 
     name = "tile.program_id"
 
@@ -159,7 +181,36 @@ class ProgramIdOp(IRDLOperation):
         super().__init__(properties={"axis": IntegerAttr(axis, i64)}, result_types=[index])
 
     def verify_(self) -> None:
-        require(self.axis.value.data in (0, 1), self, "C1", "the axis must be 0 or 1")
+        require(self.axis.value.data in (0, 1, 2), self, "C1", "the axis must be 0, 1 or 2")
+
+
+@irdl_op_definition
+class AddPartsOp(IRDLOperation):
+    """The sum of what all programs of one tile have, which differ in axis 2 of the grid, in order.
+
+    What comes after it is done once for a tile. Programs of the tile may run at once or one after
+    another: the sum is the same.
+
+    C1 there are two parts or more.
+    C2 the tile is f32.
+    """
+
+    name = "tile.add_parts"
+
+    T: ClassVar = VarConstraint("T", base(VectorType))
+
+    source = operand_def(T)
+    parts = prop_def(IntegerAttr.constr(i64))
+    result = result_def(T)
+    assembly_format = "$source `parts` `=` $parts attr-dict `:` type($source)"
+
+    def __init__(self, source: SSAValue, parts: int):
+        properties = {"parts": IntegerAttr(parts, i64)}
+        super().__init__(operands=[source], properties=properties, result_types=[source.type])
+
+    def verify_(self) -> None:
+        require(self.parts.value.data > 1, self, "C1", "there must be two parts or more")
+        require(element_of(self.source) == f32, self, "C2", "the tile must be f32")
 
 
 @irdl_op_definition

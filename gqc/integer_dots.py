@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from gqc.formats.packing import WORD, planes_of
+from gqc.formats.packing import whole_words
 from gqc.native import Native
 from gqc.targets import ANY, Tiling
 
@@ -59,7 +59,9 @@ def integer_dot(target: str, x: BlockScaledType, weight: BlockScaledType) -> Nat
         return None
     if not weight.format.is_integer or weight.has_tensor_scale or x.block.data[-1].data < 0:
         return None
-    group, whole_words = x.block.data[-1].data, WORD // min(planes_of(weight.format.bits))
-    if [block.data for block in weight.block] != [1, group] or group % whole_words:
+    group = x.block.data[-1].data
+    if [block.data for block in weight.block] != [1, group]:
+        return None
+    if group % whole_words(weight.format.bits):
         return None
     return INTEGER_DOTS[target][weight.format.bits == 8]

@@ -63,6 +63,8 @@ class Target:
     """The same for codes of more than 4 bits, where they differ."""
     matrix_rows: int = 0
     """Rows of x in bf16 that a CPU's matrix unit multiplies at once by a panel; 0: it has none."""
+    programs: int = 1
+    """How many programs a launch of few rows should have: K is split until there are so many."""
 
     def tilings_of(self, bits: int) -> tuple[Tiling, ...]:
         """The buckets of a weight whose codes have so many bits."""
@@ -78,6 +80,11 @@ def gpu(name: str, matrix_unit: str, *tilings: Tiling) -> Target:
     return Target(name, "triton", units, "k_words", 1, "before", tilings)
 
 
+PROGRAMS = 8
+"""Of a CPU: for as many threads, or for fewer to have equal shares. On two cores, where this was
+measured, more parts cost some percent."""
+
+
 def cpu(
     name: str,
     f32: str,
@@ -87,7 +94,18 @@ def cpu(
     matrix_rows: int = 0,
 ) -> Target:
     units = {"f32": f32, "bf16": bf16, "f16": f32}
-    return Target(name, "cpu", units, "lane_words", 64, "after", tilings, wide_tilings, matrix_rows)
+    return Target(
+        name,
+        "cpu",
+        units,
+        "lane_words",
+        64,
+        "after",
+        tilings,
+        wide_tilings,
+        matrix_rows,
+        PROGRAMS,
+    )
 
 
 def nvidia(stages: int, middle: Tiling) -> tuple[Tiling, ...]:

@@ -21,8 +21,8 @@ from xdsl.dialects.builtin import (
 from xdsl.ir import Attribute, Block, Region, SSAValue
 
 from gqc.dialects import gq, tile
-from gqc.formats.layouts import LAYOUTS, Part, parts_of
-from gqc.formats.packing import WORD
+from gqc.formats.layouts import LAYOUTS, Part
+from gqc.formats.packing import Plane
 from gqc.passes.kernel_builder import KernelBuilder, cast, element_named, named
 
 TENSOR_SCALES = ("x_tensor_scale", "tensor_scale")
@@ -78,7 +78,7 @@ class MatmulKernel(KernelBuilder):
 
     def arguments(self) -> dict[str, MemRefType]:
         """Names and types of the kernel's arrays, in order."""
-        names = map(argument_name, parts_of(self.type))
+        names = map(argument_name, self.layout.parts(self.type))
         arrays = dict(zip(names, (p.type for p in self.unpack.parts), strict=True))
         if self.matmul.bias is not None:
             arrays["bias"] = self.matmul.bias.type
@@ -120,15 +120,20 @@ class MatmulKernel(KernelBuilder):
         start = named(tile.FullOp(0.0, VectorType(f32, shape)), "acc")
         if self.block == self.k:  # one scale a row: loaded once
             self.load_block(self.constant(0))
+        parts = self.schedule.parts.data
+        extent = self.k // parts
+        first = self.offset(2, extent, "part") if parts > 1 else None
         loop = Block(arg_types=[IndexType(), start.type])
         k, acc = loop.args
         k.name_hint, acc.name_hint = "k", "acc"
         with ImplicitBuilder(loop):
-            scf.YieldOp(self.step(k, acc))
-        total = scf.ForOp(
-            self.constant(0), self.constant(self.k), self.constant(self.bk), [start], loop
-        )
-        self.epilogue(named(total, "acc"))
+            place = k if first is None else named(arith.AddiOp(first, k), "k")
+            scf.YieldOp(self.step(place, acc))
+        ends = self.constant(0), self.constant(extent), self.constant(self.bk)
+        total = named(scf.ForOp(*ends, [start], loop), "acc")
+        if parts > 1:
+            total = named(tile.AddPartsOp(total, parts), "acc")
+        self.epilogue(total)
 
     def offset(self, axis: int, size: int, name: str) -> SSAValue:
         """Where this program's tile begins along an axis of the output."""
@@ -210,9 +215,11 @@ class MatmulKernel(KernelBuilder):
 
     def load_codes(self, k: SSAValue) -> SSAValue:
         planes = []
-        for name, width in self.planes("codes"):
-            word = named(arith.DivUIOp(k, self.constant(WORD // width)), "word")
-            words = self.bk * width // WORD
+        for name, plane in self.planes("codes"):
+            word = self.units(k, len(plane.codes), "word")
+            if plane.words > 1:
+                word = named(arith.MuliOp(word, self.constant(plane.words)), "word")
+            words = plane.words_of(self.bk)
             shape = (self.bn, words) if self.k_axis else (words, self.bn)
             load = tile.LoadOp(self.args[name], self.place(word), VectorType(i32, shape))
             planes.append(named(load, f"{name}_words"))
@@ -220,11 +227,10 @@ class MatmulKernel(KernelBuilder):
         type_ = VectorType(element_named(self.layout.stored(self.type)), shape)
         return named(tile.UnpackOp(planes, self.k_axis, type_, self.layout.order), "codes")
 
-    def planes(self, kind: str) -> list[tuple[str, int]]:
-        """Argument and width of each plane of words of a kind of part."""
-        return [
-            (argument_name(p), p.plane) for p in parts_of(self.type) if p.kind == kind and p.plane
-        ]
+    def planes(self, kind: str) -> list[tuple[str, Plane]]:
+        """Argument of each plane of words of a kind of part."""
+        parts = self.layout.parts(self.type)
+        return [(argument_name(p), p.plane) for p in parts if p.kind == kind and p.plane]
 
     def place(self, column: SSAValue) -> list[SSAValue]:
         """Offsets of this program's weight words that begin at a column (of words)."""
@@ -251,11 +257,9 @@ class MatmulKernel(KernelBuilder):
         if not self.type.mode.integer:
             return self.load_blocks("zero", g, self.type.zero)
         planes = []
-        for name, width in self.planes("zero"):
-            shape = (self.blocks, self.bn * width // WORD)
-            load = tile.LoadOp(
-                self.args[name], self.block_place(g, WORD // width), VectorType(i32, shape)
-            )
+        for name, plane in self.planes("zero"):
+            place, shape = self.block_place(g, len(plane.codes)), plane.words_of(self.bn)
+            load = tile.LoadOp(self.args[name], place, VectorType(i32, (self.blocks, shape)))
             planes.append(named(load, f"{name}_words"))
         codes = tile.UnpackOp(planes, 1, VectorType(self.type.zero, (self.blocks, self.bn)))
         return self.orient(cast(codes.result, f32, "z"), "z")

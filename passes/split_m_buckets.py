@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xdsl.context import Context
@@ -9,27 +10,36 @@ from xdsl.dialects.builtin import ArrayAttr, ModuleOp
 from xdsl.passes import ModulePass
 
 from gqc.dialects import gq
-from gqc.formats.packing import WORD, planes_of
+from gqc.formats.packing import whole_words
 from gqc.passes.helpers import matmuls, native_row
-from gqc.targets import Target, Tiling, resolve
+from gqc.targets import ANY, Target, Tiling, resolve
 
 
-def step_of(tiling: Tiling, block: int, k: int, whole_words: int) -> int:
+def step_of(tiling: Tiling, block: int, k: int, bits: int) -> int:
     """BK: the tiling's, or one block of the format, and whole words of every plane in any case."""
     step = tiling.bk or block
     if block == k and not tiling.bk:  # one scale a row: the widest step without a tail
         step = next((n for n in (128, 64, 32) if k % n == 0), 32)
-    return max(step, whole_words)
-
-
-def whole_words(type_: gq.BlockScaledType) -> int:
-    """Codes that fill words of every plane."""
-    return WORD // min(planes_of(type_.format.bits))
+    return max(step, whole_words(bits))
 
 
 def columns_of(tiling: Tiling, type_: gq.BlockScaledType) -> int:
     """BN: the tiling's, and whole words of zero points where these are packed."""
-    return max(tiling.bn, whole_words(type_)) if type_.mode.integer else tiling.bn
+    return max(tiling.bn, whole_words(type_.format.bits)) if type_.mode.integer else tiling.bn
+
+
+PART_CODES = 1 << 17
+"""Codes of a part of K, at least: they take some microseconds, as starting a thread does."""
+
+
+def parts_of(tiling: Tiling, target: Target, shape: Sequence[int], bn: int, step: int) -> int:
+    """How many programs make one tile of few rows, each of a part of K: by shape, so that results
+    are the same on any number of threads. Parts are equal, of whole steps."""
+    n, k = shape
+    if tiling.rows == ANY or k % step:
+        return 1
+    most = min(target.programs // -(-n // bn), bn * k // PART_CODES)
+    return max((parts for parts in range(1, most + 1) if k // step % parts == 0), default=1)
 
 
 def rows_of(tiling: Tiling, target: Target, matmul: gq.MatmulTOp, step: int) -> int:
@@ -43,14 +53,16 @@ def schedule(tiling: Tiling, target: Target, matmul: gq.MatmulTOp) -> gq.Schedul
     """The schedule of one bucket. A step of several blocks has the scale before the dot."""
     type_, shape = weight_type(matmul), gq.tensor_shape(matmul.weight)
     block = type_.block_of(shape)[1]
-    step = step_of(tiling, block, shape[1], whole_words(type_))
+    step = step_of(tiling, block, shape[1], type_.format.bits)
     scale = target.scale
     if block < step and block != shape[1]:
         scale = "before"
     elif tiling.panel:
         scale = "after" if rounds(type_, matmul, target) else "before"
     sizes = (rows_of(tiling, target, matmul, step), columns_of(tiling, type_), step)
-    return gq.ScheduleAttr(tiling.rows, sizes, scale, tiling.warps, tiling.stages, tiling.panel)
+    parts = parts_of(tiling, target, shape, *sizes[1:])
+    counts = tiling.warps, tiling.stages, tiling.panel, parts
+    return gq.ScheduleAttr(tiling.rows, sizes, scale, *counts)
 
 
 def weight_type(matmul: gq.MatmulTOp) -> gq.BlockScaledType:
@@ -67,13 +79,14 @@ def rounds(type_: gq.BlockScaledType, matmul: gq.MatmulTOp, target: Target) -> b
     return target.dots(element) and not type_.is_exact_in(element)
 
 
-def native_schedule(tiling: Tiling, matmul: gq.MatmulTOp) -> gq.ScheduleAttr:
+def native_schedule(tiling: Tiling, target: Target, matmul: gq.MatmulTOp) -> gq.ScheduleAttr:
     """The schedule of one bucket where the matrix unit scales, or a step is one group."""
-    type_ = gq.block_scaled(matmul.weight)
+    type_, shape = gq.block_scaled(matmul.weight), gq.tensor_shape(matmul.weight)
     assert type_ is not None
-    group = type_.block_of(gq.tensor_shape(matmul.weight))[1]
+    group = type_.block_of(shape)[1]
     tile = (tiling.bm, columns_of(tiling, type_), tiling.bk or group)
-    counts = tiling.warps, tiling.stages, tiling.panel
+    parts = parts_of(tiling, target, shape, *tile[1:])
+    counts = tiling.warps, tiling.stages, tiling.panel, parts
     return gq.ScheduleAttr(tiling.rows, tile, "unit", *counts)
 
 
@@ -95,5 +108,5 @@ class SplitMBuckets(ModulePass):
                 matmul.schedules = ArrayAttr(schedules)
             elif kind == "native":
                 tilings = native_row(matmul, target).tilings
-                schedules = [native_schedule(t, matmul) for t in tilings]
+                schedules = [native_schedule(t, target, matmul) for t in tilings]
                 matmul.schedules = ArrayAttr(schedules)

@@ -1,7 +1,9 @@
 """Tiles of packed codes, and the values they stand for.
 
-Codes are i32 lanes whose bits above the code's width may be anything: a look-up in a table that is
-repeated over the whole register ignores those bits, so most codes are never masked.
+Codes are i32 lanes in which a code begins at some bit, and other bits may be anything: a look-up in
+a table that is repeated over the whole register ignores them, so most codes are never masked. An
+index of such a look-up is wider than narrow codes are, so one shift serves several of them, each
+with a table of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from gqc.codegen.cpu.emitter import Emitter, Index
 from gqc.codegen.cpu.tiles import Loaded, Tile, Vectors, as_pairs, half
 from gqc.errors import GqcError
 from gqc.formats.elements import Element
-from gqc.formats.packing import WORD, planes_of, shifts_of
+from gqc.formats.packing import HALF, WORD, Piece, Plane, planes_of, whole_words
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,50 +32,61 @@ class Unpacked(Tile):
     planes: tuple[Loaded, ...]
     format: Element
     along_lanes: bool
+    order: str
 
     @property
     def granule(self) -> int:
-        return 1 if self.along_lanes else WORD // min(planes_of(self.format.bits))
+        return 1 if self.along_lanes else whole_words(self.format.bits)
 
     def row(self, e: Emitter, i: Index) -> Vectors:
         if self.along_lanes:
             return [self.lanes(e, i, first) for first in self.vectors(e)]
-        return self.extract(e, i, 1)
+        return self.codes(e, i)[0]
 
-    def pair_codes(self, e: Emitter, i: Index) -> Vectors:
-        """Codes of rows i and i + 1, i even, in the halves of each lane: how words hold them."""
-        return self.extract(e, i, 0x10001)
+    def codes(
+        self, e: Emitter, i: Index, index_bits: int = 0, repeat: int = 1
+    ) -> tuple[Vectors, int]:
+        """Codes of row i, and the bit of each lane at which they begin.
+
+        It may be one at which codes end within the bits of an index. With a repeat of 0x10001, i
+        even, the codes of row i + 1 are in the upper halves of lanes: how words hold them.
+        """
+        (loaded, plane, piece), *others = self.pieces(i)
+        if not others:
+            together = max(1, index_bits // piece.width) * piece.width
+            start = piece.shift % HALF % together
+            return loaded.shifted(e, i, plane, piece.word, piece.shift - start), start
+        codes = loaded.shifted(e, i, plane, piece.word, piece.shift)
+        for loaded, plane, piece in others:
+            above = loaded.shifted(e, i, plane, piece.word, piece.shift - piece.low)
+            mask = ((1 << piece.low) - 1) * repeat
+            codes = [e.merge(c, a, mask) for c, a in zip(codes, above, strict=True)]
+        return codes, 0
+
+    def pieces(self, i: Index) -> list[tuple[Loaded, Plane, Piece]]:
+        """Where the code of row i lies, low bits first."""
+        planes = zip(self.planes, planes_of(self.format.bits, self.order), strict=True)
+        return [
+            (loaded, plane, piece)
+            for loaded, plane in planes
+            for piece in plane.codes[i.offset % len(plane.codes)]
+        ]
 
     def whole_words(self, e: Emitter, i: Index) -> Vectors:
         """The words of 8-bit codes that hold row i, and three others."""
-        (plane,) = self.planes
-        return plane.words_of(e, i, WORD // 8)
-
-    def extract(self, e: Emitter, i: Index, repeat: int) -> Vectors:
-        """Bits of every plane, each shifted to its place in the code."""
-        codes: Vectors = []
-        low = 0
-        for plane, width in zip(self.planes, planes_of(self.format.bits), strict=True):
-            per_word = WORD // width
-            right = shifts_of(width)[i.offset % per_word] - low
-            bits = [e.shift(word, right) for word in plane.words_of(e, i, per_word)]
-            mask = ((1 << low) - 1) * repeat
-            codes = [e.merge(c, b, mask) for c, b in zip(codes, bits, strict=True)] if low else bits
-            low += width
-        return codes
+        ((loaded, plane, piece),) = self.pieces(i)
+        return loaded.words_of(e, i, plane, piece.word)
 
     def lanes(self, e: Emitter, i: Index, first: int) -> SSAValue:
         """Codes packed along the lanes: each lane picks its word and shifts it."""
         codes: list[SSAValue] = []
-        low = 0
         numbers = range(first, first + e.isa.lanes)
-        for plane, width in zip(self.planes, planes_of(self.format.bits), strict=True):
-            per_word = WORD // width
-            words = e.shuffle(plane.words(e, i), [n // per_word for n in numbers])
-            shifts = e.dense(i32, [shifts_of(width)[n % per_word] for n in numbers])
+        for loaded, plane in zip(self.planes, planes_of(self.format.bits, self.order), strict=True):
+            per_word, low = len(plane.codes), plane.codes[0][0].low
+            words = e.shuffle(loaded.words(e, i), [n // per_word for n in numbers])
+            shifts = e.dense(i32, [plane.codes[n % per_word][0].shift for n in numbers])
             bits = e.shift(e.emit(llvm.LShrOp(words, shifts)), -low)
             codes = [e.merge(c, bits, (1 << low) - 1) for c in codes] or [bits]
-            low += width
         return codes[0]
 
     def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
@@ -98,7 +111,10 @@ class Decoded(Tile):
         if self.in_pairs(e) and self.source.format.bits > e.isa.table_bits:
             odd = i.offset % 2
             return [half(e, pair, odd == 1) for pair in self.pair_words(e, i + -odd)]
-        return [decode(e, code, self.source.format) for code in self.source.row(e, i)]
+        if self.source.along_lanes:
+            return [decode(e, code, self.source.format) for code in self.source.row(e, i)]
+        codes, start = self.source.codes(e, i, e.isa.table_bits)
+        return [decode(e, code, self.source.format, start) for code in codes]
 
     def in_pairs(self, e: Emitter) -> bool:
         """Whether pairs of rows are decoded at once, to bf16."""
@@ -117,7 +133,8 @@ class Decoded(Tile):
             if format.bits == 8:
                 words = self.source.whole_words(e, i)
                 return [tables.pairs_of_bytes(e, word, format, i.offset) for word in words]
-            return [tables.pairs(e, codes, format) for codes in self.source.pair_codes(e, i)]
+            codes, start = self.source.codes(e, i, e.isa.pair_table_bits, 0x10001)
+            return [tables.pairs(e, pairs, format, start) for pairs in codes]
 
         return e.once(("pairs", self, i.base, i.offset), make)
 
@@ -125,10 +142,10 @@ class Decoded(Tile):
         raise GqcError("one element of a packed tile")
 
 
-def decode(e: Emitter, code: SSAValue, format: Element) -> SSAValue:
-    """f32 values of i32 codes whose bits above the format's width may be anything."""
+def decode(e: Emitter, code: SSAValue, format: Element, start: int = 0) -> SSAValue:
+    """f32 values of i32 codes from a bit on, other bits of which may be anything."""
     if format.bits <= e.isa.table_bits:
-        table = e.dense(f32, tables.repeated(format.values, e.isa.lanes))
+        table = e.dense(f32, tables.repeated(format.values, e.isa.lanes, start))
         assert e.isa.permute_f32
         return e.intrinsic(e.isa.permute_f32, [table, code], e.vector(f32))
     if format.is_integer:

@@ -19,7 +19,7 @@ from gqc.codegen.cpu.functions import WHOLE
 from gqc.codegen.cpu.tiles import Loaded, Registers, Tile, Vectors
 from gqc.errors import GqcError
 from gqc.formats.elements import Element
-from gqc.formats.packing import WORD, planes_of
+from gqc.formats.packing import WORD, planes_of, whole_words
 
 QUAD = 4
 
@@ -36,18 +36,17 @@ class Quads(Tile):
 
     @property
     def granule(self) -> int:
-        return WORD // min(planes_of(self.format.bits))
+        return whole_words(self.format.bits)
 
     def quad(self, e: Emitter, i: Index) -> Vectors:
         """Codes of rows i to i + 3, as the bytes of each lane."""
         codes: Vectors = []
-        low = 0
-        for plane, width in zip(self.planes, planes_of(self.format.bits), strict=True):
-            per_word, mask = WORD // width, ((1 << width) - 1) * 0x01010101 << low
-            right = i.offset % per_word // QUAD * width - low
-            bits = [cleared(e, e.shift(w, right), mask) for w in plane.words_of(e, i, per_word)]
-            codes = [e.or_(c, b) for c, b in zip(codes, bits, strict=True)] if low else bits
-            low += width
+        for loaded, plane in zip(self.planes, planes_of(self.format.bits, "quads"), strict=True):
+            (piece,) = plane.codes[i.offset % len(plane.codes)]
+            mask = ((1 << piece.width) - 1) * 0x01010101 << piece.low
+            words = loaded.shifted(e, i, plane, piece.word, piece.shift - piece.low)
+            bits = [cleared(e, word, mask) for word in words]
+            codes = [e.or_(c, b) for c, b in zip(codes, bits, strict=True)] if codes else bits
         return codes
 
     def row(self, e: Emitter, i: Index) -> Vectors:

@@ -59,13 +59,17 @@ class Isa:
         """Widest code that one f32 look-up decodes."""
         return self.lanes.bit_length() - 1 if self.permute_f32 else 0
 
+    @property
+    def pair_table_bits(self) -> int:
+        """The same of a look-up of 16-bit lanes."""
+        return self.lanes.bit_length() if self.permute_i16 else 0
+
     def decodes_pairs(self, bits: int) -> bool:
         """Whether look-ups decode codes of a width to pairs of bf16: a table has as many entries as
         a register halves, twice as many in one of two registers, and there may be two of these."""
         if bits == 8:
             return self.permute2_i8 is not None
-        one = self.lanes.bit_length() if self.permute_i16 else 0
-        return bits <= one + 2 * bool(self.permute2_i16)
+        return bits <= self.pair_table_bits + 2 * bool(self.permute2_i16)
 
 
 _AVX2 = ("avx2", "fma", "f16c")

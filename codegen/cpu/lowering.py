@@ -2,13 +2,14 @@
 
 Three functions come out: `<name>.program` computes one tile of the output, `<name>.worker` runs the
 programs that are one thread's share of the grid, and `<name>` (the only one visible) starts the
-threads (`gqc.codegen.cpu.threads`).
+threads (`gqc.codegen.cpu.threads`). Where programs of several parts of K make a tile, they leave
+their sums in memory, and `<name>.finish` adds these and does the rest.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 from xdsl.dialects import arith, llvm, memref, scf
@@ -25,13 +26,13 @@ from xdsl.dialects.builtin import (
     i32,
     i64,
 )
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.ir import Operation, SSAValue
 
-from gqc.codegen.cpu import amx, codes, functions, int8, panels, quantize, stores, tiles
+from gqc.codegen.cpu import amx, codes, functions, int8, panels, parts, quantize, stores, tiles
 from gqc.codegen.cpu.dot import dot
 from gqc.codegen.cpu.emitter import PTR, Emitter, Index
 from gqc.codegen.cpu.isa import Isa
-from gqc.codegen.cpu.threads import OPENMP, entry, function, grid_columns, worker
+from gqc.codegen.cpu.threads import OPENMP, entry, function, grid_columns, pointers_of, worker
 from gqc.codegen.cpu.tiles import Array, Loaded, Registers, Tile
 from gqc.dialects import tile
 from gqc.dialects.tile import element_of, shape_of
@@ -46,7 +47,7 @@ def lower(kernel: tile.KernelOp, isa: Isa) -> ModuleOp:
     (i64). Raises GqcError on what a CPU kernel cannot express.
     """
     name = kernel.sym_name.data
-    pointers = len(kernel.body.block.args)
+    total = kernel.sum_of_parts
     return ModuleOp(
         [
             *(
@@ -54,8 +55,9 @@ def lower(kernel: tile.KernelOp, isa: Isa) -> ModuleOp:
                 for symbol, type_ in OPENMP.items()
             ),
             program(kernel, f"{name}.program", isa),
+            *([] if total is None else [finish(kernel, total, f"{name}.finish", isa)]),
             worker(kernel, f"{name}.worker", f"{name}.program", isa),
-            entry(kernel, name, f"{name}.worker", pointers, isa),
+            entry(kernel, name, f"{name}.worker", f"{name}.finish", isa),
         ]
     )
 
@@ -64,34 +66,55 @@ def lower(kernel: tile.KernelOp, isa: Isa) -> ModuleOp:
 
 
 def program(kernel: tile.KernelOp, name: str, isa: Isa) -> llvm.FuncOp:
-    """(pointers…, M, row tile, column tile): compute one tile of the output."""
-    arguments = kernel.body.block.args
-    func = function(name, [*(PTR for _ in arguments), i64, i64, i64])
-    *pointers, size, row, column = func.body.block.args
-    e = Emitter(isa, func.body.block)
-    ids = (Index(row, 0, 0, None, 1), Index(column, 0, 0, grid_columns(kernel) - 1, 1))
-    lowering = Lowering(e, ids)
-    for argument, pointer in zip(arguments, pointers, strict=True):
-        array = Array(pointer, element_of(argument), shape_of(argument), size)
-        lowering.arrays[argument] = array
-    lowering.run(kernel.body.block)
-    for op in (*e.at_end, llvm.ReturnOp()):
-        e.effect(op)
+    """(pointers…, M, row tile, column tile): compute one tile of the output; or (pointers…, sums,
+    M, row tile, column tile, part): compute what a part of K has of it."""
+    total = kernel.sum_of_parts
+    func = function(name, [*[PTR] * pointers_of(kernel), *[i64] * (3 if total is None else 4)])
+    lowering = Lowering(kernel, func, isa)
+    lowering.run(kernel.body.block.ops if total is None else parts.before(total))
+    if total is not None:
+        lowering.sums(total).store(lowering.e, lowering.ids[2], lowering.registers(total.source))
+    for op in (*lowering.e.at_end, llvm.ReturnOp()):
+        lowering.e.effect(op)
+    return func
+
+
+def finish(kernel: tile.KernelOp, total: tile.AddPartsOp, name: str, isa: Isa) -> llvm.FuncOp:
+    """(pointers…, sums, M, row tile, column tile): add up what the parts have of a tile, in order,
+    and do what comes after."""
+    func = function(name, [*[PTR] * pointers_of(kernel), i64, i64, i64])
+    lowering = Lowering(kernel, func, isa)
+    vectors = lowering.sums(total).total(lowering.e)
+    lowering.tiles[total.result] = lowering.as_tile(total.result, vectors)
+    lowering.run(parts.after(total))
+    lowering.e.effect(llvm.ReturnOp())
     return func
 
 
 class Lowering:
     """What is known of the values of a kernel while its ops are lowered one after another."""
 
-    def __init__(self, e: Emitter, ids: tuple[Index, Index]):
-        self.e = e
-        self.ids = ids
+    def __init__(self, kernel: tile.KernelOp, func: llvm.FuncOp, isa: Isa):
+        count, block = pointers_of(kernel), func.body.block
+        self.pointers, (size, *ids) = block.args[:count], block.args[count:]
+        self.e = Emitter(isa, block)
+        self.columns = grid_columns(kernel)
+        lasts = (None, self.columns - 1, kernel.parts - 1)
+        self.ids = [Index(i, 0, 0, last, 1) for i, last in zip(ids, lasts, strict=False)]
         self.arrays: dict[SSAValue, Array] = {}
+        for argument, pointer in zip(kernel.body.block.args, self.pointers, strict=False):
+            array = Array(pointer, element_of(argument), shape_of(argument), size)
+            self.arrays[argument] = array
         self.indices: dict[SSAValue, Index] = {}
         self.tiles: dict[SSAValue, Tile] = {}
 
-    def run(self, block: Block) -> None:
-        for op in block.ops:
+    def sums(self, total: tile.AddPartsOp) -> parts.Sums:
+        """What the parts have of this program's tile."""
+        row, column, *_ = self.ids
+        return parts.sums_of(self.e, total, self.pointers[-1], row, column, self.columns)
+
+    def run(self, ops: Iterable[Operation]) -> None:
+        for op in ops:
             if isinstance(op, scf.YieldOp):
                 continue
             if type(op) not in RULES:
@@ -238,12 +261,14 @@ def lower_unpack(lowering: Lowering, op: tile.UnpackOp) -> None:
     shape, element = shape_of(op.result), element_of(op.result)
     along_lanes = op.axis.value.data == len(shape) - 1
     format = ELEMENTS[str(element)]
+    if along_lanes and op.order_name != "pairs":
+        raise GqcError(f"codes in {op.order_name} along the lanes of a CPU kernel")
     if op.order_name == "quads":
-        if along_lanes:
-            raise GqcError("quads of codes along the lanes of a CPU kernel")
         lowering.tiles[op.result] = int8.Quads(shape, element, planes, format)
         return
-    lowering.tiles[op.result] = codes.Unpacked(shape, element, planes, format, along_lanes)
+    lowering.tiles[op.result] = codes.Unpacked(
+        shape, element, planes, format, along_lanes, op.order_name
+    )
 
 
 def lower_cast(lowering: Lowering, op: tile.CastOp) -> None:
@@ -354,7 +379,7 @@ def lower_for(lowering: Lowering, op: scf.ForOp) -> None:
         lowering.indices[counter] = k
         for argument, vectors in zip(carried, split(values), strict=True):
             lowering.tiles[argument] = lowering.as_tile(argument, vectors)
-        lowering.run(op.body.block)
+        lowering.run(op.body.block.ops)
         return [v for value in terminator.operands for v in lowering.registers(value)]
 
     def body(k: SSAValue, values: Sequence[SSAValue]) -> list[SSAValue]:

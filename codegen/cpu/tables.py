@@ -12,12 +12,12 @@ from xdsl.ir import SSAValue
 
 from gqc.codegen.cpu.emitter import Emitter
 from gqc.formats.elements import Element
-from gqc.formats.packing import shifts_of
+from gqc.formats.packing import planes_of
 
 
-def repeated(values: Sequence[float], count: int) -> list[float]:
-    """A table repeated to `count` entries, so that an index's high bits do not matter."""
-    return [values[i % len(values)] for i in range(count)]
+def repeated(values: Sequence[float], count: int, start: int = 0) -> list[float]:
+    """A table repeated to `count` entries, so that only bits of an index from one on matter."""
+    return [values[(i >> start) % len(values)] for i in range(count)]
 
 
 def bf16_bits(value: float) -> int:
@@ -26,14 +26,15 @@ def bf16_bits(value: float) -> int:
     return bits >> 16
 
 
-def pairs(e: Emitter, codes: SSAValue, format: Element) -> SSAValue:
-    """bf16 pairs of pairs of 16-bit codes, from a table in one register, in two, or in four."""
+def pairs(e: Emitter, codes: SSAValue, format: Element, start: int = 0) -> SSAValue:
+    """bf16 pairs of pairs of codes, in halves of lanes from a bit on: from a table in one register,
+    in two, or in four."""
     lanes = 2 * e.isa.lanes
     type_ = e.vector(i16, lanes)
     table, indices = [bf16_bits(v) for v in format.values], e.bitcast(codes, type_)
     if len(table) <= lanes:
         assert e.isa.permute_i16
-        whole = e.dense(i16, repeated(table, lanes))
+        whole = e.dense(i16, repeated(table, lanes, start))
         found = e.intrinsic(e.isa.permute_i16, [whole, indices], type_)
     else:
         found = look_up_two(e, indices, table[: 2 * lanes])
@@ -65,7 +66,8 @@ def pairs_of_bytes(e: Emitter, words: SSAValue, format: Element, first: int) -> 
         return e.bitcast(found, e.vector(i32))
 
     low, high, even = bytes_(0), bytes_(8), 0x00FF00FF
-    if shifts_of(8)[first % 4] == 0:
+    (plane,) = planes_of(8)
+    if plane.codes[first % 4][0].shift == 0:
         return e.merge(low, e.shift(high, -8), even)
     return e.merge(e.shift(low, 8), high, even)
 

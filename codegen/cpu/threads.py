@@ -8,13 +8,15 @@ cache while the rows of x pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 from xdsl.dialects import llvm
-from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, UnitAttr, i32, i64
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, UnitAttr, f32, i32, i64
 from xdsl.ir import Attribute, Block, Region, SSAValue
 
 from gqc.codegen.cpu.emitter import PTR, Emitter
 from gqc.codegen.cpu.isa import Isa
+from gqc.codegen.cpu.tiles import CACHE_LINE
 from gqc.dialects import tile
 from gqc.dialects.tile import shape_of
 
@@ -44,6 +46,11 @@ def function(name: str, inputs: Sequence[Attribute], linkage: str = "internal") 
     )
 
 
+def pointers_of(kernel: tile.KernelOp) -> int:
+    """Pointers that programs are given: the kernel's arrays, and the sums of parts if there are."""
+    return len(kernel.body.block.args) + (kernel.parts > 1)
+
+
 def grid_columns(kernel: tile.KernelOp) -> int:
     return -(-shape_of(kernel.body.block.args[-1])[1] // kernel.tile_sizes[1])
 
@@ -63,14 +70,14 @@ def frame_type(pointers: int) -> llvm.LLVMStructType:
 
 def worker(kernel: tile.KernelOp, name: str, program: str, isa: Isa) -> llvm.FuncOp:
     """(frame): run this thread's share of the programs; each thread has an equal run of them."""
-    pointers = len(kernel.body.block.args)
+    pointers, parts = pointers_of(kernel), kernel.parts
     func = function(name, [PTR])
     e = Emitter(isa, func.body.block)
     frame = func.body.block.args[0]
     types = [*[PTR] * pointers, i64]
     arguments = [e.load(field(e, frame, pointers, n), type_, 8) for n, type_ in enumerate(types)]
     rows = row_tiles(kernel, e, arguments[-1])
-    programs = e.arithmetic(llvm.MulOp, rows, e.integer(grid_columns(kernel)))
+    programs = e.arithmetic(llvm.MulOp, rows, e.integer(grid_columns(kernel) * parts))
     thread, threads = (
         e.emit(llvm.ZExtOp(e.emit(llvm.CallOp(symbol, return_type=i32)), i64))
         for symbol in ("omp_get_thread_num", "omp_get_num_threads")
@@ -81,8 +88,11 @@ def worker(kernel: tile.KernelOp, name: str, program: str, isa: Isa) -> llvm.Fun
 
     def body(number: SSAValue, _: Sequence[SSAValue]) -> Sequence[SSAValue]:
         row = e.arithmetic(llvm.URemOp, number, rows)
-        column = e.arithmetic(llvm.UDivOp, number, rows)
-        e.effect(llvm.CallOp(program, *arguments, row, column))
+        place = [e.arithmetic(llvm.UDivOp, number, rows)]
+        if parts > 1:
+            some = e.integer(parts)
+            place = [e.arithmetic(op, place[0], some) for op in (llvm.UDivOp, llvm.URemOp)]
+        e.effect(llvm.CallOp(program, *arguments, row, *place))
         return []
 
     first, last = share(thread), share(e.arithmetic(llvm.AddOp, thread, e.integer(1)))
@@ -107,20 +117,49 @@ def work_of_row(kernel: tile.KernelOp) -> int:
     return shape_of(last)[1] * (shape_of(first)[1] if multiplies else ELEMENT_WORK)
 
 
-def entry(kernel: tile.KernelOp, name: str, worker: str, pointers: int, isa: Isa) -> llvm.FuncOp:
-    """(pointers…, M): start the threads; little work is done by the caller's thread alone."""
-    func = function(name, [*[PTR] * pointers, i64], "external")
+def stack(e: Emitter, count: SSAValue, type_: Attribute, align: int) -> SSAValue:
+    """Memory of the function; llvmlite types what alloca returns, and a cast makes it a pointer."""
+    return e.emit(llvm.BitcastOp(e.emit(llvm.AllocaOp(count, type_, alignment=align)), PTR))
+
+
+def entry(kernel: tile.KernelOp, name: str, worker: str, finish: str, isa: Isa) -> llvm.FuncOp:
+    """(pointers…, M): start the threads; little work is done by the caller's thread alone, and so
+    is what comes after a sum of parts."""
+    func = function(name, [*(PTR for _ in kernel.body.block.args), i64], "external")
     e = Emitter(isa, func.body.block)
-    arguments = func.body.block.args
-    # llvmlite types what alloca returns; the cast makes it a plain pointer.
-    stack = e.emit(llvm.AllocaOp(e.integer(1), frame_type(pointers), alignment=8))
-    frame = e.emit(llvm.BitcastOp(stack, PTR))
+    *arrays, size = func.body.block.args
+    sums = [] if kernel.sum_of_parts is None else [room_for_parts(kernel, e, size)]
+    arguments, pointers = [*arrays, *sums, size], pointers_of(kernel)
+    frame = stack(e, e.integer(1), frame_type(pointers), 8)
     for n, argument in enumerate(arguments):
         e.store(argument, field(e, frame, pointers, n), 8)
-    total = e.arithmetic(llvm.MulOp, arguments[-1], e.integer(work_of_row(kernel)))
+    total = e.arithmetic(llvm.MulOp, size, e.integer(work_of_row(kernel)))
     alone = e.emit(llvm.ZExtOp(e.compare("ult", total, e.integer(SERIAL_WORK)), i32))
     function_ = e.emit(llvm.AddressOfOp(worker, PTR))
     no_flags = e.integer(0, i32)
     e.effect(llvm.CallOp("GOMP_parallel", function_, frame, alone, no_flags))
+    if kernel.sum_of_parts is not None:
+        finish_tiles(kernel, e, finish, arguments)
     e.effect(llvm.ReturnOp())
     return func
+
+
+def room_for_parts(kernel: tile.KernelOp, e: Emitter, size: SSAValue) -> SSAValue:
+    """Memory for what each part has of each tile."""
+    assert kernel.sum_of_parts is not None
+    tile_ = prod(shape_of(kernel.sum_of_parts.source))
+    elements = e.integer(grid_columns(kernel) * kernel.parts * tile_)
+    return stack(e, e.arithmetic(llvm.MulOp, row_tiles(kernel, e, size), elements), f32, CACHE_LINE)
+
+
+def finish_tiles(
+    kernel: tile.KernelOp, e: Emitter, finish: str, arguments: Sequence[SSAValue]
+) -> None:
+    """Finish one tile after another."""
+
+    def of_row(row: SSAValue, _: Sequence[SSAValue]) -> Sequence[SSAValue]:
+        for column in range(grid_columns(kernel)):
+            e.effect(llvm.CallOp(finish, *arguments, row, e.integer(column)))
+        return []
+
+    e.loop(e.integer(0), row_tiles(kernel, e, arguments[-1]), 1, [], of_row)

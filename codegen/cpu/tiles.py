@@ -22,7 +22,7 @@ from xdsl.ir import Attribute, SSAValue
 from gqc.codegen.cpu.emitter import Emitter, Index
 from gqc.errors import GqcError
 from gqc.formats.elements import SCALES
-from gqc.formats.packing import WORD
+from gqc.formats.packing import WORD, Plane
 
 PREFETCH_BYTES = 4096
 """How far ahead packed words are asked for: a page, the reach of hardware prefetchers."""
@@ -309,10 +309,15 @@ class Loaded(Tile):
         type_ = VectorType(i32, [self.columns])
         return e.once((address, type_), lambda: e.load(address, type_, self.array.align))
 
-    def words_of(self, e: Emitter, i: Index, per_word: int) -> Vectors:
-        """The words that hold row i of the codes packed here, loaded once."""
-        word = e.divide(i, per_word)
+    def words_of(self, e: Emitter, i: Index, plane: Plane, number: int) -> Vectors:
+        """A word of the group that holds row i of the codes packed here, loaded once."""
+        word = e.multiply(e.divide(i, len(plane.codes)), plane.words) + number
         return e.once((self, word.base, word.offset), lambda: self.prefetched(e, word))
+
+    def shifted(self, e: Emitter, i: Index, plane: Plane, number: int, right: int) -> Vectors:
+        """The same, shifted once."""
+        words = self.words_of(e, i, plane, number)
+        return [e.once(("shift", w, right), lambda w=w: e.shift(w, right)) for w in words]
 
     def prefetched(self, e: Emitter, i: Index) -> Vectors:
         """Row i, and a later one asked for."""

@@ -129,11 +129,11 @@ def unpack(printer: Emitter, op: tile.UnpackOp) -> str:
         )
     along_rows, parts, low = op.axis.value.data == 0, [], 0
     unpack, split = printer.helper("unpack_pairs"), printer.helper("split_pairs")
-    for plane, width in zip(op.planes, planes_of(element.bits), strict=True):
-        words = printer.texts[plane]
-        part = f"{unpack}({f'tl.trans({words})' if along_rows else words}, {width})"
+    for words_, plane in zip(op.planes, planes_of(element.bits), strict=True):
+        words = printer.texts[words_]
+        part = f"{unpack}({f'tl.trans({words})' if along_rows else words}, {plane.width})"
         parts.append(f"({part} << {low})" if low else part)
-        low += width
+        low += plane.width
     codes = f"{split}({' | '.join(parts)})"
     if along_rows:
         codes = f"tl.trans({codes})"

@@ -143,8 +143,8 @@ class ByteLayout:
 
     def parts(self, type_: BlockScaledType) -> list[Part]:
         whole = [Part("tensor_scale")] if type_.has_tensor_scale else []
-        sums = [Part("sum", 32)] if self.scales.sums else []
-        return [Part("codes", 8, word=8), Part("scale"), *sums, *whole]
+        sums = [Part("sum", word=32)] if self.scales.sums else []
+        return [Part("codes", word=8), Part("scale"), *sums, *whole]
 
     def part_shapes(self, type_: BlockScaledType, shape: Sequence[int], lanes: int) -> list[Shape]:
         """Shapes of the parts, in order, of a tensor of this type and shape."""

@@ -1,6 +1,6 @@
 """The table of layouts: how the parts of a packed weight lie in memory for a family of kernels.
 
-A weight [N, K] in blocks of 1×B has G = K/B scales a row. `parts_of` lists its parts in order.
+A weight [N, K] in blocks of 1×B has G = K/B scales a row. `Layout.parts` lists its parts.
 """
 
 from __future__ import annotations
@@ -24,28 +24,22 @@ Shape = tuple[int, ...]
 class Part:
     """One array of a packed weight.
 
-    kind: `codes`, `scale`, `zero` or `tensor_scale`. plane: bits of each code that its words hold,
-    None for an array of floats. suffix: tells planes apart where codes have several.
-    word: bits of a word.
+    kind: `codes`, `scale`, `zero` or `tensor_scale`. word: bits of a word, None for an array of
+    floats. plane: what the words hold of codes that are packed. suffix: tells planes apart where
+    codes have several.
     """
 
     kind: str
-    plane: int | None = None
+    word: int | None = None
+    plane: packing.Plane | None = None
     suffix: str = ""
-    word: int = packing.WORD
 
 
-def parts_of(type_: BlockScaledType) -> list[Part]:
-    """Parts of a packed weight: planes of words, scales, zero points or their planes, and the scale
-    of the whole tensor."""
-    widths = packing.planes_of(type_.format.bits)
-
-    def planes(kind: str) -> list[Part]:
-        return [Part(kind, width, f"{width}" if len(widths) > 1 else "") for width in widths]
-
-    zero = planes("zero") if type_.mode.integer else [Part("zero")] if type_.has_zero else []
-    whole = [Part("tensor_scale")] if type_.has_tensor_scale else []
-    return [*planes("codes"), Part("scale"), *zero, *whole]
+def plane_parts(kind: str, bits: int, order: str) -> list[Part]:
+    """A part for each plane of codes of a width."""
+    planes = packing.planes_of(bits, order)
+    suffixes = [str(plane.width) if len(planes) > 1 else "" for plane in planes]
+    return [Part(kind, packing.WORD, *p) for p in zip(planes, suffixes, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -85,8 +79,12 @@ class Layout:
         return int(type_.format.minimum) if self.stored(type_) != type_.format.name else 0
 
     def parts(self, type_: BlockScaledType) -> list[Part]:
-        """Parts of a packed weight of this type, in order."""
-        return parts_of(type_)
+        """Parts of a packed weight of this type, in order: planes of codes, scales, zero points or
+        their planes (in `pairs`), and the scale of the whole tensor."""
+        bits, zero = type_.format.bits, [Part("zero")] if type_.has_zero else []
+        zeros = plane_parts("zero", bits, "pairs") if type_.mode.integer else zero
+        whole = [Part("tensor_scale")] if type_.has_tensor_scale else []
+        return [*plane_parts("codes", bits, self.order), Part("scale"), *zeros, *whole]
 
     def part_shapes(self, type_: BlockScaledType, shape: Sequence[int], lanes: int) -> list[Shape]:
         """Shapes of the parts, in order, of a weight of this type and shape."""
@@ -99,10 +97,10 @@ class Layout:
             if part.plane is None:
                 return scale
             if part.kind == "codes":
-                return self.shape(n, packing.words_of(k, part.plane), lanes)
-            return (*scale[:-1], packing.words_of(scale[-1], part.plane))
+                return self.shape(n, part.plane.words_of(k), lanes)
+            return (*scale[:-1], part.plane.words_of(scale[-1]))
 
-        return [shape_of(part) for part in parts_of(type_)]
+        return [shape_of(part) for part in self.parts(type_)]
 
     def pack(self, weight: BlockScaled, lanes: int) -> list[torch.Tensor]:
         """Parts of a weight [N, K], in order."""
@@ -131,7 +129,8 @@ class Layout:
 
         *parts, whole = parts if type_.has_tensor_scale else (*parts, None)
         n, k = shape
-        bits, count = type_.format.bits, len(packing.planes_of(type_.format.bits))
+        bits = type_.format.bits
+        count = len(packing.planes_of(bits, self.order))
         planes = [self.take(p, n) for p in parts[:count]]
         codes = self.unpack_codes(planes, type_)[:, :k]
         scale, zero = self.take_scale(parts[count], n), None
@@ -175,6 +174,7 @@ LANE_WORDS = Layout(
     take_scale=from_lanes,
     k_axis=0,
     exact_dot=True,
+    order="halves",
 )
 
 LAYOUTS: dict[str, Layout] = {

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 import gqc
 from gqc.codegen.cpu.isa import ISAS, host, missing
 from gqc.errors import GqcError
+from gqc.passes import split_m_buckets
 from gqc.quantizers import QUANTIZERS
 from gqc.schemes import parse_scheme
 
@@ -80,7 +81,7 @@ def check(
     n: int = 96,
     scheme: str = "int4_g32",
     rows: tuple[int, ...] = (9,),
-) -> None:
+) -> Any:
     """The only call is of one operator, and it errs by float32's sums and one rounding."""
     torch.manual_seed(n)
     model = Model(kind, n, 64, bias=dtype == torch.bfloat16).to(dtype).eval()
@@ -95,6 +96,7 @@ def check(
         unit = torch.finfo(dtype).eps / 2
         excess = (found.double() - exact).abs() - 1.001 * unit * exact.abs()
         assert excess.max() <= 4e-6, f"{count} rows: {excess.max():.3g}"
+    return compiled
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -116,6 +118,15 @@ def test_gate_and_up_of_any_number_of_panels(n, isa):
 def test_integer_zero_points_lie_in_panels_too():
     scheme = "ui4 g32 zero=ui4 zero_mode=quantized scale_rule=minmax"
     check("silu_mul", host().name, torch.float32, 64, scheme)
+
+
+@pytest.mark.parametrize("kind", ["silu_mul", "gelu_mul_residual", "silu_scaled_residual"])
+def test_epilogues_of_sums_of_parts(kind, monkeypatch):
+    """Each half of K by another program: the epilogue comes after their sum."""
+    monkeypatch.setattr(split_m_buckets, "PART_CODES", 1)
+    compiled = check(kind, host().name, torch.bfloat16, rows=(1, 2, 9))
+    parts = [kernel.op.parts for kernel in compiled.kernels]
+    assert max(parts) == 2 and parts[-1] == 1, "but for many rows"
 
 
 # Whole models

@@ -58,13 +58,35 @@ def test_a_tile_of_lower_rank_is_read_at_one_place() -> None:
     assert torch.equal(y, x[2])
 
 
+def test_parts_are_added_before_what_comes_after() -> None:
+    """Three programs of two columns of x each, and one thing more that is done once: a factor."""
+    total = kernel("""
+    tile.kernel @total(%x : memref<?x6xf32>, %y : memref<?x1xf32>) tile<2, 1> {
+      %c0 = arith.constant 0 : index
+      %c2 = arith.constant 2 : index
+      %pid_m = tile.program_id 0
+      %m = arith.muli %pid_m, %c2 : index
+      %part = tile.program_id 2
+      %k = arith.muli %part, %c2 : index
+      %t = tile.load %x[%m, %k] : memref<?x6xf32> -> vector<2x2xf32>
+      %s = tile.sum %t axis = 1 : vector<2x2xf32> to vector<2x1xf32>
+      %all = tile.add_parts %s parts = 3 : vector<2x1xf32>
+      %square = arith.mulf %all, %all : vector<2x1xf32>
+      tile.store %square, %y[%m, %c0] : vector<2x1xf32>, memref<?x1xf32>
+    }
+    """)
+    x, y = torch.arange(30.0).reshape(5, 6), torch.full((5, 1), float("nan"))
+    total(x, y)
+    assert torch.equal(y, x.sum(1, keepdim=True) ** 2)
+
+
 @pytest.mark.parametrize("name", ELEMENTS)
-@pytest.mark.parametrize("axis", [0, 1])
-def test_unpack_and_cast_give_the_value_of_every_code(name: str, axis: int) -> None:
+@pytest.mark.parametrize("axis, order", [(0, "pairs"), (1, "pairs"), (0, "halves")])
+def test_unpack_and_cast_give_the_value_of_every_code(name: str, axis: int, order: str) -> None:
     element = ELEMENTS[name]
     count = 256
     codes = torch.arange(count) % (1 << element.bits)
-    planes = [p[:, None] if axis == 0 else p[None] for p in pack(codes, element.bits)]
+    planes = [p[:, None] if axis == 0 else p[None] for p in pack(codes, element.bits, order)]
     rank = [(p.shape[0], p.shape[1]) for p in planes]
     shape = (count, 1) if axis == 0 else (1, count)
     loads = "\n".join(
@@ -78,7 +100,8 @@ def test_unpack_and_cast_give_the_value_of_every_code(name: str, axis: int) -> N
     tile.kernel @decode({arguments}%y : memref<?x{shape[1]}xf32>) tile<{shape[0]}, {shape[1]}> {{
       %c0 = arith.constant 0 : index
       {loads}
-      %q = tile.unpack {names} axis = {axis} : ({types}) -> vector<{shape[0]}x{shape[1]}x{name}>
+      %q = tile.unpack {names} axis = {axis} order = "{order}"
+        : ({types}) -> vector<{shape[0]}x{shape[1]}x{name}>
       %v = tile.cast %q : vector<{shape[0]}x{shape[1]}x{name}> to vector<{shape[0]}x{shape[1]}xf32>
       tile.store %v, %y[%c0, %c0] : vector<{shape[0]}x{shape[1]}xf32>, memref<?x{shape[1]}xf32>
     }}

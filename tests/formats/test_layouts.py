@@ -12,7 +12,7 @@ from xdsl.dialects.builtin import TensorType
 
 from gqc.dialects.gq import LayoutAttr
 from gqc.dialects.torch_types import DTYPES
-from gqc.formats.layouts import LAYOUTS, parts_of
+from gqc.formats.layouts import LAYOUTS
 from gqc.formats.packing import pack
 
 FORMATS = [
@@ -105,10 +105,12 @@ def test_quads_are_unsigned(block_scaled: Any, element: str, least: int) -> None
 
 @pytest.mark.parametrize("kind, lanes", KINDS)
 def test_a_ragged_k_is_filled_up(block_scaled: Any, kind: str, lanes: int) -> None:
-    """48 codes of 3 bits: 3 words of the first plane, 2 (not 1.5) of the second."""
+    """48 codes of 3 bits: 3 words of one plane, 2 (not 1.5) of the other; or 3 for each 32."""
     weight = block_scaled("1x16 : f16 : ui3, zero = f16, zero_mode = rescale", 32, 48)
-    high, low, *_ = LAYOUTS[kind].pack(weight, lanes)
-    assert (high.numel(), low.numel()) == (3 * max(32, lanes), 2 * max(32, lanes))
+    layout = LAYOUTS[kind]
+    codes = zip(layout.parts(weight.type), layout.pack(weight, lanes), strict=True)
+    words = [array.numel() // max(32, lanes) for part, array in codes if part.kind == "codes"]
+    assert words == ([6] if kind == "lane_words" else [3, 2])
     back = LAYOUTS[kind].unpack(LAYOUTS[kind].pack(weight, lanes), weight.type, (32, 48))
     assert torch.equal(back.codes, weight.codes)
 
@@ -146,5 +148,5 @@ def test_parts_in_order(block_scaled: Any) -> None:
         ],
     }  # fmt: skip
     for format, names in formats.items():
-        parts = parts_of(block_scaled(format, 4, 16).type)
+        parts = LAYOUTS["k_words"].parts(block_scaled(format, 4, 16).type)
         assert [p.kind + p.suffix for p in parts] == names

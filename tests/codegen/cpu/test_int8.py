@@ -16,6 +16,7 @@ from gqc.dialects import gq, tile
 from gqc.dialects.text import context
 from gqc.formats.block_scaled import BlockScaled
 from gqc.integer_dots import LANES
+from gqc.passes import split_m_buckets
 from gqc.passes.helpers import native_row
 from gqc.passes.lower_to_tile import build_matmul
 from gqc.passes.split_m_buckets import native_schedule
@@ -92,7 +93,7 @@ class Dot:
         target = TARGETS[f"cpu_{RUN_AS.get(isa, isa)}"]
         tilings = native_row(matmul, target).tilings
         tiling = next(t for t in tilings if rows <= t.rows or t.rows == ANY)
-        plan = native_schedule(tiling, matmul)
+        plan = native_schedule(tiling, target, matmul)
         kernel = build_matmul("matmul", target.name, matmul, unpack, plan)
         kernel.verify()
         return kernel
@@ -158,6 +159,14 @@ def test_tiles_of_amx(emulated_tiles, weight: str, group: int) -> None:
     Dot(71, 3 * group, group, weight, "bf16").check("amx", rows)
     tiles = 3 * (-(-group // 64))
     assert emulated_tiles.counts["tdpbsud"] == -(-rows // 32) * 3 * 4 * tiles
+
+
+def test_parts_of_k(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three programs make a tile, a group each."""
+    monkeypatch.setattr(split_m_buckets, "PART_CODES", 1)
+    dot = Dot(34, 96, 32, "f16 : ui4, zero = f16, zero_mode = rescale", "bf16")
+    assert dot.kernel(isa, 1).parts == 3
+    dot.check(isa, 1)
 
 
 def test_threads_do_not_change_a_bit() -> None:

@@ -13,7 +13,7 @@ from gqc.codegen import cpu
 from gqc.codegen.cpu.isa import ISAS, host, missing
 from gqc.dialects.tile import element_of, shape_of
 from gqc.formats.elements import INTEGER_BITS
-from gqc.passes import panel_matmul_kernel
+from gqc.passes import panel_matmul_kernel, split_m_buckets
 from gqc.targets import TARGETS
 
 TORCH_TYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
@@ -31,6 +31,12 @@ ROWS = (1, 3, 16, 67)
 
 def zero_text(mode: str, bits: str) -> str:
     return f", zero = ui{bits}, zero_mode = quantized" if mode == "quantized" else ZEROS[mode]
+
+
+def in_parts(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    """Split K of layers that are small enough for a test."""
+    monkeypatch.setattr(split_m_buckets, "PART_CODES", 1)
+    monkeypatch.setitem(TARGETS, target, replace(TARGETS[target], programs=16))
 
 
 def runs_here(isa: str) -> None:
@@ -124,10 +130,12 @@ def test_panels_fit_a_small_stack(linear):
         assert len(sizes) == 3 and sum(sizes) <= 512 << 10
 
 
-@pytest.mark.parametrize("rows", [1, 2, 16, 300])
-def test_threads_change_no_bit(linear, rows):
-    """Of kernels of every bucket, where each thread has several programs."""
-    layer = linear(1024, 256, f"1x64 : f16 : ui4{ZEROS['rescale']}", "bf16")
+@pytest.mark.parametrize(("n", "rows"), [*((1024, m) for m in (1, 2, 16, 300)), (200, 1), (200, 7)])
+def test_threads_change_no_bit(linear, n, rows, monkeypatch):
+    """Of kernels of every bucket, where each thread has several programs; and of parts of K."""
+    in_parts(monkeypatch, f"cpu_{host().name}")
+    layer = linear(n, 512, f"1x64 : f16 : ui4{ZEROS['rescale']}", "bf16")
+    assert (layer.kernel(host().name, rows).parts > 1) == (n == 200)
     *inputs, y = layer.arguments(rows)
     run, threads, results = cpu.load(layer.kernel(host().name, rows), host().name), (1, 2, 3), []
     before = torch.get_num_threads()
@@ -137,6 +145,25 @@ def test_threads_change_no_bit(linear, rows):
         run(*inputs, results[-1])
     torch.set_num_threads(before)
     assert all(torch.equal(result, results[0]) for result in results)
+
+
+@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize(
+    ("format", "activation", "rows"),
+    [
+        ("1x32 : f16 : ui4, zero = f16, zero_mode = rescale", "bf16", 7),
+        ("1x64 : bf16 : ui3, zero = ui3, zero_mode = quantized", "f32", 1),
+        ("1x? : f16 : si8", "f16", 16),
+        ("1x16 : f8E4M3FN : f4E2M1FN, global = f32", "bf16", 2),
+    ],
+)
+def test_parts_of_k(linear, isa, format, activation, rows, monkeypatch):
+    """Several programs make a tile; what comes after their sum is done once."""
+    runs_here(isa)
+    in_parts(monkeypatch, f"cpu_{isa}")
+    layer = linear(100, 512, format, activation, bias=True)
+    assert layer.kernel(isa, rows).parts > 1
+    layer.check(isa, rows)
 
 
 @pytest.mark.parametrize("isa", TIERS)

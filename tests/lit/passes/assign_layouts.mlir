@@ -15,10 +15,10 @@
 // CPU:      %packed, %packed_1, %packed_2 = gq.pack %q layout <lane_words, lanes = 64> : tensor<100x128x!gq.block_scaled<1x32 : f16 : ui4, zero = f16, zero_mode = rescale>> -> tensor<2x16x64xi32>, tensor<2x4x64xf16>, tensor<2x4x64xf16>
 // CPU-NEXT: %q_1 = gq.unpack %packed, %packed_1, %packed_2 layout <lane_words, lanes = 64>
 
-// Three bits are a plane of two and a plane of one, and so are their integer zero points, packed
-// along the rows.
+// Three bits are a plane of two and a plane of one on a GPU, and so are integer zero points anywhere,
+// packed along the rows; on a CPU 32 codes are in three words.
 // GPU:      gq.pack %r layout <k_words> : {{.*}} -> tensor<64x8xi32>, tensor<64x4xi32>, tensor<1x64xf16>, tensor<1x4xi32>, tensor<1x2xi32>
-// CPU:      gq.pack %r layout <lane_words, lanes = 64> : {{.*}} -> tensor<1x8x64xi32>, tensor<1x4x64xi32>, tensor<1x1x64xf16>, tensor<1x1x4xi32>, tensor<1x1x2xi32>
+// CPU:      gq.pack %r layout <lane_words, lanes = 64> : {{.*}} -> tensor<1x12x64xi32>, tensor<1x1x64xf16>, tensor<1x1x4xi32>, tensor<1x1x2xi32>
 func.func @forward(%x : tensor<?x128xbf16>, %u : tensor<?x128xbf16>) -> (tensor<?x100xbf16>, tensor<?x64xbf16>) {
   %w = gq.weight @fc.weight : tensor<100x128xbf16>
   %q = gq.qcast %w by "rtn" "minmax" : tensor<100x128xbf16> -> tensor<100x128x!gq.block_scaled<1x32 : f16 : ui4, zero = f16, zero_mode = rescale>>

@@ -34,7 +34,7 @@
 // CHECK-NEXT:     %x_tile = tile.load %x[%m, %k] : memref<?x64xf32> -> vector<8x32xf32>
 // CHECK-NEXT:     %word = arith.divui %k, %c8 : index
 // CHECK-NEXT:     %w_words = tile.load %w[%panel, %word, %lane] : memref<2x8x64xi32> -> vector<4x64xi32>
-// CHECK-NEXT:     %codes = tile.unpack %w_words axis = 0 : (vector<4x64xi32>) -> vector<32x64xui4>
+// CHECK-NEXT:     %codes = tile.unpack %w_words axis = 0 order = "halves" : (vector<4x64xi32>) -> vector<32x64xui4>
 // CHECK-NEXT:     %g = arith.divui %k, %c32 : index
 // CHECK-NEXT:     %s = tile.load %scale[%panel, %g, %lane] : memref<2x2x64xf16> -> vector<1x64xf16>
 // CHECK-NEXT:     %s_1 = tile.cast %s : vector<1x64xf16> to vector<1x64xf32>
@@ -77,7 +77,7 @@
 // CHECK-NEXT:     %x_tile = tile.load %x[%m, %k] : memref<?x64xbf16> -> vector<1x32xbf16>
 // CHECK-NEXT:     %word = arith.divui %k, %c8 : index
 // CHECK-NEXT:     %w_words = tile.load %w[%panel, %word, %lane] : memref<1x8x64xi32> -> vector<4x64xi32>
-// CHECK-NEXT:     %codes = tile.unpack %w_words axis = 0 : (vector<4x64xi32>) -> vector<32x64xui4>
+// CHECK-NEXT:     %codes = tile.unpack %w_words axis = 0 order = "halves" : (vector<4x64xi32>) -> vector<32x64xui4>
 // CHECK-NEXT:     %g = arith.divui %k, %c32 : index
 // CHECK-NEXT:     %s = tile.load %scale[%panel, %g, %lane] : memref<1x2x64xf16> -> vector<1x64xf16>
 // CHECK-NEXT:     %s_1 = tile.cast %s : vector<1x64xf16> to vector<1x64xf32>
@@ -119,7 +119,7 @@
 // CHECK-NEXT:     %x_tile = tile.load %x[%m, %k] : memref<?x64xbf16> -> vector<1x32xbf16>
 // CHECK-NEXT:     %word = arith.divui %k, %c32 : index
 // CHECK-NEXT:     %w_words = tile.load %w[%panel, %word, %lane] : memref<1x2x64xi32> -> vector<1x64xi32>
-// CHECK-NEXT:     %codes = tile.unpack %w_words axis = 0 : (vector<1x64xi32>) -> vector<32x64xui1>
+// CHECK-NEXT:     %codes = tile.unpack %w_words axis = 0 order = "halves" : (vector<1x64xi32>) -> vector<32x64xui1>
 // CHECK-NEXT:     %g = arith.divui %k, %c16 : index
 // CHECK-NEXT:     %s = tile.load %scale[%panel, %g, %lane] : memref<1x4x64xf16> -> vector<2x64xf16>
 // CHECK-NEXT:     %s_1 = tile.cast %s : vector<2x64xf16> to vector<2x64xf32>

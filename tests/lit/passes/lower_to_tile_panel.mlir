@@ -36,7 +36,7 @@
 // CHECK-NEXT:         %k_1 = arith.addi %chunk, %place : index
 // CHECK-NEXT:         %word = arith.divui %k_1, %c8 : index
 // CHECK-NEXT:         %w_words = tile.load %w[%panel, %word, %lane] : memref<1x16x64xi32> -> vector<8x64xi32>
-// CHECK-NEXT:         %codes = tile.unpack %w_words axis = 0 : (vector<8x64xi32>) -> vector<64x64xui4>
+// CHECK-NEXT:         %codes = tile.unpack %w_words axis = 0 order = "halves" : (vector<8x64xi32>) -> vector<64x64xui4>
 // CHECK-NEXT:         %w_tile = tile.cast %codes : vector<64x64xui4> to vector<64x64xbf16>
 // CHECK-NEXT:         tile.store %w_tile, %decoded[%place, %c0] : vector<64x64xbf16>, memref<128x64xbf16>
 // CHECK-NEXT:       }

@@ -76,3 +76,31 @@ func.func @floats(%x : tensor<?x128xf32>, %q : tensor<64x128x!gq.block_scaled<1x
   %y = gq.matmul_t %x, %w decision <emulated, "why"> : (tensor<?x128xf32>, tensor<64x128xf32>) -> tensor<?x64xf32>
   func.return %y : tensor<?x64xf32>
 }
+
+// A tile of few rows and all of a long K: two programs make it, each of 2^17 codes. They would have
+// too few in a layer of half of K, and there are enough programs in one of 512 columns.
+// CPU-LABEL: func.func @few_columns
+// CPU:         decision <emulated, "long"> schedules [
+// CPU-SAME:      #gq.schedule<rows = 1, tile = 1x64x128, scale = after, warps = 1, stages = 1, parts = 2>,
+// CPU-SAME:      #gq.schedule<rows = 16, tile = 4x64x128, scale = after, warps = 1, stages = 1, parts = 2>,
+// CPU-SAME:      #gq.schedule<rows = *, tile = 4x64x128, scale = before, warps = 1, stages = 1, panel = 256>]
+// CPU:         decision <emulated, "short"> schedules [
+// CPU-SAME:      #gq.schedule<rows = 1, tile = 1x64x128, scale = after, warps = 1, stages = 1>,
+// CPU:         decision <emulated, "wide"> schedules [
+// CPU-SAME:      #gq.schedule<rows = 1, tile = 1x64x128, scale = after, warps = 1, stages = 1>,
+// GPU-LABEL: func.func @few_columns
+// GPU-NOT:     parts
+// GPU:         func.return
+func.func @few_columns(
+    %x : tensor<?x4096xbf16>, %q : tensor<64x4096x!gq.block_scaled<1x128 : f16 : ui4>>,
+    %u : tensor<?x2048xbf16>, %r : tensor<64x2048x!gq.block_scaled<1x128 : f16 : ui4>>,
+    %s : tensor<512x4096x!gq.block_scaled<1x128 : f16 : ui4>>)
+    -> (tensor<?x64xbf16>, tensor<?x64xbf16>, tensor<?x512xbf16>) {
+  %v = gq.dcast %q : tensor<64x4096x!gq.block_scaled<1x128 : f16 : ui4>> -> tensor<64x4096xbf16>
+  %y = gq.matmul_t %x, %v decision <emulated, "long"> : (tensor<?x4096xbf16>, tensor<64x4096xbf16>) -> tensor<?x64xbf16>
+  %w = gq.dcast %r : tensor<64x2048x!gq.block_scaled<1x128 : f16 : ui4>> -> tensor<64x2048xbf16>
+  %z = gq.matmul_t %u, %w decision <emulated, "short"> : (tensor<?x2048xbf16>, tensor<64x2048xbf16>) -> tensor<?x64xbf16>
+  %d = gq.dcast %s : tensor<512x4096x!gq.block_scaled<1x128 : f16 : ui4>> -> tensor<512x4096xbf16>
+  %t = gq.matmul_t %x, %d decision <emulated, "wide"> : (tensor<?x4096xbf16>, tensor<512x4096xbf16>) -> tensor<?x512xbf16>
+  func.return %y, %z, %t : tensor<?x64xbf16>, tensor<?x64xbf16>, tensor<?x512xbf16>
+}

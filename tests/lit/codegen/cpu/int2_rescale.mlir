@@ -2,7 +2,8 @@
 // RUN: gqc-opt %s -p 'quantize-weights{schemes="*=int2_g32_sym"},legalize{target=cpu_avx512bf16},assign-layouts{target=cpu_avx512bf16},split-m-buckets{target=cpu_avx512bf16},lower-to-tile{target=cpu_avx512bf16}' -t llvm | filecheck %s --check-prefix SYM
 
 // 2-bit codes, bf16. The look-up ignores all but the low five bits of a half, so the four values
-// 0, 1, 2, 3 stand in it eight times; two bits further is the next pair.
+// 0, 1, 2, 3 stand in it eight times; the next pair, two bits further, has a table of its own, where
+// each value stands four times in a row, and the one after that is four bits further.
 
 // CHECK:      define void @"matmul_bf16_ui2_g32_f16_rescale_f16_64x128_m1.program"
 // CHECK:        %[[WORDS:".*"]] = load <16 x i32>, ptr %{{.*}}, align 4
@@ -10,7 +11,10 @@
 // CHECK-NEXT:   %[[CODES:".*"]] = call <32 x i16> @"llvm.x86.avx512.permvar.hi.512"(<32 x i16> <i16 0, i16 16256, i16 16384, i16 16448, i16 0, i16 16256, i16 16384, i16 16448, {{.*}}>, <32 x i16> %[[BITS]])
 // CHECK:        %[[PAIR:".*"]] = bitcast <32 x i16> %[[CODES]] to <32 x bfloat>
 // CHECK:        call <16 x float> @"llvm.x86.avx512bf16.dpbf16ps.512"(<16 x float> {{.*}}, <32 x bfloat> %{{.*}}, <32 x bfloat> %[[PAIR]])
-// CHECK:        lshr <16 x i32> %[[WORDS]], <i32 2, {{.*}}>
+// CHECK:        %[[NEXT:".*"]] = bitcast <16 x i32> %[[WORDS]] to <32 x i16>
+// CHECK-NEXT:   call <32 x i16> @"llvm.x86.avx512.permvar.hi.512"(<32 x i16> <i16 0, i16 0, i16 0, i16 0, i16 16256, i16 16256, i16 16256, i16 16256, i16 16384, {{.*}}>, <32 x i16> %[[NEXT]])
+// CHECK-NOT:    lshr <16 x i32> %[[WORDS]], <i32 2, {{.*}}>
+// CHECK:        lshr <16 x i32> %[[WORDS]], <i32 4, {{.*}}>
 
 // After a group's dot, its scale times the dot, and its offset times the sum of x.
 // CHECK:        %[[SCALES:".*"]] = getelementptr half, ptr %".3"

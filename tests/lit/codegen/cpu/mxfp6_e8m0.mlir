@@ -1,22 +1,25 @@
 // RUN: gqc-opt %s -t "llvm{isa=avx2}" | filecheck %s
 
-// Six-bit floats in two planes under E8M0 scales. A code wider than the look-up is decoded by moving
-// its fields to their places in f32, the sign with them. A scale is one byte, the exponent of an f32; its
+// Six-bit floats, 16 in three words, under E8M0 scales. A code wider than the look-up is decoded by
+// moving its fields to their places in f32, the sign with them; the last four codes are put together
+// of what is left of two words. A scale is one byte, the exponent of an f32; its
 // ends, 0 and 255, get the bit that makes them 2^-127 and NaN.
 
 // CHECK:      define void @"matmul.program"
-// CHECK:        %[[FOUR:".*"]] = load <8 x i32>, ptr %{{.*}}, align 4
-// CHECK:        %[[TWO:".*"]] = shl <8 x i32> %{{.*}}, <i32 4, {{.*}}>
-// CHECK:        %[[LOW:".*"]] = and <8 x i32> %[[FOUR]], <i32 15, {{.*}}>
-// CHECK-NEXT:   %[[HIGH:".*"]] = and <8 x i32> %[[TWO]], <i32 {{-16|4294967280}}, {{.*}}>
-// CHECK-NEXT:   %[[CODE:".*"]] = or <8 x i32> %[[LOW]], %[[HIGH]]
-// CHECK:        %[[TOP:".*"]] = shl <8 x i32> %[[CODE]], <i32 26, {{.*}}>
+// CHECK:        %[[FIRST:".*"]] = load <8 x i32>, ptr %{{.*}}, align 4
+// CHECK:        %[[TOP:".*"]] = shl <8 x i32> %[[FIRST]], <i32 26, {{.*}}>
 // CHECK-NEXT:   %[[MOVED:".*"]] = ashr <8 x i32> %[[TOP]], <i32 6, {{.*}}>
 // CHECK-NEXT:   %[[PLACED:".*"]] = and <8 x i32> %[[MOVED]], <i32 {{-2114977792|2179989504}}, {{.*}}>
 // CHECK-NEXT:   %[[SMALL:".*"]] = bitcast <8 x i32> %[[PLACED]] to <8 x float>
 // CHECK-NEXT:   %[[VALUE:".*"]] = fmul contract <8 x float> %[[SMALL]]
 // CHECK:        call <8 x float> @"llvm.fma.v8f32"
-// CHECK:        %[[SCALES:".*"]] = getelementptr i8, ptr %".4"
+// CHECK:        %[[FOUR:".*"]] = lshr <8 x i32> %[[FIRST]], <i32 12, {{.*}}>
+// CHECK:        %[[TWO:".*"]] = lshr <8 x i32> %{{.*}}, <i32 8, {{.*}}>
+// CHECK:        %[[LOW:".*"]] = and <8 x i32> %[[FOUR]], <i32 15, {{.*}}>
+// CHECK-NEXT:   %[[HIGH:".*"]] = and <8 x i32> %[[TWO]], <i32 {{-16|4294967280}}, {{.*}}>
+// CHECK-NEXT:   %[[CODE:".*"]] = or <8 x i32> %[[LOW]], %[[HIGH]]
+// CHECK:        shl <8 x i32> %[[CODE]], <i32 26, {{.*}}>
+// CHECK:        %[[SCALES:".*"]] = getelementptr i8, ptr %".3"
 // CHECK-NEXT:   %[[BYTES:".*"]] = load <8 x i8>, ptr %[[SCALES]], align 1
 // CHECK:        %[[EXPONENT:".*"]] = zext <8 x i8> %{{.*}} to <8 x i32>
 // CHECK-NEXT:   %[[NEXT:".*"]] = add <8 x i32> %[[EXPONENT]], <i32 1, {{.*}}>
@@ -29,10 +32,10 @@
 // CHECK-NEXT:   %[[SCALE:".*"]] = bitcast <8 x i32> %[[BITS]] to <8 x float>
 // CHECK:        fmul contract <8 x float> %{{.*}}, %[[SCALE]]
 
-tile.kernel @matmul(%x: memref<?x64xf32>, %w4: memref<1x8x64xi32>, %w2: memref<1x4x64xi32>, %scale: memref<1x2x64xf8E8M0FNU>, %y: memref<?x64xf32>) tile<1, 32> attributes {target = "cpu_avx2", num_warps = 1 : i64, num_stages = 1 : i64} {
+tile.kernel @matmul(%x: memref<?x64xf32>, %w: memref<1x12x64xi32>, %scale: memref<1x2x64xf8E8M0FNU>, %y: memref<?x64xf32>) tile<1, 32> attributes {target = "cpu_avx2", num_warps = 1 : i64, num_stages = 1 : i64} {
   %c0 = arith.constant 0 : index
   %c16 = arith.constant 16 : index
-  %c8 = arith.constant 8 : index
+  %c3 = arith.constant 3 : index
   %c64 = arith.constant 64 : index
   %c32 = arith.constant 32 : index
   %c1 = arith.constant 1 : index
@@ -45,11 +48,10 @@ tile.kernel @matmul(%x: memref<?x64xf32>, %w4: memref<1x8x64xi32>, %w2: memref<1
   %acc = tile.full 0.000000e+00 : vector<1x32xf32>
   %acc_1 = scf.for %k = %c0 to %c64 step %c32 iter_args(%acc_2 = %acc) -> (vector<1x32xf32>) {
     %x_tile = tile.load %x[%m, %k] : memref<?x64xf32> -> vector<1x32xf32>
-    %word = arith.divui %k, %c8 : index
-    %w4_words = tile.load %w4[%panel, %word, %lane] : memref<1x8x64xi32> -> vector<4x32xi32>
-    %word_1 = arith.divui %k, %c16 : index
-    %w2_words = tile.load %w2[%panel, %word_1, %lane] : memref<1x4x64xi32> -> vector<2x32xi32>
-    %codes = tile.unpack %w4_words, %w2_words axis = 0 : (vector<4x32xi32>, vector<2x32xi32>) -> vector<32x32xf6E2M3FN>
+    %group = arith.divui %k, %c16 : index
+    %word = arith.muli %group, %c3 : index
+    %w_words = tile.load %w[%panel, %word, %lane] : memref<1x12x64xi32> -> vector<6x32xi32>
+    %codes = tile.unpack %w_words axis = 0 order = "halves" : (vector<6x32xi32>) -> vector<32x32xf6E2M3FN>
     %g = arith.divui %k, %c32 : index
     %s = tile.load %scale[%panel, %g, %lane] : memref<1x2x64xf8E8M0FNU> -> vector<1x32xf8E8M0FNU>
     %s_1 = tile.cast %s : vector<1x32xf8E8M0FNU> to vector<1x32xf32>

@@ -1,14 +1,16 @@
 // RUN: gqc-opt %s -p 'quantize-weights{schemes="*=ui1 g64 scale=f32 zero=ui1 zero_mode=quantized quantizer=rtn scale_rule=minmax"},legalize{target=cpu_avx2},assign-layouts{target=cpu_avx2},split-m-buckets{target=cpu_avx2},lower-to-tile{target=cpu_avx2}' -t llvm | filecheck %s
 // RUN: gqc-opt %s -p 'quantize-weights{schemes="*=ui8 g64 scale=f32 zero=ui8 zero_mode=quantized quantizer=rtn scale_rule=minmax"},legalize{target=cpu_avx2},assign-layouts{target=cpu_avx2},split-m-buckets{target=cpu_avx2},lower-to-tile{target=cpu_avx2}' -t llvm | filecheck %s --check-prefix EIGHT
 
-// One-bit codes: a look-up of zeros and ones, 32 columns of K in a word.
+// One-bit codes: look-ups of zeros and ones, 32 columns of K in a word, three of a half by one shift.
 
 // CHECK:      define void @"matmul_bf16_ui1_g64_f32_quantized_ui1_64x128_m1.program"
 // CHECK:        %[[WORDS:".*"]] = load <8 x i32>, ptr %{{.*}}, align 4
 // CHECK:        %[[CODE:".*"]] = call <8 x float> @"llvm.x86.avx2.permps"(<8 x float> <float {{ *}}0x0, float 0x3ff0000000000000, {{.*}}>, <8 x i32> %[[WORDS]])
 // CHECK:        call <8 x float> @"llvm.fma.v8f32"(<8 x float> %{{.*}}, <8 x float> %[[CODE]], <8 x float> %{{.*}})
 // CHECK:        lshr <8 x i32> %[[WORDS]], <i32 16, {{.*}}>
-// CHECK:        lshr <8 x i32> %[[WORDS]], <i32 1, {{.*}}>
+// CHECK:        call <8 x float> @"llvm.x86.avx2.permps"(<8 x float> <float {{ *}}0x0, float {{ *}}0x0, float 0x3ff0000000000000, {{.*}}>, <8 x i32> %[[WORDS]])
+// CHECK-NOT:    lshr <8 x i32> %[[WORDS]], <i32 1, {{.*}}>
+// CHECK:        lshr <8 x i32> %[[WORDS]], <i32 3, {{.*}}>
 
 // One word of zero points is those of 32 columns; scale · zero · the sum of x is subtracted.
 // CHECK:        %[[ZEROS:".*"]] = getelementptr i32, ptr %".4"

@@ -221,6 +221,11 @@
 
 // -----
 
+// CHECK: gq.schedule C1: sizes must be positive
+"test.op"() {a = #gq.schedule<rows = 1, tile = 1x64x32, scale = after, warps = 1, stages = 1, parts = 0>} : () -> ()
+
+// -----
+
 // CHECK: gq.schedule C1: the tile must have three sizes, MxNxK
 "test.op"() {a = #gq.schedule<rows = *, tile = 64x32, scale = after, warps = 1, stages = 1>} : () -> ()
 

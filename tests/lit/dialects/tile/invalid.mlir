@@ -32,8 +32,8 @@ tile.kernel @no_tile(%y : memref<4x4xf32>) tile<0, 1> {
 
 // -----
 
-// CHECK: tile.program_id C1: the axis must be 0 or 1
-%p = tile.program_id 2
+// CHECK: tile.program_id C1: the axis must be 0, 1 or 2
+%p = tile.program_id 3
 
 // -----
 

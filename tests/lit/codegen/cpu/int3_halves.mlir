@@ -1,16 +1,23 @@
 // RUN: gqc-opt %s -t "llvm{isa=avx2}" | filecheck %s
 
-// Three-bit codes in two planes, bf16 activations without bf16 instructions. A code is two bits of
-// one plane's word and one bit of the other's, shifted to their places; a look-up in eight lanes
-// decodes it. Zero points packed along the lanes: each lane picks its word and shifts it.
+// Three-bit codes, 32 in three words, bf16 activations without bf16 instructions. A look-up in eight
+// lanes decodes a code, and ignores what is above it; the last two codes are put together of a bit of
+// each word. Zero points, in two planes, packed along the lanes: each lane picks its word and shifts
+// it.
 
 // CHECK:      define void @"matmul.program"
-// CHECK:        %[[TWO:".*"]] = load <8 x i32>
-// CHECK:        %[[ONE:".*"]] = load <8 x i32>, ptr %{{.*}}, align 4
-// CHECK:        %[[PLACED:".*"]] = shl <8 x i32> %{{.*}}, <i32 2, {{.*}}>
-// CHECK:        %[[LOW:".*"]] = and <8 x i32> %[[TWO]], <i32 3, {{.*}}>
-// CHECK-NEXT:   %[[HIGH:".*"]] = and <8 x i32> %{{.*}}, <i32 {{-4|4294967292}}, {{.*}}>
-// CHECK-NEXT:   %[[CODE:".*"]] = or <8 x i32> %[[LOW]], %[[HIGH]]
+// CHECK:        %[[FIRST:".*"]] = load <8 x i32>
+// CHECK:        call <8 x float> @"llvm.x86.avx2.permps"(<8 x float> <float {{.*}}>, <8 x i32> %[[FIRST]])
+// CHECK:        %[[NEXT:".*"]] = lshr <8 x i32> %[[FIRST]], <i32 16, {{.*}}>
+// CHECK:        call <8 x float> @"llvm.x86.avx2.permps"(<8 x float> <float {{.*}}>, <8 x i32> %[[NEXT]])
+// CHECK:        %[[LOW:".*"]] = lshr <8 x i32> %[[FIRST]], <i32 15, {{.*}}>
+// CHECK:        %[[MIDDLE:".*"]] = lshr <8 x i32> %{{.*}}, <i32 14, {{.*}}>
+// CHECK:        %[[ONE:".*"]] = and <8 x i32> %[[LOW]], <i32 1, {{.*}}>
+// CHECK-NEXT:   %[[ABOVE:".*"]] = and <8 x i32> %[[MIDDLE]], <i32 {{-2|4294967294}}, {{.*}}>
+// CHECK-NEXT:   %[[TWO:".*"]] = or <8 x i32> %[[ONE]], %[[ABOVE]]
+// CHECK:        lshr <8 x i32> %{{.*}}, <i32 13, {{.*}}>
+// CHECK:        and <8 x i32> %[[TWO]], <i32 3, {{.*}}>
+// CHECK:        %[[CODE:".*"]] = or <8 x i32>
 // CHECK:        call <8 x float> @"llvm.x86.avx2.permps"(<8 x float> <float {{.*}}>, <8 x i32> %[[CODE]])
 // CHECK:        load i32, ptr %{{.*}}, align 2
 // CHECK:        shl <8 x i32> %{{.*}}, <i32 16, {{.*}}>
@@ -19,8 +26,9 @@
 // CHECK-NEXT:   shufflevector <2 x i32> %{{.*}}, <2 x i32> %{{.*}}, <8 x i32> <i32 0, i32 0, i32 0, i32 0, i32 0, i32 0, i32 0, i32 0>
 // CHECK-NEXT:   lshr <8 x i32> %{{.*}}, <i32 0, i32 16, i32 2, i32 18, i32 4, i32 20, i32 6, i32 22>
 
-tile.kernel @matmul(%x: memref<?x64xbf16>, %w2: memref<1x4x64xi32>, %w1: memref<1x2x64xi32>, %scale: memref<1x2x64xf16>, %zero2: memref<1x2x4xi32>, %zero1: memref<1x2x2xi32>, %y: memref<?x64xbf16>) tile<1, 32> attributes {target = "cpu_avx2", num_warps = 1 : i64, num_stages = 1 : i64} {
+tile.kernel @matmul(%x: memref<?x64xbf16>, %w: memref<1x6x64xi32>, %scale: memref<1x2x64xf16>, %zero2: memref<1x2x4xi32>, %zero1: memref<1x2x2xi32>, %y: memref<?x64xbf16>) tile<1, 32> attributes {target = "cpu_avx2", num_warps = 1 : i64, num_stages = 1 : i64} {
   %c0 = arith.constant 0 : index
+  %c3 = arith.constant 3 : index
   %c16 = arith.constant 16 : index
   %c64 = arith.constant 64 : index
   %c32 = arith.constant 32 : index
@@ -34,11 +42,10 @@ tile.kernel @matmul(%x: memref<?x64xbf16>, %w2: memref<1x4x64xi32>, %w1: memref<
   %acc = tile.full 0.000000e+00 : vector<1x32xf32>
   %acc_1 = scf.for %k = %c0 to %c64 step %c32 iter_args(%acc_2 = %acc) -> (vector<1x32xf32>) {
     %x_tile = tile.load %x[%m, %k] : memref<?x64xbf16> -> vector<1x32xbf16>
-    %word = arith.divui %k, %c16 : index
-    %w2_words = tile.load %w2[%panel, %word, %lane] : memref<1x4x64xi32> -> vector<2x32xi32>
-    %word_1 = arith.divui %k, %c32 : index
-    %w1_words = tile.load %w1[%panel, %word_1, %lane] : memref<1x2x64xi32> -> vector<1x32xi32>
-    %codes = tile.unpack %w2_words, %w1_words axis = 0 : (vector<2x32xi32>, vector<1x32xi32>) -> vector<32x32xui3>
+    %group = arith.divui %k, %c32 : index
+    %word = arith.muli %group, %c3 : index
+    %w_words = tile.load %w[%panel, %word, %lane] : memref<1x6x64xi32> -> vector<3x32xi32>
+    %codes = tile.unpack %w_words axis = 0 order = "halves" : (vector<3x32xi32>) -> vector<32x32xui3>
     %g = arith.divui %k, %c32 : index
     %s = tile.load %scale[%panel, %g, %lane] : memref<1x2x64xf16> -> vector<1x32xf16>
     %s_1 = tile.cast %s : vector<1x32xf16> to vector<1x32xf32>
