@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 RESULTS = Path(__file__).parent / "results" / "cpu.json"
 OURS = ("gqc int4_g128 bf16", "gqc w4a8_g128 bf16")
 """What is drawn of gqc; without these, all of it."""
-STYLES = {"16-bit": "-", "int8": "--"}
+STYLES = {"16-bit": "-", "32-bit": "-.", "int8": "--"}
 """Lines by what is multiplied."""
 MARKERS = "osv^D<>PX*hp"
 Row = dict[str, Any]
@@ -40,7 +40,7 @@ def roofs(document: dict[str, Any], rows: list[Row]) -> dict[str, list[tuple[int
     roof, (n, k) = document["roof"], (rows[0]["n"], rows[0]["k"])
     read = n * k / 2 / roof["read_huge_pages_gbs"]["median"] / 1e6
     found = {}
-    for numerics, dot in (("16-bit", "bf16"), ("int8", "int8")):
+    for numerics, dot in (("16-bit", "bf16"), ("32-bit", "f32"), ("int8", "int8")):
         peak = roof.get(f"dot_{dot}_gflops") or roof["dot_f32_gflops"]
         found[numerics] = [
             (m, max(read, 2 * m * n * k / peak / 1e6)) for m in sorted({row["m"] for row in rows})
@@ -99,7 +99,8 @@ def draw(document: dict[str, Any], path: Path) -> None:
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
     machine = document["machine"]
-    figure.suptitle(f"{machine['cpu']}, {machine['threads']} threads; dashed: int8 activations")
+    lines = "dashed: int8 activations, dash-dotted: f32"
+    figure.suptitle(f"{machine['cpu']}, {machine['threads']} threads; {lines}")
     figure.savefig(path)
 
 

@@ -27,7 +27,8 @@ DYNAMIC_INT8 = re.compile(r"w\d+a8_(g\d+|row)")
 
 def peer(scheme: str, activation: str, target: str = "cpu") -> Peer:
     """gqc as a row of the table of peers. Raises GqcError on schemes that it does not know."""
-    numerics = "int8" if DYNAMIC_INT8.match(scheme) else "16-bit"
+    floats = "16-bit" if activation == "bf16" else "32-bit"
+    numerics = "int8" if DYNAMIC_INT8.match(scheme) else floats
     options = {"scheme": scheme, "activation": activation, "target": target}
     bits = ELEMENTS[preset(scheme).element].bits
     return Peer("cpu_gqc:Compiled", numerics, bits, ("gqc", "torch"), options, grouped=False)

@@ -18,7 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 OURS = "gqc "
-DENSE = "torch bf16"
+DENSE = {"16-bit": "torch bf16", "int8": "torch bf16", "32-bit": "torch f32"}
+"""The dense matmul that each numerics is held against."""
+EQUALS = {"16-bit": ("16-bit", "32-bit"), "32-bit": ("32-bit",), "int8": ("int8",)}
+"""Those of peers that are no less exact, by gqc's; int8 ones are compared with each other."""
 FEW_ROWS, SOME_ROWS, MANY_ROWS = 4, 16, 64
 Row = dict[str, Any]
 
@@ -29,7 +32,7 @@ class Judged:
 
     share: of the read bandwidth in packed bytes, at one row; share_small: of that in small pages,
     which is what memory is in unless huge ones are asked for. dense: how many times as fast as the
-    dense matmul in bfloat16, from `MANY_ROWS` on. of_four_bits: time over that of the fastest of
+    dense matmul (`DENSE`), from `MANY_ROWS` on. of_four_bits: time over that of the fastest of
     gqc's formats of four bits with the same activations, up to `FEW_ROWS`; of_bytes: the same of
     bytes.
     """
@@ -76,10 +79,10 @@ def compared(row: Row, rows: list[Row], peers: dict[str, Any]) -> Judged:
         other
         for other in rows
         if not other["peer"].startswith(OURS)
-        and peers[other["peer"]]["numerics"] == ours["numerics"]
+        and peers[other["peer"]]["numerics"] in EQUALS[ours["numerics"]]
         and peers[other["peer"]]["bits"] >= ours["bits"]
     ]
-    dense = [other for other in rows if other["peer"] == DENSE]
+    dense = [other for other in rows if other["peer"] == DENSE[ours["numerics"]]]
     four_bits = [
         other
         for other in rows
@@ -124,10 +127,10 @@ def means(judged: list[Judged]) -> Iterator[tuple[str, str, float]]:
 # Printing
 
 LEAST = {
-    "ratio": dict.fromkeys(("16-bit", "int8"), 1.0),
-    "share": {"16-bit": 0.9, "int8": 0.0},
-    "dense": {"16-bit": 0.95, "int8": 1.3},
-    "mean": {"16-bit": 1.3, "int8": 1.0},
+    "ratio": {"16-bit": 1.0, "32-bit": 1.0, "int8": 1.0},
+    "share": {"16-bit": 0.9, "32-bit": 0.9, "int8": 0.0},
+    "dense": {"16-bit": 0.95, "32-bit": 0.95, "int8": 1.3},
+    "mean": {"16-bit": 1.3, "32-bit": 1.3, "int8": 1.0},
 }
 """What is aimed at, by numerics; what is below is printed red."""
 

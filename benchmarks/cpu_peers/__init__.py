@@ -43,7 +43,7 @@ class Peer:
     where: str
     """`module:class`."""
     numerics: str
-    """What is multiplied: `16-bit` activations (or wider), or `int8` ones."""
+    """Activations that are multiplied: `16-bit` (bf16), `32-bit` (f16 too is widened), `int8`."""
     bits: int
     """Of a code."""
     packages: tuple[str, ...]
@@ -59,12 +59,12 @@ class Peer:
 
 def dense(dtype: str) -> Peer:
     bits = 16 if dtype == "bfloat16" else 32
-    options = {"dtype": dtype}
-    return Peer("cpu_peers.torch_peers:Dense", "16-bit", bits, ("torch",), options, grouped=False)
+    where, options = "cpu_peers.torch_peers:Dense", {"dtype": dtype}
+    return Peer(where, f"{bits}-bit", bits, ("torch",), options, grouped=False)
 
 
 def onnx(accuracy: int) -> Peer:
-    numerics = "int8" if accuracy == 4 else "16-bit"
+    numerics = "int8" if accuracy == 4 else "32-bit"
     packages = ("onnxruntime", "onnx")
     return Peer("cpu_peers.onnx_runtime:MatMulNBits", numerics, 4, packages, {"accuracy": accuracy})
 

@@ -128,12 +128,14 @@ def document() -> dict[str, Any]:
         "gqc int4_g128 bf16": ("16-bit", 4),
         "gqc w4a16_nvfp4 bf16": ("16-bit", 4),
         "gqc int8_g128 bf16": ("16-bit", 8),
+        "gqc int4_g128 f32": ("32-bit", 4),
         "gqc w4a8_g128 bf16": ("int8", 4),
         "torch bf16": ("16-bit", 16),
         "aten int4": ("16-bit", 4),
         "llama.cpp Q8_0": ("int8", 8),
+        "torch f32": ("32-bit", 32),
     }
-    times = dict(zip(known, (1.0, 1.5, 2.0, 0.5, 4.0, 3.0, 2.0), strict=True))
+    times = dict(zip(known, (1.0, 1.5, 2.0, 1.5, 0.5, 4.0, 3.0, 2.0, 6.0), strict=True))
     rows = [
         {"peer": name, "n": 8, "k": 8, "group": 0, "m": m, "median_ms": ms, "bytes": 10**7}
         | {"read_gbs": 20.0, "read_small_pages_gbs": 16.0}
@@ -150,6 +152,7 @@ def test_each_time_is_compared_with_the_best_of_its_kind(benchmark) -> None:
     for m in (1, 64):
         assert best["gqc int4_g128 bf16", m] == ("aten int4", 3.0)
         assert best["gqc int8_g128 bf16", m] == ("torch bf16", 2.0)
+        assert best["gqc int4_g128 f32", m] == ("torch f32", 4.0)
         assert best["gqc w4a8_g128 bf16", m] == ("llama.cpp Q8_0", 4.0)
 
 
@@ -160,6 +163,7 @@ def test_shares_of_the_machine_and_of_the_dense_matmul(benchmark) -> None:
     assert (one.share, one.share_small, one.dense, one.of_four_bits) == (0.5, 0.625, None, 1.0)
     assert (many.share, many.dense, many.of_four_bits) == (None, 4.0, None)
     assert found["gqc w4a16_nvfp4 bf16", 1].of_four_bits == 1.5
+    assert found["gqc int4_g128 f32", 64].dense == 4.0
     assert found["gqc int8_g128 bf16", 1].of_four_bits is None
 
 
