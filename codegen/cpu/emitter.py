@@ -327,12 +327,13 @@ class Emitter:
 
     def power_of_e8m0(self, exponent: SSAValue) -> SSAValue:
         """2^(byte − 127) of E8M0 in i32 lanes (OCP MX v1.0, section 5.4.1): bytes are the exponents
-        of f32. The two at the ends need a bit more: 0 is a subnormal there, and 255 is no number.
+        of f32, but for the two at the ends. 0 is a subnormal there, greater than what the shift
+        gives; and 255 is no number, as infinity times zero is.
         """
-        next_ = self.emit(llvm.AddOp(exponent, self.bits(1)))
-        is_end = self.compare("eq", self.and_(next_, 0xFE), self.bits(0))
-        fraction = self.and_(self.emit(llvm.SExtOp(is_end, self.vector(i32))), 0x400000)
-        return self.bitcast(self.or_(self.shift(exponent, -23), fraction), self.vector(f32))
+        least, power = self.bits(0x400000), self.shift(exponent, -23)
+        bits = self.intrinsic(f"llvm.smax.v{self.isa.lanes}i32", [power, least], power.type)
+        value = self.bitcast(bits, self.vector(f32))
+        return self.fma(value, self.full(0.0), value)
 
     def decode_float(self, code: SSAValue, format: Element) -> SSAValue:
         """f32 values of i32 codes of a float format; bits above its width may be anything.

@@ -22,14 +22,10 @@
 // CHECK:        %[[SCALES:".*"]] = getelementptr i8, ptr %".3"
 // CHECK-NEXT:   %[[BYTES:".*"]] = load <8 x i8>, ptr %[[SCALES]], align 1
 // CHECK:        %[[EXPONENT:".*"]] = zext <8 x i8> %{{.*}} to <8 x i32>
-// CHECK-NEXT:   %[[NEXT:".*"]] = add <8 x i32> %[[EXPONENT]], <i32 1, {{.*}}>
-// CHECK-NEXT:   %[[SEVEN:".*"]] = and <8 x i32> %[[NEXT]], <i32 254, {{.*}}>
-// CHECK-NEXT:   %[[END:".*"]] = icmp eq <8 x i32> %[[SEVEN]], <i32 0, {{.*}}>
-// CHECK-NEXT:   %[[ONES:".*"]] = sext <8 x i1> %[[END]] to <8 x i32>
-// CHECK-NEXT:   %[[BIT:".*"]] = and <8 x i32> %[[ONES]], <i32 4194304, {{.*}}>
 // CHECK-NEXT:   %[[SHIFTED:".*"]] = shl <8 x i32> %[[EXPONENT]], <i32 23, {{.*}}>
-// CHECK-NEXT:   %[[BITS:".*"]] = or <8 x i32> %[[SHIFTED]], %[[BIT]]
-// CHECK-NEXT:   %[[SCALE:".*"]] = bitcast <8 x i32> %[[BITS]] to <8 x float>
+// CHECK-NEXT:   %[[BITS:".*"]] = call <8 x i32> @"llvm.smax.v8i32"(<8 x i32> %[[SHIFTED]], <8 x i32> <i32 4194304, {{.*}}>)
+// CHECK-NEXT:   %[[POWER:".*"]] = bitcast <8 x i32> %[[BITS]] to <8 x float>
+// CHECK-NEXT:   %[[SCALE:".*"]] = call <8 x float> @"llvm.fma.v8f32"(<8 x float> %[[POWER]], <8 x float> <float 0x0, {{.*}}>, <8 x float> %[[POWER]])
 // CHECK:        fmul contract <8 x float> %{{.*}}, %[[SCALE]]
 
 tile.kernel @matmul(%x: memref<?x64xf32>, %w: memref<1x12x64xi32>, %scale: memref<1x2x64xf8E8M0FNU>, %y: memref<?x64xf32>) tile<1, 32> attributes {target = "cpu_avx2", num_warps = 1 : i64, num_stages = 1 : i64} {
