@@ -37,7 +37,7 @@ def generator(
     of prompt and answer together, in tokens, for which caches are allocated. dtype: as of
     `gqc.load`. inductor: compile what torch computes between gqc's kernels when the first token is
     decoded; that takes a C++ compiler and about half a minute, seconds where torch's cache has it.
-    Without, tokens take about twice as long. options: those of `gqc.compile`.
+    Without, tokens take several times as long. options: those of `gqc.compile`.
 
     Raises GqcError as `gqc.load` does, and on a model whose attention is not plain: no causal
     language model, sliding windows, sinks, or softcapped scores.
