@@ -25,7 +25,7 @@ from xdsl.ir import Attribute, Block, Region, SSAValue
 from gqc.dialects import tile
 from gqc.passes.kernel_builder import KernelBuilder, cast, named
 
-STEP = 32
+STEP = 16
 """Positions that are attended to at a time; caches have room for a multiple of it."""
 
 LOWEST = -3e38
