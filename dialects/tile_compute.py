@@ -264,14 +264,7 @@ class SumOp(IRDLOperation):
         )
 
     def verify_(self) -> None:
-        axis = require_axis(self, "C1", self.axis, self.source)
-        expected, kind = reduced(shape_of(self.source), axis), sum_type(self.source)
-        require(
-            shape_of(self.result) == expected and element_of(self.result) == kind,
-            self,
-            "C1",
-            f"the result must be {kind} of shape {expected}",
-        )
+        require_reduced(self, sum_type(self.source))
 
 
 @irdl_op_definition
@@ -279,6 +272,7 @@ class MaxOp(IRDLOperation):
     """The greatest along an axis of f32, which stays, with extent 1.
 
     C1 the result's type says so.
+    C2 the source is of f32.
     """
 
     name = "tile.max"
@@ -297,15 +291,16 @@ class MaxOp(IRDLOperation):
         )
 
     def verify_(self) -> None:
-        axis = require_axis(self, "C1", self.axis, self.source)
-        expected = reduced(shape_of(self.source), axis)
-        fits = element_of(self.source) == element_of(self.result) == f32
-        require(
-            fits and shape_of(self.result) == expected,
-            self,
-            "C1",
-            f"the result must be f32 of shape {expected}, as the source",
-        )
+        require(element_of(self.source) == f32, self, "C2", "the source must be f32")
+        require_reduced(self, f32)
+
+
+def require_reduced(op: SumOp | MaxOp, kind: Attribute) -> None:
+    """Constraint C1 of a reduction: its axis is one of the source's, and its result follows."""
+    axis = require_axis(op, "C1", op.axis, op.source)
+    expected = reduced(shape_of(op.source), axis)
+    fits = shape_of(op.result) == expected and element_of(op.result) == kind
+    require(fits, op, "C1", f"the result must be {kind} of shape {expected}")
 
 
 def reduced(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:

@@ -225,13 +225,13 @@ tile.store %t, %a[%i] : vector<4xf32>, memref<4xbf16>
 
 // -----
 
-// CHECK: tile.max C1: the result must be f32 of shape (4, 1), as the source
+// CHECK: tile.max C1: the result must be f32 of shape (4, 1)
 %t = "test.op"() : () -> vector<4x8xf32>
 %m = tile.max %t axis = 1 : vector<4x8xf32> to vector<1x8xf32>
 
 // -----
 
-// CHECK: tile.max C1: the result must be f32 of shape (4, 1), as the source
+// CHECK: tile.max C2: the source must be f32
 %t = "test.op"() : () -> vector<4x8xf16>
 %m = tile.max %t axis = 1 : vector<4x8xf16> to vector<4x1xf32>
 
