@@ -69,7 +69,10 @@ def kernel_of(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Callable
 def launcher(
     heads: int, shared: int, size: int, room: int, dtype: torch.dtype, scale: float
 ) -> Callable[..., None] | None:
-    """The kernel of some shape of attention, compiled when it is first called."""
+    """The kernel of some shape of attention, for this CPU whatever tier a model is compiled for.
+
+    None if no kernel takes it.
+    """
     host = isa.host()
     if room % STEP or room > MOST_ROOM or size % host.lanes:
         return None

@@ -1,8 +1,8 @@
 """TorchInductor as a backend that launches gqc's kernels itself, not through PyTorch's dispatcher.
 
 What inductor generates calls an operator as Python does, which takes 12 µs with the checks of its
-tensors: longer than many a kernel of one row. The backend has it call `launch` and `attend` below
-on tensors that the compiler has typed and allocated.
+tensors: longer than many a kernel of one row. The backend has it call `launch` and
+`attend_into` on tensors that the compiler has typed and allocated.
 """
 
 from __future__ import annotations
