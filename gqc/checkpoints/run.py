@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from gqc.checkpoints.files import INDEX, SINGLE, Tensors, option, read_json
 from gqc.checkpoints.shards import Shard, unwritten, write_file
 from gqc.errors import GqcError
 
 STATE = "gqc-save.json"
+LOCK = "gqc-save.lock"
 OURS = re.compile(r"(shard-\d{5}\.(tmp|done)|model(-\d{5}-of-\d{5})?\.safetensors)(\.tmp)?")
 
 
@@ -28,21 +32,40 @@ class Done:
     bytes: int
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Make a folder, if need be, and keep other runs out of it meanwhile.
+
+    Raises GqcError if one is at work there, or the folder cannot be written.
+    """
+    lock = FileLock(folder / LOCK, blocking=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise GqcError(
+            f"{folder}: another run is writing there: wait for it, or give a new folder"
+        ) from error
+    except OSError as error:
+        raise unwritten(folder, error) from error
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+
+
 class Run:
     """Shards of one checkpoint, those that an interrupted run of the same has left among them.
 
-    Raises GqcError on a folder that holds anything else, or cannot be written.
+    No other run may write to the folder meanwhile: see `alone`. Raises GqcError on a folder that
+    holds anything else.
     """
 
     def __init__(self, folder: Path, fingerprint: str | None):
         self.folder, self.fingerprint = folder, fingerprint
         self.shards: list[Done] = []
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            empty = {path.name for path in folder.iterdir()} <= {f"{STATE}.tmp"}
-        except OSError as error:
-            raise unwritten(folder, error) from error
-        if not empty:
+        if not {path.name for path in folder.iterdir()} <= {f"{STATE}.tmp", LOCK}:
             self.resume()
         self.write_state()
 

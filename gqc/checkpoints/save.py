@@ -12,7 +12,7 @@ import torch
 from gqc.checkpoints.checkpoint import CONFIG, CONFIG_KEYS, MODELOPT_CONFIG
 from gqc.checkpoints.files import INDEX, is_finite
 from gqc.checkpoints.progress import Bar
-from gqc.checkpoints.run import STATE, Run
+from gqc.checkpoints.run import STATE, Run, alone
 from gqc.checkpoints.shards import DTYPES, ENTRY
 from gqc.checkpoints.source import Outlined, Source
 from gqc.checkpoints.write_compressed_tensors import CompressedTensorsWriter
@@ -63,8 +63,9 @@ def save(
     the same again (`Outlined`), else written anew.
 
     Raises GqcError, before anything is written, on an unknown format, on a folder that holds
-    anything else, and, naming all of them, on weights that the format cannot hold; later on
-    parameters that hold inf or NaN, and on a disk that cannot be written.
+    anything else or that another run is writing to, and, naming all of them, on weights that the
+    format cannot hold; later on parameters that hold inf or NaN, and on a disk that cannot be
+    written.
     """
     if format not in WRITERS:
         raise GqcError(f"unknown format {format!r}: choose one of {', '.join(WRITERS)}")
@@ -80,12 +81,13 @@ def save(
     fingerprint = None
     if isinstance(source, Outlined):
         fingerprint = f"{format} {max_shard_bytes} {source.fingerprint()}"
-    run = Run(Path(folder), fingerprint)
-    with Bar(source, names, run.parameters, progress) as bar:
-        write_shards(source, names, writer, run, max_shard_bytes, bar)
-    specs = run.written().specs
-    dense = [n for n in names if n not in forms and n in specs and len(specs[n].shape) == 2]
-    run.complete(other_files(source, writer.quantization(dense) if forms else None))
+    with alone(Path(folder)):
+        run = Run(Path(folder), fingerprint)
+        with Bar(source, names, run.parameters, progress) as bar:
+            write_shards(source, names, writer, run, max_shard_bytes, bar)
+        specs = run.written().specs
+        dense = [n for n in names if n not in forms and n in specs and len(specs[n].shape) == 2]
+        run.complete(other_files(source, writer.quantization(dense) if forms else None))
 
 
 def survey(source: Source, names: list[str]) -> Iterator[tuple[str, Form]]:

@@ -14,6 +14,7 @@ from checkpoints.samples import SAMPLES
 
 import gqc
 from gqc.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from gqc.checkpoints.run import LOCK, alone
 from gqc.checkpoints.save import WRITERS
 from gqc.checkpoints.weights import Permuted, Prescaled, Rotated, Weight
 from gqc.checkpoints.writer import form_of, unwrapped
@@ -180,6 +181,17 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(GqcError, match=r"cannot be written: (Not a directory|File exists)"):
         gqc.save(source, tmp_path / "config.json")
+
+
+def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
+    weights = layer("int4_g32")
+    with alone(tmp_path):
+        before = sorted(tmp_path.iterdir())
+        with pytest.raises(GqcError, match="another run is writing there: wait for it"):
+            gqc.save(weights, tmp_path)
+        assert sorted(tmp_path.iterdir()) == before
+    gqc.save(weights, tmp_path)
+    assert not (tmp_path / LOCK).exists()
 
 
 def test_bad_arguments_are_errors_before_anything_is_written(tmp_path: Path) -> None:
