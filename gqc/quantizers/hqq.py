@@ -5,9 +5,10 @@ sum of |w − ŵ|^p, p < 1, in turns of two closed forms. A proximal step shrink
 sign(e) · max(|e| − |e|^(p−1) / β, 0); then the zero point becomes the best one, by least squares,
 that the codes have for the weights without them; β grows. Theirs moves zero points alone; here the
 scale moves too, for the best line through codes and weights is as closed a form. Codes begin on a
-grid that has 0 (theirs do at 4 bits): of weights that crowd around it, the errors cancel then. What
-comes out is rounded to the type's formats, and a block that errs no less keeps what
-round-to-nearest gave it.
+grid that has 0 (theirs do at 4 bits): of weights that crowd around it, the errors cancel then; once
+over the block's range, once over a part of it, as the turns end in the minimum that is next. What
+comes out is rounded to the type's formats. Of both, and of round-to-nearest's, a block takes what
+has the least sum of squares: what a model loses follows that more closely than the sum of |e|^p.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from gqc.dialects.gq import BlockScaledType
+    from gqc.formats.elements import Element
     from gqc.quantizers.statistics import Statistics
 
 P = 0.7
@@ -29,6 +31,8 @@ TURNS = 20
 """All as the authors have them."""
 GAIN = 1e-4
 """Turns end when the squares of errors fall by less than this part of them."""
+RANGES = (1.0, 0.85)
+"""Parts of a block's range, about 0, that codes begin over."""
 BLOCK = (1, 3)
 """Dimensions of a block."""
 
@@ -53,37 +57,47 @@ def hqq(
     return found
 
 
-def improve(start: BlockScaled, weight: torch.Tensor) -> None:
-    """Give blocks of some rows what serves them better than what they start from, in place."""
+def improve(found: BlockScaled, weight: torch.Tensor) -> None:
+    """Give blocks of some rows what serves them better than round-to-nearest's, in place."""
+    blocks, mode = found.blocked(weight), found.type.mode  # [N/A, A, K/B, B]
+    assert found.zero is not None
+    scale = per_block(found.scale).float()
+    offset = mode.dequantize(0, scale, per_block(found.zero).float())
+    element = found.type.format
+    for fitted in [fit(blocks, element, scale * part, offset * part) for part in RANGES]:
+        consider(found, blocks, *fitted)
+
+
+def consider(
+    found: BlockScaled, blocks: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor
+) -> None:
+    """Give blocks that err less by it this scale and offset [N/A, 1, K/B, 1], rounded, in place."""
     import torch
 
-    type_, zero = start.type, start.zero
+    type_, zero = found.type, found.zero
     assert zero is not None and type_.mode.zero is not None
-    blocks = start.blocked(weight)  # [N/A, A, K/B, B]
-    scale, offset = fit(blocks, start)
-    scale = scale.to(start.scale.dtype)
+    scale = scale.to(found.scale.dtype)
     moved = type_.mode.zero(offset, scale.float(), 0).to(zero.dtype)
-    codes = codes_under(blocks, scale.view_as(start.scale), moved.view_as(zero), type_)
+    codes = codes_under(blocks, scale.view_as(found.scale), moved.view_as(zero), type_)
     tried = type_.mode.dequantize(codes, scale.float(), moved.float())
     before, after = (
-        (values - blocks).abs_().pow_(P).sum(BLOCK, keepdim=True)
-        for values in (start.blocked(start.dequantize()), tried)
+        (values - blocks).square_().sum(BLOCK, keepdim=True)
+        for values in (found.blocked(found.dequantize()), tried)
     )
     better = after < before  # never where a format had no room
-    for old, new in ((start.scale, scale), (zero, moved)):
+    for old, new in ((found.scale, scale), (zero, moved)):
         old.copy_(torch.where(better, new, per_block(old)).view_as(old))
-    codes = torch.where(better, stored(codes, type_.format), start.blocked(start.codes))
-    start.codes.copy_(codes.view_as(start.codes))
+    codes = torch.where(better, stored(codes, type_.format), found.blocked(found.codes))
+    found.codes.copy_(codes.view_as(found.codes))
 
 
-def fit(blocks: torch.Tensor, start: BlockScaled) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scales and offsets [N/A, 1, K/B, 1] for blocks; a weight is code · scale + offset."""
+def fit(
+    blocks: torch.Tensor, element: Element, scale: torch.Tensor, offset: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scales and offsets [N/A, 1, K/B, 1] for blocks, from given ones; a weight is
+    code · scale + offset."""
     import torch
 
-    element, mode = start.type.format, start.type.mode
-    assert start.zero is not None
-    scale = per_block(start.scale).float()
-    offset = mode.dequantize(0, scale, per_block(start.zero).float())
     offset = (offset / scale).round_() * scale
     last = torch.inf
     for turn in range(TURNS):
