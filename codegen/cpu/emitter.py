@@ -50,20 +50,33 @@ def as_bits(type_: Attribute) -> VectorType:
     """The vector type of integers as wide as a vector type's elements. Memory is masked in these:
     LLVM moves masked bf16 through f32 where it has no bf16 instructions, by calling a library."""
     assert isinstance(type_, VectorType)
-    width = 8 * type_.element_type.size
-    return VectorType(IntegerType(width), type_.get_shape())
+    (lanes,) = type_.get_shape()
+    return vector_of(IntegerType(8 * type_.element_type.size), lanes)
+
+
+# Attributes are made once: xDSL verifies them whenever they are made.
+
+
+@cache
+def vector_of(element: Attribute, lanes: int) -> VectorType:
+    return VectorType(element, [lanes])
 
 
 @cache
 def integer_attribute(value: int, type_: IntegerType) -> IntegerAttr[IntegerType]:
-    """Made once: xDSL verifies an attribute whenever it is made."""
     return IntegerAttr(value, type_)
 
 
 @cache
+def mask_attribute(lanes: tuple[int, ...]) -> DenseArrayBase:
+    """Where each lane of a shuffle comes from."""
+    return DenseArrayBase.from_list(i32, lanes)
+
+
+@cache
 def dense_attribute(element: Attribute, values: tuple[float, ...]) -> DenseIntOrFPElementsAttr:
-    """A vector constant, made once as well."""
-    type_: Any = VectorType(element, [len(values)])
+    """A vector constant."""
+    type_: Any = vector_of(element, len(values))
     return DenseIntOrFPElementsAttr.from_list(type_, values)
 
 
@@ -146,7 +159,7 @@ class Emitter:
     # Types and constants
 
     def vector(self, element: Attribute, lanes: int | None = None) -> VectorType:
-        return VectorType(element, [lanes or self.isa.lanes])
+        return vector_of(element, lanes or self.isa.lanes)
 
     def integer(self, value: int, type_: IntegerType = i64) -> SSAValue:
         return self.once(
@@ -268,8 +281,8 @@ class Emitter:
     ) -> SSAValue:
         """Lanes of a vector in a new order, fixed now; those of another are numbered after them."""
         assert isinstance(value.type, VectorType)
-        result = VectorType(value.type.element_type, [len(lanes)])
-        mask = DenseArrayBase.from_list(i32, lanes)
+        result = vector_of(value.type.element_type, len(lanes))
+        mask = mask_attribute(tuple(lanes))
         return self.emit(llvm.ShuffleVectorOp(value, other or value, mask, result))
 
     def fadd(self, a: SSAValue, b: SSAValue) -> SSAValue:
