@@ -17,6 +17,7 @@ from gqc.checkpoints.weights import dense
 from gqc.dialects import gq, tile
 from gqc.formats.byte_layouts import sized
 from gqc.formats.elements import ELEMENTS
+from gqc.runtime.arena import Arena
 from gqc.runtime.ops import Launch, launch_of
 from gqc.schemes import preset
 
@@ -79,8 +80,9 @@ class Compiled:
         ]
         self.nbytes = sum(part.nbytes for part in self.weights.values())
         self.copies = copies_of(self.nbytes)
+        arena = Arena()  # as `gqc.compile` keeps them
         self.sets = [
-            {value: part.clone() for value, part in self.weights.items()}
+            {value: arena.keep(part) for value, part in self.weights.items()}
             for _ in range(self.copies)
         ]
 

@@ -33,6 +33,7 @@ from gqc.quantization import quantize
 from gqc.quantization.input_error import Measure, input_formats, measure_of, unmeasured
 from gqc.report import CastKey, Report, sqnr
 from gqc.report_rows import channels_kept, key_of, launched, rows_of, rows_outside
+from gqc.runtime.arena import Arena
 from gqc.schemes import KEEP, Patterns, SchemeLike, parse_scheme, scheme_list
 from gqc.stored_weights import take_weights
 from gqc.targets import resolve
@@ -209,7 +210,7 @@ def lower(
             if dump is not None:
                 dump.after(name, module)
 
-        fold = FoldWeightsInto(imported.weights, observe)
+        fold = FoldWeightsInto(imported.weights, observe, Arena().keep)
         run_stages(imported.module, [stage.replacing(FoldWeights, fold) for stage in stages], after)
     report = report.completed(noise).measured(costs)
     return report.lowered(launched(imported.module), channels)

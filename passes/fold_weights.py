@@ -61,32 +61,34 @@ class FoldWeights(ModulePass):
     name = "fold-weights"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        fold(op, None, None)
+        fold(op, None)
 
 
 @dataclass(frozen=True)
 class FoldWeightsInto(FoldWeights):
     """`FoldWeights` over a store: parts are computed into it, dense weights no one reads go.
 
-    `observe` sees each weight beside its quantized form. Raises GqcError that names every weight
-    that cannot be quantized.
+    `observe` sees each weight beside its quantized form; `keep` puts a part where it is to stay.
+    Raises GqcError that names every weight that cannot be quantized.
     """
 
     store: Store
     observe: Observer
+    keep: Callable[[torch.Tensor], torch.Tensor] = lambda part: part
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        fold(op, self.store, self.observe)
+        fold(op, self)
 
 
-def fold(module: ModuleOp, store: Store | None, observe: Observer | None) -> None:
+def fold(module: ModuleOp, into: FoldWeightsInto | None) -> None:
     """Fold every `gq.pack` of a module; see `FoldWeights`."""
+    store = None if into is None else into.store
     weights = (op.key for op in module.walk() if isinstance(op, gq.WeightOp))
     taken: Taken = dict.fromkeys([*weights, *(store or ())])
     problems: list[str] = []
     for pack in [op for op in module.walk() if isinstance(op, gq.PackOp)]:
         try:
-            fold_pack(pack, store, observe, taken)
+            fold_pack(pack, into, taken)
         except GqcError as error:
             problems.append(str(error))
     if len(problems) > 1:
@@ -97,7 +99,7 @@ def fold(module: ModuleOp, store: Store | None, observe: Observer | None) -> Non
     erase_unused_weights(module, store)
 
 
-def fold_pack(pack: gq.PackOp, store: Store | None, observe: Observer | None, taken: Taken) -> None:
+def fold_pack(pack: gq.PackOp, into: FoldWeightsInto | None, taken: Taken) -> None:
     """Replace one `gq.pack` by the weights that it computes."""
     weight, type_ = weight_of(pack.weight), gq.block_scaled(pack.weight)
     assert weight is not None and type_ is not None
@@ -106,17 +108,18 @@ def fold_pack(pack: gq.PackOp, store: Store | None, observe: Observer | None, ta
     # Layers may share a weight but not its scheme, and a model may use such a name itself.
     while any(taken.get(name, form) != form for name in names):
         names = [f"{name}_" for name in names]
-    if store is not None and names[0] not in taken:
-        store.update(zip(names, compute(pack, store, observe), strict=True))
+    if into is not None and names[0] not in taken:
+        parts = map(into.keep, compute(pack, into))
+        into.store.update(zip(names, parts, strict=True))
     taken.update(dict.fromkeys(names, form))
-    parts: list[gq.WeightOp] = []
+    weights: list[gq.WeightOp] = []
     for name, part in zip(names, pack.parts, strict=True):
         assert isinstance(part.type, TensorType)
-        parts.append(gq.WeightOp(name, part.type))
-        parts[-1].location = pack.location
-        parts[-1].result.name_hint = name.rsplit(".", 1)[-1]
-        part.replace_all_uses_with(parts[-1].result)
-    Rewriter.insert_op(parts, InsertPoint.after(weight))
+        weights.append(gq.WeightOp(name, part.type))
+        weights[-1].location = pack.location
+        weights[-1].result.name_hint = name.rsplit(".", 1)[-1]
+        part.replace_all_uses_with(weights[-1].result)
+    Rewriter.insert_op(weights, InsertPoint.after(weight))
     erase_chain(pack)
 
 
@@ -143,17 +146,16 @@ def form_of(op: Operation | Block) -> tuple[str, ...]:
     return str(op), *(each for value in op.operands for each in form_of(value.owner))  # pyright: ignore
 
 
-def compute(pack: gq.PackOp, store: Store, observe: Observer | None) -> tuple[torch.Tensor, ...]:
+def compute(pack: gq.PackOp, into: FoldWeightsInto) -> tuple[torch.Tensor, ...]:
     """What a pack gives, with all that it depends on run in the interpreter."""
 
     def seen(source: torch.Tensor | None, quantized: BlockScaled, op: Quantized) -> None:
         if isinstance(op, gq.QcastOp):
             assert source is not None
             check_range(source, quantized, op, pack)
-        if observe is not None:
-            observe(source, quantized, op)
+        into.observe(source, quantized, op)
 
-    return run(pack, [evaluate(pack.weight, store, seen)])
+    return run(pack, [evaluate(pack.weight, into.store, seen)])
 
 
 def run(op: Operation, operands: Sequence[Any]) -> tuple[Any, ...]:
