@@ -15,10 +15,9 @@ LINE = 64
 class Arena:
     """Tensors side by side in huge pages, where the system gives these to who asks (Linux).
 
-    A layer of few rows reads each weight once and multiplies little by it. Codes, scales and zero
-    points lie far apart; in pages of 4 KB the addresses of each have to be looked up again every
-    few hundred of its cache lines, and with blocks of 32 elements that takes a tenth of the time.
-    Memory is given back with the last tensor of a block.
+    At few rows a layer takes as long as its weight is read. In pages of 4 KB the memory of codes,
+    scales and zero points is looked up anew every 64 cache lines of each, which in blocks of 32
+    elements is a tenth of the time. Memory is given back with the last tensor of a block.
     """
 
     def __init__(self) -> None:
