@@ -26,7 +26,7 @@ def numbers_of(script: str, *arguments: str | Path) -> list[int]:
     is held, and another amount each time. The script's gives each tensor its own pages, and back.
     """
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "MALLOC_MMAP_THRESHOLD_": str(1 << 16)}
+    environment = {**os.environ, "PYTHONPATH": path, "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
     command = [sys.executable, "-c", script, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return [int(number) for number in done.stdout.split()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -38,7 +39,8 @@ gqc.quantize(llama(3), scheme=sys.argv[1], calibration=texts(3), resume=sys.argv
 def test_a_killed_run_goes_on(scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = [sys.executable, "-c", SCRIPT, scheme, str(tmp_path)]
     tests = Path(__file__).parents[1]
-    killed = subprocess.run(command, cwd=tests, env={"PYTHONPATH": str(tests)}, capture_output=True)
+    environment = {**os.environ, "PYTHONPATH": str(tests)}
+    killed = subprocess.run(command, cwd=tests, env=environment, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     names = {path.name for path in tmp_path.iterdir()}
     assert {"run.json", "part-00000.safetensors", "part-00001.safetensors"} <= names
