@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+LARGE = 1 << 20
+"""Bytes from which on a tensor has pages of its own."""
+
 
 def peak_memory() -> int:
     """Most resident bytes since the program began.
@@ -23,10 +26,11 @@ def numbers_of(script: str, *arguments: str | Path) -> list[int]:
     """The numbers that a script prints, of memory that it holds.
 
     The allocator keeps what is freed, in pieces that the next tensor may not fit: up to twice what
-    is held, and another amount each time. The script's gives each tensor its own pages, and back.
+    is held, and another amount each time. The script's gives large tensors pages of their
+    own, and gives these back.
     """
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+    environment = {**os.environ, "PYTHONPATH": path, "MALLOC_MMAP_THRESHOLD_": str(LARGE)}
     command = [sys.executable, "-c", script, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return [int(number) for number in done.stdout.split()]
