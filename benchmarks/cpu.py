@@ -46,7 +46,8 @@ SCHEMES = (
 )
 ACTIVATIONS = ("bf16", "f32", "f16")
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "THP_MEM_ALLOC_ENABLE": "1"}
-"""What makes the C library and torch ask for huge pages, which no peer does by itself."""
+"""What makes the C library and torch ask for huge pages, which no peer does by itself; gqc does for
+packed weights."""
 
 
 def names(options: argparse.Namespace) -> Iterator[str]:

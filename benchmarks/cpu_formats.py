@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cpu import machine
 from cpu_gqc import Compiled
 from cpu_roof import ReadProbe
 from cpu_worker import REST, random_input, random_weight
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
@@ -101,9 +101,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     rows = list(measured(options))
     Console(width=120).print(table_of(rows))
-    machine = describe_machine() | {"threads": options.threads}
-    machine["load_average"] = os.getloadavg()[0]
-    options.output.write_text(json.dumps({"machine": machine, "results": rows}, indent=1) + "\n")
+    document = {"machine": machine(options.threads), "results": rows}
+    options.output.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

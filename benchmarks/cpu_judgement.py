@@ -31,7 +31,7 @@ class Judged:
     """One time of gqc's, in milliseconds, beside the best peer of the same numerics.
 
     share: of the read bandwidth in packed bytes, at one row; share_small: of that in small pages,
-    which is what memory is in unless huge ones are asked for. dense: how many times as fast as the
+    which is what peers' memory is in; gqc asks for huge ones. dense: how many times as fast as the
     dense matmul (`DENSE`), from `MANY_ROWS` on. of_four_bits: time over that of the fastest of
     gqc's formats of four bits with the same activations, up to `FEW_ROWS`; of_bytes: the same of
     bytes.

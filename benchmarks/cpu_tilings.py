@@ -20,9 +20,9 @@ from typing import Any
 from unittest import mock
 
 import torch
+from cpu import machine
 from cpu_gqc import Compiled
 from cpu_worker import random_input, random_weight
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
@@ -111,9 +111,8 @@ def main() -> None:
         cells = (row["choice"], f"{ours:.3f}", best, f"{least:.3f}", f"{ours / least:.2f}")
         table.add_row(shape, row["scheme"], str(row["m"]), *cells)
     Console(width=120).print(table)
-    machine = describe_machine() | {"threads": options.threads}
-    machine["load_average"] = os.getloadavg()[0]
-    options.output.write_text(json.dumps({"machine": machine, "results": rows}, indent=1) + "\n")
+    document = {"machine": machine(options.threads), "results": rows}
+    options.output.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

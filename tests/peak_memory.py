@@ -26,8 +26,8 @@ def numbers_of(script: str, *arguments: str | Path) -> list[int]:
     """The numbers that a script prints, of memory that it holds.
 
     The allocator keeps what is freed, in pieces that the next tensor may not fit: up to twice what
-    is held, and another amount each time. The script's gives large tensors pages of their
-    own, and gives these back.
+    is held, and another amount each time. The script's gives large tensors pages of their own,
+    which go back.
     """
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "MALLOC_MMAP_THRESHOLD_": str(LARGE)}

@@ -76,7 +76,8 @@ def features_of(isa: Isa) -> str:
 def optimized(text: str, machine: binding.TargetMachine) -> binding.ModuleRef:
     """LLVM's standard pipeline, without what would undo the kernel's own blocking.
 
-    At level 1: higher ones take a third longer, and give the same code but for its order.
+    At level 1: higher ones take a third longer, and give the same code but for its order and, in
+    some kernels, a few instructions.
     """
     module = binding.parse_assembly(text)
     module.triple = machine.triple
