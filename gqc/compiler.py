@@ -19,6 +19,7 @@ from gqc.compilation import ATTACHED, Compilation, Dump, attach
 from gqc.dialects import gq
 from gqc.errors import GqcError
 from gqc.frontend.capture import capture
+from gqc.frontend.experts import has_experts
 from gqc.frontend.export_fx import export_functions, export_fx
 from gqc.frontend.import_fx import import_fx
 from gqc.frontend.linears import capture_linears, copy_shared, replace_modules
@@ -88,6 +89,8 @@ def compile(
     if not isinstance(model, nn.Module | ExportedProgram):
         raise GqcError(f"cannot compile a {type(model).__name__}: give an nn.Module")
     machine = resolve(target, model)
+    if isinstance(model, nn.Module) and has_experts(model):
+        model = copy_shared(model)  # in which these are linear layers
     if scheme is None:
         scheme = "int4_g128" if weights is None else {}
     schemes = scheme_list(scheme, ignore)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 
+from gqc.checkpoints.places import Place, places_of
 from gqc.checkpoints.source import Source
 from gqc.checkpoints.weights import (
     Permuted,
@@ -32,6 +34,9 @@ from gqc.passes.adopt_weights import Entry
 from gqc.passes.helpers import count
 from gqc.passes.quantize_activations import input_scale
 from gqc.report import CastKey
+
+STACKS = 3
+"""Stacks of experts in memory at a time: as many as one layer has."""
 
 
 class StoredWeights(dict[str, torch.Tensor]):
@@ -55,16 +60,18 @@ class Stored:
     """A model with the parameters of a source.
 
     entries: of the quantized weights, whose parameters in the model are placeholders, by the names
-    of these: the first of those that a tied parameter has. names: what the source calls them.
-    tensors: what their inputs are gathered, multiplied or quantized by, by names in the side store.
+    of these: the first of those that a tied parameter has. places: where parameters are in the
+    source. tensors: what their inputs are gathered, multiplied or quantized by, by names in the
+    side store. stacks: of experts, read last.
     """
 
     model: nn.Module
     source: Source
     device: torch.device
     entries: dict[str, Entry] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
+    places: dict[str, Place] = field(default_factory=dict)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    stacks: OrderedDict[str, Weight] = field(default_factory=OrderedDict)
 
     @property
     def noise(self) -> dict[CastKey, float]:
@@ -72,8 +79,23 @@ class Stored:
         return {
             (name, entry.type, entry.origin): sqnr
             for name, entry in self.entries.items()
-            if (sqnr := self.source.origin(self.names[name]).sqnr) is not None
+            if (sqnr := self.source.origin(self.places[name].name).sqnr) is not None
         }
+
+    def weight(self, name: str) -> Weight:
+        """A parameter of the model as the source has it.
+
+        Stacks of experts are kept while others of theirs may be asked for: at most `STACKS`.
+        """
+        place = self.places[name]
+        if not place.experts:
+            return self.source.read(place.name)
+        if place.name not in self.stacks:
+            while len(self.stacks) >= STACKS:
+                self.stacks.popitem(last=False)
+            self.stacks[place.name] = self.source.read(place.name)
+        self.stacks.move_to_end(place.name)
+        return place.of(self.stacks[place.name])
 
     def side_store(self, weights: dict[str, torch.Tensor]) -> StoredWeights:
         """A side store of these weights but the placeholders, and of what is stored."""
@@ -82,7 +104,7 @@ class Stored:
 
     def read(self, name: str) -> BlockScaled:
         """The quantized weight [N, K] of an entry, in blocks of one row, on the device."""
-        weight = in_rows(codes_of(self.source.read(self.names[name])))
+        weight = in_rows(codes_of(self.weight(name)))
         fields = ("codes", "scale", "zero", "tensor_scale")
         parts = {f: part for f in fields if (part := getattr(weight, f)) is not None}
         return replace(weight, **{f: part.to(self.device) for f, part in parts.items()})
@@ -90,10 +112,11 @@ class Stored:
     def dense(self, name: str) -> torch.Tensor:
         """A parameter in the dtype that the model has it in, on the device."""
         dtype = self.model.get_parameter(name).dtype
-        return dense(self.source.read(self.names[name])).to(self.device, dtype)
+        return dense(self.weight(name)).to(self.device, dtype)
 
     def settle(self, imported: Imported, parts: nn.Module | None) -> None:
         """Give what still reads dense weights theirs, once matmuls have adopted what they can."""
+        self.stacks.clear()
         read = {op.key for op in imported.module.walk() if isinstance(op, gq.WeightOp)}
         for name in self.entries.keys() & read:
             imported.weights[name] = nn.Parameter(self.dense(name), requires_grad=False)
@@ -114,11 +137,12 @@ def take_weights(model: nn.Module | ExportedProgram, source: Source) -> Stored:
     devices = {t.device for t in (*model.parameters(), *model.buffers())} - {torch.device("meta")}
     stored = Stored(copy_shared(model), source, min(devices, default=torch.device("cpu"), key=str))
     aliases = aliases_of(stored.model)
-    names = known_names(stored.model, source, aliases)
-    for name in names:
-        twins = [twin for twin in aliases[name] if twin in names]
-        apart = len(twins) > 1 and any(is_quantized(source.read(twin)) for twin in twins)
+    stored.places = known_places(stored.model, source, aliases)
+    for name in list(stored.places):
+        twins = [twin for twin in aliases[name] if twin in stored.places]
+        apart = len(twins) > 1 and any(is_quantized(stored.weight(twin)) for twin in twins)
         take(stored, name, [name] if apart else aliases[name])
+    stored.stacks.clear()
     return stored
 
 
@@ -128,7 +152,7 @@ def is_quantized(weight: Weight) -> bool:
 
 def take(stored: Stored, name: str, aliases: list[str]) -> None:
     """Give the model one parameter, or the entry of a quantized weight."""
-    weight, target = stored.source.read(name), tensor_of(stored.model, name)
+    weight, target = stored.weight(name), tensor_of(stored.model, name)
     shape = logical_shape(weight)
     if shape != target.shape:
         raise GqcError(f"{name} is {list(shape)}, the model has {list(target.shape)}")
@@ -143,7 +167,7 @@ def take(stored: Stored, name: str, aliases: list[str]) -> None:
             linears, others = [], aliases  # one dense weight for all
         else:
             stored.entries[linears[0]] = replace(entry, weight=linears[0])
-            stored.names[linears[0]] = name
+            stored.places[linears[0]] = stored.places[name]
             placeholder = torch.zeros((), dtype=target.dtype).expand(shape)  # takes no memory
             put(stored.model, linears, placeholder)
     if others:
@@ -163,21 +187,24 @@ def aliases_of(model: nn.Module) -> dict[str, list[str]]:
     return {name: names[first] for name, first in canonical.items()}
 
 
-def known_names(model: nn.Module, source: Source, aliases: dict[str, list[str]]) -> list[str]:
-    """Names of what the model takes from a source.
+def known_places(
+    model: nn.Module, source: Source, aliases: dict[str, list[str]]
+) -> dict[str, Place]:
+    """Where what the model takes from a source is, by the names of its parameters.
 
     Raises GqcError if it has parameters that are not there; warns of what it has no parameter for.
     """
-    names = source.names()
-    given = {alias for name in names for alias in aliases.get(name, ())}
+    found = places_of(model, source.names())
+    places = {name: place for each in found.values() for name, place in each.items()}
+    given = {alias for name in places for alias in aliases[name]}
     if missing := [name for name in model.state_dict() if name not in given]:
         raise GqcError(
             f"{count(len(missing), 'parameter')} of {type(model).__name__} not stored: "
             f"{some(missing)}; give the model that the weights are of"
         )
-    if unknown := [name for name in names if name not in aliases]:
+    if unknown := [name for name, parameters in found.items() if not parameters]:
         warnings.warn(f"{type(model).__name__} has no {some(unknown)}: left unread", stacklevel=4)
-    return [name for name in names if name in aliases]
+    return places
 
 
 def some(names: list[str]) -> str:
@@ -244,14 +271,15 @@ def entry_of(stored: Stored, name: str, weight: Weight) -> Entry:
     if problem is not None:
         return Entry(name, kept=f"dequantized: {problem}")
     changes = [change_of(stored, layer, wrapper) for _, wrapper in wrappers]
-    activation = stored.source.activation(name)
-    scale = None if activation is None else stored.source.input_scale(name)
+    place = stored.places[name].name
+    activation = stored.source.activation(place)
+    scale = None if activation is None else stored.source.input_scale(place)
     if scale is not None:
         stored.tensors[input_scale(layer)] = scale.to(stored.device).reshape(1)
     return Entry(
         name,
         codes.type.text,
-        stored.source.origin(name).method,
+        stored.source.origin(place).method,
         " ".join(filter(None, changes)),
         "" if activation is None else str(activation),
     )

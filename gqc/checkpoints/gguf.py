@@ -142,6 +142,9 @@ GEMMA3 = LLAMA | {
     "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
+EXPERTS = {f"ffn_{x}_exps": f"mlp.experts.{x}_proj" for x in ("gate", "up", "down")}
+"""Stacks [E, N, K], parameters by these names and no modules."""
+MOE = LLAMA | {"ffn_gate_inp": "mlp.gate"} | EXPERTS
 
 
 @dataclass(frozen=True)
@@ -149,13 +152,16 @@ class Architecture:
     """Names of a layer's modules in Hugging Face's model, and how the file differs from it.
 
     rotary: rows of q and k are in pairs that rotate together, and not in halves. norms: what was
-    added to the weights of norms.
+    added to the weights of norms. keys: of config.json, by those of the metadata, beside `CONFIG`.
+    implied: what config.json says and the metadata does not.
     """
 
     model_type: str
     names: dict[str, str] = field(default_factory=lambda: LLAMA)
     rotary: bool = False
     norms: int = 0
+    keys: dict[str, str] = field(default_factory=dict)
+    implied: dict[str, Any] = field(default_factory=dict)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -163,8 +169,24 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen2": Architecture("qwen2"),
     "qwen3": Architecture("qwen3"),
     "gemma3": Architecture("gemma3_text", GEMMA3, norms=1),
+    "qwen3moe": Architecture(
+        "qwen3_moe",
+        MOE,
+        keys={
+            "num_experts": "expert_count",
+            "num_experts_per_tok": "expert_used_count",
+            "moe_intermediate_size": "expert_feed_forward_length",
+        },
+        implied={"norm_topk_prob": True},
+    ),
+    "llama of experts": Architecture(
+        "mixtral",
+        MOE,
+        rotary=True,
+        keys={"num_local_experts": "expert_count", "num_experts_per_tok": "expert_used_count"},
+    ),
 }
-"""Models by `general.architecture`."""
+"""Models by `general.architecture`; Mixtral says that it is a llama, and how many experts."""
 
 NO_PARAMETERS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
@@ -196,7 +218,10 @@ class Gguf:
             raise GqcError(f"{path}: general.architecture is {name!r}, expected one of {known}")
         if self.file.metadata.get("split.count", 1) != 1:
             raise GqcError(f"{path}: is one of several parts; merge them with gguf-split")
-        self.prefix, self.architecture = name, ARCHITECTURES[name]
+        self.prefix = name
+        experts = self.file.metadata.get(f"{name}.expert_count")
+        row = f"{name} of experts" if experts else name
+        self.architecture = ARCHITECTURES.get(row, ARCHITECTURES[name])
         self.stored: dict[str, str] = {}
         for entry in self.file.entries:
             if entry not in NO_PARAMETERS:
@@ -205,10 +230,12 @@ class Gguf:
     @property
     def config(self) -> dict[str, Any]:
         """What the metadata says of the model, as config.json would."""
-        metadata = {key: self.file.metadata.get(f"{self.prefix}.{k}") for key, k in CONFIG.items()}
+        keys, kind = CONFIG | self.architecture.keys, self.architecture.model_type
+        metadata = {key: self.file.metadata.get(f"{self.prefix}.{k}") for key, k in keys.items()}
         known = {key: value for key, value in metadata.items() if value is not None}
         tied = "output.weight" not in self.file.entries
-        return {"model_type": self.architecture.model_type, **known, "tie_word_embeddings": tied}
+        said = self.architecture.implied | known
+        return {"model_type": kind, **said, "tie_word_embeddings": tied}
 
     def error(self, name: str, text: str) -> GqcError:
         return GqcError(f"{self.file.path}: {name} {text}")
@@ -218,7 +245,8 @@ class Gguf:
         module, _, leaf = entry.rpartition(".")
         match = BLOCK_NAME.match(module)
         if match and match[2] in self.architecture.names:
-            return f"model.layers.{match[1]}.{self.architecture.names[match[2]]}.{leaf}"
+            name = f"model.layers.{match[1]}.{self.architecture.names[match[2]]}"
+            return name if match[2] in EXPERTS else f"{name}.{leaf}"
         if module in TOP:
             return f"{TOP[module]}.{leaf}"
         raise self.error(entry, f"is not known of a {self.prefix}; no parameter has that place")

@@ -1,9 +1,10 @@
 """Which parameters of a dense checkpoint are weights of linear layers: the files do not say.
 
-The model's class does, built without weights where transformers has it. Of parameters that it does
-not have, and of all where it is not to be had, names decide: a matrix called `weight` is that of a
-linear layer unless its module is called like an embedding, a norm or a router (`APART`). Nothing is
-left out in silence: each parameter that is none has a reason.
+The model's class does, built without weights where transformers has it; what it makes of names in
+files is known (`gqc.checkpoints.places`). Of parameters that it does not have, and of all where it
+is not to be had, names decide: a matrix called `weight` is that of a linear layer unless its module
+is called like an embedding, a norm or a router (`APART`). Nothing is left out in silence: each
+parameter that is none has a reason.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gqc.checkpoints.files import FLOATS, Spec
+from gqc.checkpoints.places import Place, Places
 from gqc.errors import GqcError
 
 if TYPE_CHECKING:
@@ -30,10 +32,17 @@ OF_CONV1D = ("c_attn", "c_proj", "c_fc", "q_attn")
 
 @dataclass(frozen=True)
 class Linear:
-    """A weight of a linear layer, [N, K], or [K, N] where it is transposed."""
+    """A weight of a linear layer, [N, K], or [K, N] where it is transposed; or a stack of those of
+    `experts`, [E, N, K] or [E, K, N]."""
 
     shape: tuple[int, int]
     transposed: bool = False
+    experts: int = 0
+
+    @property
+    def stacked(self) -> tuple[int, ...]:
+        """Shape of all of it, not transposed."""
+        return (self.experts, *self.shape) if self.experts else self.shape
 
 
 Kind = Linear | str
@@ -46,16 +55,19 @@ def kinds(config: Mapping[str, Any], specs: Mapping[str, Spec]) -> dict[str, Kin
     config: the model's. Warns if its class is not known, and of matrices that it does not have.
     """
     model, why = built(config)
-    known = {} if model is None else modules_of(model)
+    places = None if model is None else Places(model)
     unknown = []
     result: dict[str, Kind] = {}
     for name, spec in specs.items():
-        if (reason := no_matrix(name, spec)) is not None:
+        found = {} if places is None else places.find(name)
+        if spec.dtype not in FLOATS:
+            result[name] = f"is of {spec.dtype}, no float"
+        elif model is not None and found:
+            result[name] = of_parameters(model, found, spec)
+        elif (reason := no_matrix(name, spec)) is not None:
             result[name] = reason
-        elif (path := name.removesuffix(".weight")) in known:
-            result[name] = of_module(known[path], spec)
         else:
-            result[name] = of_name(path, spec, config)
+            result[name] = of_name(name.removesuffix(".weight"), spec, config)
             unknown.append(name)
     if unknown:
         reason = why or f"{type(model).__name__} has no module of that name"
@@ -65,11 +77,13 @@ def kinds(config: Mapping[str, Any], specs: Mapping[str, Spec]) -> dict[str, Kin
 
 
 def built(config: Mapping[str, Any]) -> tuple[nn.Module | None, str]:
-    """The model that a config describes, without weights; else None, and why.
+    """The model that a config describes, without weights and its experts apart; else None, and why.
 
     No code but that of the transformers library is run.
     """
     import torch
+
+    from gqc.frontend.experts import separate_experts
 
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
@@ -85,37 +99,38 @@ def built(config: Mapping[str, Any]) -> tuple[nn.Module | None, str]:
     try:
         said = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
         with torch.device("meta"):
-            return kind(said), ""
+            model = kind(said)
+        separate_experts(model)
+        return model, ""
     except Exception as error:  # whatever the library makes of a config
         return None, f"transformers builds no {name} of this config ({error!r})"
 
 
-def modules_of(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules by path, and by path in the model without its head, as some checkpoints name them."""
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    paths = dict(model.named_modules())
-    return {path.removeprefix(prefix): m for path, m in paths.items()} | paths
-
-
 def no_matrix(name: str, spec: Spec) -> str | None:
     """Why a parameter is no matrix called weight; None for one."""
-    if spec.dtype not in FLOATS:
-        return f"is of {spec.dtype}, no float"
     if len(spec.shape) != 2:
         return f"has {len(spec.shape)} dimensions, not 2"
     return None if name.rpartition(".")[2] == "weight" else "is not called weight"
 
 
-def of_module(module: nn.Module, spec: Spec) -> Kind:
+def of_parameters(model: nn.Module, found: Mapping[str, Place], spec: Spec) -> Kind:
+    """What the parameters of a model are that one in the files has."""
     from gqc.frontend.linears import is_conv1d, is_linear
 
-    weight: Any = getattr(module, "weight", None)
-    if not is_linear(module):
-        return f"is of a {type(module).__name__}, no linear layer"
-    if weight is None or tuple(weight.shape) != spec.shape:
-        expected = None if weight is None else list(weight.shape)
-        raise GqcError(f"{spec.file}: a weight is {spec}, but the config says {expected}")
-    return linear(spec, is_conv1d(module))
+    name, place = next(iter(found.items()))
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    if leaf != "weight" or not is_linear(module):
+        return no_matrix(name, spec) or f"is of a {type(module).__name__}, no linear layer"
+    transposed = is_conv1d(module) or place.transposed
+    rows, columns = module.get_parameter("weight").shape
+    expected = (rows * place.parts, columns)
+    if place.experts:
+        n, k = expected
+        expected = (place.experts, *((k, n) if transposed else (n, k)))
+    if spec.shape != expected:
+        raise GqcError(f"{spec.file}: a weight is {spec}, but the config says {list(expected)}")
+    return linear(spec, transposed, place.experts)
 
 
 def of_name(path: str, spec: Spec, config: Mapping[str, Any]) -> Kind:
@@ -125,6 +140,6 @@ def of_name(path: str, spec: Spec, config: Mapping[str, Any]) -> Kind:
     return linear(spec, config.get("model_type") in CONV1D and leaf in OF_CONV1D)
 
 
-def linear(spec: Spec, transposed: bool) -> Linear:
-    n, k = reversed(spec.shape) if transposed else spec.shape
-    return Linear((n, k), transposed)
+def linear(spec: Spec, transposed: bool, experts: int = 0) -> Linear:
+    n, k = reversed(spec.shape[-2:]) if transposed else spec.shape[-2:]
+    return Linear((n, k), transposed, experts)

@@ -39,7 +39,7 @@ class Quantizing:
     Raises GqcError, before any weight is read and naming all layers or patterns, on a checkpoint
     that is not dense, on schemes that need calibration, on patterns that match no layer, on a K
     that a group does not divide, and where nothing is left to quantize. Warns of parameters of
-    three dimensions, which stay dense.
+    three dimensions that stay dense, as no class says what they are.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Quantizing:
 
     def warn_of_experts(self) -> None:
         """Warn of parameters of three dimensions: they may be most of a model."""
-        experts = [name for name, spec in self.specs.items() if len(spec.shape) == 3]
+        experts = [name for name in self.kept if len(self.specs[name].shape) == 3]
         total = sum(spec.bytes for spec in self.specs.values())
         share = sum(self.specs[name].bytes for name in experts) / max(total, 1)
         if experts:
@@ -143,7 +143,8 @@ class Quantizing:
         linear, scheme = self.chosen[name]
         wrappers = (("Transposed", None),) if linear.transposed else ()
         origin = self.origin(name).method
-        return Form(self.types[scheme], linear.shape, wrappers, scheme.activation, origin)
+        type_ = scheme.type(len(linear.stacked))
+        return Form(type_, linear.stacked, wrappers, scheme.activation, origin)
 
     def read(self, name: str) -> Weight:
         if name not in self.chosen:
@@ -153,14 +154,17 @@ class Quantizing:
         try:
             quantized = quantize_rows(self.matrix(name), scheme, type_, tensor_scale)
         except ValueError as error:
-            raise GqcError(f"{name} {list(linear.shape)}: {error}") from error
+            raise GqcError(f"{name} {list(linear.stacked)}: {error}") from error
+        if linear.experts:
+            quantized = stacked(quantized, scheme.type(3), linear.experts)
         return Transposed(quantized) if linear.transposed else quantized
 
     def matrix(self, name: str) -> torch.Tensor:
-        """The dense weight [N, K] of a linear layer."""
+        """The dense weight [N, K] of a linear layer, or of one expert after another [E·N, K]."""
         weight = self.checkpoint.read(name)
         assert isinstance(weight, torch.Tensor)
-        return weight.T if self.chosen[name][0].transposed else weight
+        weight = weight.transpose(-1, -2) if self.chosen[name][0].transposed else weight
+        return weight.flatten(0, -2)
 
     def tensor_scale(self, name: str) -> torch.Tensor | None:
         """The tensor scale of a weight, and of those it shares it with; None without one."""
@@ -176,9 +180,10 @@ class Quantizing:
 
     def sharing(self, name: str) -> list[str]:
         """Weights that share a tensor scale with one, itself among them."""
-        before, _, leaf = layer_of(name).rpartition(".")
+        layer = layer_of(name)
+        before, _, leaf = layer.rpartition(".")
         group = next((group for group in self.writer.fused if leaf in group), (leaf,))
-        near = [f"{before}.{each}.weight".lstrip(".") for each in group]
+        near = [f"{before}.{each}".lstrip(".") + name.removeprefix(layer) for each in group]
         scheme = self.chosen[name][1]
         return [n for n in near if n in self.chosen and self.chosen[n][1] == scheme]
 
@@ -208,8 +213,18 @@ class Quantizing:
 
 
 def layer_of(name: str) -> str:
-    """Name of the module of a weight."""
-    return name.rpartition(".")[0] or name
+    """Name of the module of a weight; of a stack's, its own."""
+    return name.removesuffix(".weight")
+
+
+def stacked(weight: BlockScaled, type_: BlockScaledType, experts: int) -> BlockScaled:
+    """A weight [E·N, K] as a stack [E, N, K] of a type."""
+    parts = (weight.codes, weight.scale, weight.zero)
+    codes, scale, zero = (
+        None if part is None else part.unflatten(0, (experts, -1)) for part in parts
+    )
+    assert codes is not None and scale is not None
+    return BlockScaled(type_, codes, scale, zero, weight.tensor_scale)
 
 
 def stamp(path: Path) -> tuple[int, int]:

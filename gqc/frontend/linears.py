@@ -28,6 +28,7 @@ from gqc.dialects.fx import call
 from gqc.dialects.gq import WeightOp, element_type, tensor_shape
 from gqc.dialects.torch_types import tensor_type
 from gqc.errors import GqcError
+from gqc.frontend.experts import separate_experts
 from gqc.frontend.locations import location
 from gqc.frontend.signature import Imported, canonical_names, share
 
@@ -73,11 +74,15 @@ def linear_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def copy_shared(model: nn.Module) -> nn.Module:
-    """A copy of a model in evaluation mode, its tensors new objects on the same storage."""
+    """A copy of a model in evaluation mode, its tensors new objects on the same storage.
+
+    Experts that the model stacks are linear layers in it (`gqc.frontend.experts`).
+    """
     plain = [t for m in model.modules() for t in vars(m).values() if isinstance(t, torch.Tensor)]
     computed = [tensor for tensor in plain if not tensor.is_leaf]  # deepcopy refuses these
     tensors = (*model.parameters(), *model.buffers(), *computed)
     new = copy.deepcopy(model, memo={id(tensor): share(tensor) for tensor in tensors})
+    separate_experts(new)
     new.eval()
     return new
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_models
 import torch
 from checkpoints.samples import SAMPLES
 from checkpoints.test_save import check, same
@@ -17,11 +18,12 @@ import gqc
 from gqc.checkpoints.checkpoint import open_checkpoint
 from gqc.checkpoints.quantizing import Quantizing
 from gqc.checkpoints.save import WRITERS
-from gqc.checkpoints.weights import Transposed
+from gqc.checkpoints.weights import Transposed, dense
+from gqc.checkpoints.writer import form_of
 from gqc.errors import GqcError
 from gqc.formats import packing
 from gqc.formats.block_scaled import BlockScaled
-from gqc.quantizers import QUANTIZERS
+from gqc.quantizers import QUANTIZERS, quantize
 from gqc.schemes import parse_scheme
 
 LINEARS = [
@@ -171,6 +173,33 @@ def test_experts_in_three_dimensions_are_told(tmp_path: Path) -> None:
         "1 parameter of three dimensions, such as experts' (a.experts.gate_up_proj first), stay as "
         "they are: 90% of all bytes"
     ) in [str(warning.message) for warning in told]
+
+
+@pytest.mark.parametrize("scheme", ["int4_g32", "w4a16_nvfp4", "int8_row_sym"])
+def test_a_stack_of_experts_is_its_matrices_one_after_the_other(
+    scheme: str, tmp_path: Path
+) -> None:
+    model = small_models.experts("gpt_oss", num_hidden_layers=1)
+    model.save_pretrained(tmp_path)
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    source = quantizing(tmp_path, {"*.gate_up_proj": scheme})
+    assert source.chosen.keys() == {name}
+    found = source.read(name)
+    form = source.form(name)
+    assert isinstance(found, Transposed) and form is not None
+    assert form == form_of(found, None, form.origin)
+    assert form.shape == (4, 128, 64)
+    matrix = model.state_dict()[name].transpose(1, 2).flatten(0, 1)
+    expected = quantize(matrix, parse_scheme(scheme)).dequantize()
+    assert torch.equal(dense(found), expected.unflatten(0, (4, 128)).transpose(1, 2))
+
+
+def test_a_stack_of_other_experts_than_the_config_says_is_refused(tmp_path: Path) -> None:
+    small_models.experts("gpt_oss", num_hidden_layers=1).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_local_experts": 5}))
+    with pytest.raises(GqcError, match=r"\[4, 64, 64\], but the config says \[5, 64, 64\]"):
+        quantizing(tmp_path)
 
 
 def test_the_config_and_the_files_must_agree(llama: Path) -> None:

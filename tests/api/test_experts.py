@@ -1,0 +1,184 @@
+"""Mixtures of experts: compiled, quantized under calibration, saved, and loaded as others store
+them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import small_models
+import torch
+import transformers
+from checkpoints import packers
+from checkpoints.sample import codes_of
+from safetensors.torch import load_file, save_file
+
+import gqc
+from gqc.checkpoints.checkpoint import open_checkpoint
+from gqc.checkpoints.quantizing import Quantizing
+
+TOKENS = torch.randint(0, 96, (1, 9), generator=torch.Generator().manual_seed(0))
+
+
+def experts(kind: str, **options: Any) -> Any:
+    torch.manual_seed(0)
+    return small_models.experts(kind, **{"num_hidden_layers": 1, **options})
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=TOKENS).logits
+
+
+@pytest.mark.parametrize("kind", small_models.EXPERTS)
+def test_a_checkpoint_quantized_as_it_streams_is_the_compiled_model(
+    kind: str, tmp_path: Path
+) -> None:
+    model = experts(kind)
+    model.save_pretrained(tmp_path / "in")
+    source = Quantizing(open_checkpoint(tmp_path / "in"), {"*experts*": "int4_g32"})
+    stacks = [name for name in source.chosen if "experts" in name]
+    assert len(stacks) == {"gpt_oss": 2}.get(kind, 12)
+    gqc.save(source, tmp_path / "out")
+    loaded = gqc.load(tmp_path / "out", target="cpu")
+    compiled = gqc.compile(model, scheme={"*experts*": "int4_g32"}, target="cpu")
+    assert torch.equal(logits(loaded), logits(compiled))
+    assert not torch.equal(logits(loaded), logits(model))
+    rows = {row.layer: row for row in loaded.report().rows}
+    layers = [row for layer, row in rows.items() if ".experts." in layer]
+    assert len(layers) == {"gpt_oss": 8}.get(kind, 12)
+    assert {row.method for row in layers} == {"rtn minmax"}
+
+
+@pytest.mark.parametrize("kind", small_models.EXPERTS)
+def test_a_dense_checkpoint_is_the_model(kind: str, tmp_path: Path) -> None:
+    model = experts(kind)
+    model.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="every layer was kept as it is"):
+        loaded = gqc.load(tmp_path, target="cpu")
+    assert torch.allclose(logits(loaded), logits(model), rtol=0, atol=1e-6)
+
+
+def test_experts_in_mxfp4_are_not_quantized_again(tmp_path: Path) -> None:
+    """gpt-oss as it is published: stacks of packed codes and bytes of scales."""
+    model = experts("gpt_oss")
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    state = model.state_dict()
+    for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
+        e, k, n = tensors.pop(name).shape
+        codes, scale = codes_of(4, e, n, k, seed=n), codes_of(2, e, n, k // 32, seed=k) + 119
+        packed = packers.pack_bytes(codes.view(-1, k), 4).view(e, n, k // 32, 16)
+        tensors |= {f"{name}_blocks": packed, f"{name}_scales": scale.to(torch.uint8)}
+        values = packers.fp4_values(codes).view(e, n, k // 32, 32)
+        weight = (values * torch.exp2(scale.double() - 127).unsqueeze(-1)).view(e, n, k)
+        state[name].copy_(weight.transpose(1, 2))
+    save_file(tensors, tmp_path / "model.safetensors")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mxfp4"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = gqc.load(tmp_path, target="cpu")
+    assert torch.allclose(logits(loaded), logits(model), rtol=0, atol=1e-5)
+    rows = [row for row in loaded.report().rows if ".experts." in row.layer]
+    assert {(row.method, row.format, row.decision) for row in rows} == {
+        ("gpt-oss", "1x32 : f8E8M0FNU : f4E2M1FN", "emulated")
+    }
+    assert len(rows) == 8
+
+
+def moe_gguf(path: Path, model: Any) -> None:
+    """Write a Qwen3-MoE as llama.cpp has it: stacks of gate, up and down of all experts, Q8_0."""
+    config, state = model.config, model.state_dict()
+    writer = gguf.GGUFWriter(path, "qwen3moe")
+    writer.add_block_count(1)
+    writer.add_context_length(64)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_expert_count(config.num_experts)
+    writer.add_expert_used_count(config.num_experts_per_tok)
+    layer = "model.layers.0."
+    gate, up = state.pop(f"{layer}mlp.experts.gate_up_proj").chunk(2, 1)
+    down = state.pop(f"{layer}mlp.experts.down_proj")
+    stacks = {"ffn_gate_exps": gate, "ffn_up_exps": up, "ffn_down_exps": down}
+    tensors = {f"blk.0.{name}": stack for name, stack in stacks.items()}
+    names = {
+        **{f"blk.0.attn_{x}": f"{layer}self_attn.{x}_proj" for x in "qkv"},
+        **{f"blk.0.attn_{x}_norm": f"{layer}self_attn.{x}_norm" for x in "qk"},
+        "blk.0.attn_output": f"{layer}self_attn.o_proj",
+        "blk.0.attn_norm": f"{layer}input_layernorm",
+        "blk.0.ffn_norm": f"{layer}post_attention_layernorm",
+        "blk.0.ffn_gate_inp": f"{layer}mlp.gate",
+        "token_embd": "model.embed_tokens",
+        "output_norm": "model.norm",
+        "output": "lm_head",
+    }
+    tensors |= {name: state.pop(f"{ours}.weight") for name, ours in names.items()}
+    assert not state
+    for name, tensor in tensors.items():
+        values = tensor.numpy().astype(np.float32)
+        if "_exps" not in name:
+            writer.add_tensor(f"{name}.weight", values)
+            continue
+        type_ = gguf.GGMLQuantizationType.Q8_0
+        raw = gguf.quants.quantize(np.ascontiguousarray(values), type_)
+        writer.add_tensor(f"{name}.weight", raw, raw_dtype=type_)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_of_experts_is_what_transformers_reads(tmp_path: Path) -> None:
+    """Which leaves the size of an expert at its default of 768, whatever the file says."""
+    moe_gguf(tmp_path / "model.gguf", experts("qwen3_moe", moe_intermediate_size=768))
+    theirs = transformers.Qwen3MoeForCausalLM.from_pretrained(
+        tmp_path, gguf_file="model.gguf", dtype=torch.float32
+    )
+    loaded = gqc.load(tmp_path / "model.gguf", dtype=torch.float32, target="cpu")
+    assert torch.allclose(logits(loaded), logits(theirs), rtol=0, atol=1e-5)
+    rows = [row for row in loaded.report().rows if ".experts." in row.layer]
+    assert {row.method for row in rows} == {"Q8_0"} and len(rows) == 12
+
+
+def test_experts_are_calibrated_and_saved(tmp_path: Path) -> None:
+    model, scheme = experts("qwen3_moe"), {"*experts*": "int4_g32_sym+awq+gptq"}
+    calibration = [torch.tensor([[5, 6, 7]])]
+    quantized = gqc.quantize(model, scheme=scheme, calibration=calibration)
+    facts = {fact.layer: fact for fact in quantized.facts if fact.scheme}
+    assert len(facts) == 12
+    for name, fact in facts.items():
+        unseen = "no calibration input reached it" in fact.reason
+        assert unseen == (fact.rows == 0)
+        assert ("aten.index.Tensor computes it" in fact.reason) == (".down_proj" not in name)
+    assert {fact.rows for fact in facts.values()} > {0, 1}
+    assert sum(f.rows for name, f in facts.items() if ".down_proj" in name) == 3 * 2
+    compiled = gqc.compile(model, weights=quantized, target="cpu")
+    for format in ("gqc", "compressed-tensors"):
+        gqc.save(quantized, tmp_path / format, format=format)
+        loaded = gqc.load(tmp_path / format, target="cpu")
+        assert torch.equal(logits(loaded), logits(compiled))
+
+
+def test_a_whole_model_and_a_generator_are_the_model() -> None:
+    model = experts("qwen3_moe")
+    layers = gqc.compile(model, scheme="int8_g32", target="cpu")
+    whole = gqc.compile(model, {"input_ids": TOKENS}, scheme="int8_g32", target="cpu")
+    assert torch.allclose(logits(whole), logits(layers), rtol=0, atol=1e-4)
+    merged = [row.launch for row in whole.report().rows if row.layer.endswith("experts.1.up_proj")]
+    assert merged == [
+        "one launch: model.layers.0.mlp.experts.1.gate_proj, model.layers.0.mlp.experts.1.up_proj"
+    ]
+    generator = gqc.generator(model, length=16, inductor=False, scheme="int8_g32", target="cpu")
+    tokens = layers.generate(TOKENS[:, :5], max_new_tokens=6, min_new_tokens=6)
+    assert [*generator.generate(TOKENS[0, :5].tolist(), 6)] == tokens[0, 5:].tolist()
