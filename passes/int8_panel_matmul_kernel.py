@@ -36,4 +36,4 @@ class Int8PanelMatmulKernel(Int8MatmulKernel, PanelMatmulKernel):
         with self.loop("place", self.constant(self.chunk), self.bk) as place:
             k = named(arith.AddiOp(chunk, place), "k")
             codes = self.load_decoded(place, self.bk)
-            self.store_sums(row, self.add_group(self.load_sums(row), k, codes))
+            self.store_sums(row, self.add_group(self.load_sums(row, self.bm), k, codes))
