@@ -7,7 +7,6 @@ tiles do not repeat address arithmetic.
 from __future__ import annotations
 
 import math
-from collections import ChainMap
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,7 +97,7 @@ class Emitter:
     def __init__(self, isa: Isa, block: Block):
         self.isa = isa
         self.block = block
-        self.known: ChainMap[Hashable, Any] = ChainMap()
+        self.known: dict[Hashable, Any] = {}
         self.at_end: list[Operation] = []
         """Ops for the function's end."""
 
@@ -113,22 +112,23 @@ class Emitter:
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """The value made for `key` earlier, if it dominates this point; else make it here."""
-        if key not in self.known:
-            self.known[key] = make()
-        return self.known[key]
+        value = self.known.get(key)
+        if value is None:
+            value = self.known[key] = make()
+        return value
 
     @contextmanager
     def scope(self) -> Iterator[None]:
         """What is emitted inside does not dominate what comes after."""
-        self.known = self.known.new_child()
+        known, self.known = self.known, dict(self.known)
         yield
-        self.known = self.known.parents
+        self.known = known
 
     @contextmanager
     def at_start(self) -> Iterator[None]:
         """What is emitted inside goes to the function's start: no values but its arguments."""
         start, block, known = Block(), self.block, self.known
-        self.block, self.known = start, ChainMap()
+        self.block, self.known = start, {}
         yield
         self.block, self.known = block, known
         ops, region = list(start.ops), block.parent
