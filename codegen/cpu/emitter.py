@@ -150,8 +150,13 @@ class Emitter:
 
     def dense(self, element: Attribute, values: Sequence[float]) -> SSAValue:
         """A vector constant."""
-        attribute = dense_attribute(element, tuple(values))
-        return self.once(attribute, lambda: self.emit(llvm.ConstantOp(attribute, attribute.type)))
+        key = element, tuple(values)
+
+        def make() -> SSAValue:
+            attribute = dense_attribute(*key)
+            return self.emit(llvm.ConstantOp(attribute, attribute.type))
+
+        return self.once(key, make)
 
     def full(self, value: float) -> SSAValue:
         """An f32 vector of one value."""
