@@ -316,9 +316,7 @@ class Emitter:
         if value.type == self.vector(E8M0):
             return self.widen_e8m0(value)
         if value.type == self.vector(E4M3):
-            bytes_ = self.bitcast(value, self.vector(i8))
-            code = self.emit(build(llvm.SExtOp, [bytes_], self.vector(i32)))
-            return self.decode_float(code, ELEMENTS["f8E4M3FN"])
+            return self.widen_e4m3(value)
         return self.emit(build(llvm.FPExtOp, [value], self.vector(f32)))
 
     def widen_e8m0(self, value: SSAValue) -> SSAValue:
@@ -336,24 +334,43 @@ class Emitter:
         value = self.bitcast(bits, self.vector(f32))
         return self.fma(value, self.full(0.0), value)
 
+    def widen_e4m3(self, value: SSAValue) -> SSAValue:
+        """What the bytes of E4M3 stand for; those of NaN are told as bytes, which takes less."""
+        format, magnitude = ELEMENTS["f8E4M3FN"], self.dense(i8, [0x7F] * self.isa.lanes)
+        bytes_ = self.bitcast(value, self.vector(i8))
+        is_nan = self.compare("eq", self.emit(build(llvm.AndOp, [bytes_, magnitude])), magnitude)
+        code = self.emit(build(llvm.SExtOp, [bytes_], self.vector(i32)))
+        return self.from_fields(self.shift(code, format.mantissa - 23), is_nan, format)
+
     def decode_float(self, code: SSAValue, format: Element) -> SSAValue:
         """f32 values of i32 codes of a float format; bits above its width may be anything.
 
-        The fields are moved to their places in f32, and the value is multiplied by the difference
-        of the biases: exact, and it makes subnormals normal (so it needs a CPU that does not flush
-        them to zero: torch's default). Codes beyond the greatest number get f32's last exponent,
-        under which theirs are infinities and NaNs too.
+        Codes beyond the greatest number are infinities and NaNs.
         """
-        magnitude = (1 << format.bits - 1) - 1 << 23 - format.mantissa
         top = self.shift(code, format.bits - 32)  # the sign's copies stay above the exponent
         moved = self.emit(build(llvm.AShrOp, [top, self.bits(8 - format.exponent)]))
+        if format.specials == "none":
+            return self.from_fields(moved, None, format)
+        greatest = self.bits(format.values.index(format.maximum) << 23 - format.mantissa)
+        magnitude = self.and_(moved, (1 << format.bits - 1) - 1 << 23 - format.mantissa)
+        return self.from_fields(moved, self.compare("sgt", magnitude, greatest), format)
+
+    def from_fields(
+        self, moved: SSAValue, is_special: SSAValue | None, format: Element
+    ) -> SSAValue:
+        """f32 values of codes of a float format, moved to where f32 has its fields, with copies of
+        the sign above.
+
+        The value is multiplied by the difference of the biases: exact, and it makes subnormals
+        normal (so it needs a CPU that does not flush them to zero: torch's default). Special ones
+        get f32's last exponent, under which theirs are infinities and NaNs too.
+        """
+        magnitude = (1 << format.bits - 1) - 1 << 23 - format.mantissa
         small = self.and_(moved, 0x80000000 | magnitude)
         bias = self.full(math.ldexp(1.0, 127 - format.bias))
         value = self.fmul(self.bitcast(small, self.vector(f32)), bias)
-        if format.specials == "none":
+        if is_special is None:
             return value
-        greatest = format.values.index(format.maximum) << 23 - format.mantissa
-        is_special = self.compare("sgt", self.and_(small, magnitude), self.bits(greatest))
         exponent = self.and_(
             self.emit(build(llvm.SExtOp, [is_special], self.vector(i32))), 0x7F800000
         )
