@@ -258,7 +258,9 @@ class Emitter:
         return self.emit(build(intrinsic_op, args, name, (result,)))
 
     def splat(self, scalar: SSAValue) -> SSAValue:
-        """One scalar in every lane."""
+        """One scalar, or the lane of a vector of one, in every lane."""
+        if isinstance(scalar.type, VectorType):
+            return self.shuffle(scalar, [0] * self.isa.lanes)
         type_ = self.vector(scalar.type)
         undef = self.once(("undef", type_), lambda: self.emit(llvm.UndefOp(type_)))
         first = self.emit(build(llvm.InsertElementOp, [undef, scalar, self.integer(0, i32)]))
