@@ -8,6 +8,7 @@ of the format alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,6 +24,9 @@ from gqc.targets import resolve
 
 PANEL_BYTES = 128 << 10
 """What a decoded chunk of a panel may take, well within a core's second cache."""
+
+DECODED_COLUMNS = 32
+"""Columns of a panel that are decoded at once: more of them make longer code."""
 
 SHARED_SUMS = 4
 """Panels that share the sums of x, where zero points ask for these."""
@@ -124,10 +128,11 @@ class PanelMatmulKernel(MatmulKernel):
 
     def decode(self, k: SSAValue, place: SSAValue) -> None:
         """Decode a step of K to a place of the panel."""
-        codes = self.load_codes(k)
-        if self.scale_first:
-            self.load_block(k)
-        tile.StoreOp(self.weight_tile(codes), self.decoded, [place, self.constant(0)])
+        with self.some_columns() as column:
+            codes = self.load_codes(k)
+            if self.scale_first:
+                self.load_block(k)
+            tile.StoreOp(self.weight_tile(codes), self.decoded, [place, column])
 
     def multiply(self, row: SSAValue, chunk: SSAValue) -> None:
         """Add to the sums of a tile of rows what a chunk of K gives."""
@@ -188,6 +193,17 @@ class PanelMatmulKernel(MatmulKernel):
             yield block.args[0]
             scf.YieldOp()
         scf.ForOp(self.constant(0), end, self.constant(step), [], block)
+
+    @contextmanager
+    def some_columns(self) -> Iterator[SSAValue]:
+        """What is built inside runs for some columns of the panel at once, as for a tile of these;
+        gives the first one's place."""
+        columns, lane = self.bn, self.lane
+        some = math.gcd(columns, DECODED_COLUMNS)
+        with self.loop("column", self.constant(columns), some) as column:
+            self.bn, self.lane = some, named(arith.AddiOp(lane, column), "lane")
+            yield column
+        self.bn, self.lane = columns, lane
 
     @contextmanager
     def rows_of_x(self, some: int) -> Iterator[SSAValue]:
