@@ -111,8 +111,8 @@ class PanelMatmulKernel(MatmulKernel):
     def multiply_panel(self) -> None:
         """Store the columns of y that a panel makes.
 
-        Only dots take whole tiles of rows: single ones make short code of the rest. Rows of the last
-        tile that x does not have start from what lies in memory; they are not stored.
+        Only dots take whole tiles of rows: single ones make short code of the rest. Rows of the
+        last tile that x does not have start from what lies in memory; they are not stored.
         """
         with self.rows_of_x(1) as row:
             zero = tile.FullOp(0.0, VectorType(f32, (1, self.bn)))
