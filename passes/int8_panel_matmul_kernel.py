@@ -29,11 +29,12 @@ class Int8PanelMatmulKernel(Int8MatmulKernel, PanelMatmulKernel):
         return False
 
     def decode(self, k: SSAValue, place: SSAValue) -> None:
-        codes = cast(self.load_codes(k), self.dot_type, "w_tile")
-        tile.StoreOp(codes, self.decoded, [place, self.constant(0)])
+        with self.some_columns() as column:
+            codes = cast(self.load_codes(k), self.dot_type, "w_tile")
+            tile.StoreOp(codes, self.decoded, [place, column])
 
     def multiply(self, row: SSAValue, chunk: SSAValue) -> None:
         with self.loop("place", self.constant(self.chunk), self.bk) as place:
             k = named(arith.AddiOp(chunk, place), "k")
             codes = self.load_decoded(place, self.bk)
-            self.store_sums(row, self.add_group(self.load_sums(row), k, codes))
+            self.store_sums(row, self.add_group(self.load_sums(row, self.bm), k, codes))

@@ -286,17 +286,18 @@ class MatmulKernel(KernelBuilder):
         """The tensor scale, bias, the output's type, and the store."""
         if self.k_axis:
             acc = named(tile.TransposeOp(acc), "acc")
+        shape = tile.shape_of(acc)
         for name in TENSOR_SCALES:
             if name in self.args:
                 load = tile.LoadOp(self.args[name], [self.constant(0)], VectorType(f32, (1,)))
-                scale = spread(named(load, name), (self.bm, self.bn))
+                scale = spread(named(load, name), shape)
                 acc = named(arith.MulfOp(acc, scale), "acc")
         if "bias" in self.args:
             element = tile.element_of(self.args["bias"])
             bias = named(
                 tile.LoadOp(self.args["bias"], [self.column], VectorType(element, (self.bn,))), "b"
             )
-            bias = tile.BroadcastOp(cast(bias, f32, "b"), (self.bm, self.bn))
+            bias = tile.BroadcastOp(cast(bias, f32, "b"), shape)
             acc = named(arith.AddfOp(acc, bias), "acc")
         result = cast(acc, tile.element_of(self.args["y"]), "y_tile")
         tile.StoreOp(result, self.args["y"], [self.m, self.column])

@@ -8,6 +8,7 @@ of the format alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,6 +24,9 @@ from gqc.targets import resolve
 
 PANEL_BYTES = 128 << 10
 """What a decoded chunk of a panel may take, well within a core's second cache."""
+
+DECODED_COLUMNS = 32
+"""Columns of a panel that are decoded at once: more of them make longer code."""
 
 SHARED_SUMS = 4
 """Panels that share the sums of x, where zero points ask for these."""
@@ -87,7 +91,7 @@ class PanelMatmulKernel(MatmulKernel):
         if self.sums_x:
             self.x_sums = self.scratch("x_sums", f32, self.rows, self.steps)
             whole = self.constant(self.steps * self.bk)
-            with self.row_tiles() as row, self.loop("k", whole, self.bk) as k:
+            with self.rows_of_x(1) as row, self.loop("k", whole, self.bk) as k:
                 self.store_x_sum(row, k)
         with self.loop("p", self.panels_from(panel), 1) as p:
             number = arith.AddiOp(panel, p).result
@@ -105,33 +109,38 @@ class PanelMatmulKernel(MatmulKernel):
         return named(arith.MinUIOp(left, most), "panels")
 
     def multiply_panel(self) -> None:
-        """Store the columns of y that a panel makes."""
-        with self.row_tiles() as row:
-            zero = tile.FullOp(0.0, VectorType(f32, (self.bm, self.bn)))
-            tile.StoreOp(zero.result, self.sums, [row, self.constant(0)])
+        """Store the columns of y that a panel makes.
+
+        Only dots take whole tiles of rows: single ones make short code of the rest. Rows of the
+        last tile that x does not have start from what lies in memory; they are not stored.
+        """
+        with self.rows_of_x(1) as row:
+            zero = tile.FullOp(0.0, VectorType(f32, (1, self.bn)))
+            self.store_sums(row, zero.result)
         if self.block == self.k:
             self.load_block(self.constant(0))
         with self.loop("chunk", self.constant(self.steps * self.bk), self.chunk) as chunk:
             with self.loop("place", self.constant(self.chunk), self.bk) as place:
                 self.decode(named(arith.AddiOp(chunk, place), "k"), place)
-            with self.row_tiles() as row:
+            with self.rows_of_x(self.bm) as row:
                 self.multiply(row, chunk)
-        with self.row_tiles() as row:
-            self.epilogue(self.load_sums(row))
+        with self.rows_of_x(1) as row:
+            self.epilogue(self.load_sums(row, 1))
 
     def decode(self, k: SSAValue, place: SSAValue) -> None:
         """Decode a step of K to a place of the panel."""
-        codes = self.load_codes(k)
-        if self.scale_first:
-            self.load_block(k)
-        tile.StoreOp(self.weight_tile(codes), self.decoded, [place, self.constant(0)])
+        with self.some_columns() as column:
+            codes = self.load_codes(k)
+            if self.scale_first:
+                self.load_block(k)
+            tile.StoreOp(self.weight_tile(codes), self.decoded, [place, column])
 
     def multiply(self, row: SSAValue, chunk: SSAValue) -> None:
         """Add to the sums of a tile of rows what a chunk of K gives."""
         if self.scale_first:
             x = cast(self.load_rows("x", chunk, self.chunk), self.dot_type, "x_tile")
             weight = self.load_decoded(self.constant(0), self.chunk)
-            self.store_sums(row, self.dot(self.load_sums(row), x, weight))
+            self.store_sums(row, self.dot(self.load_sums(row, self.bm), x, weight))
             return
         with self.loop("place", self.constant(self.chunk), self.bk) as place:
             k = named(arith.AddiOp(chunk, place), "k")
@@ -142,7 +151,7 @@ class PanelMatmulKernel(MatmulKernel):
             weight = self.load_decoded(place, self.bk)
             part = named_value(self.dot(start, x, weight), "part")
             total = self.load_x_sum(row, k) if self.sums_x else None
-            self.store_sums(row, self.scale_sum(self.load_sums(row), part, total))
+            self.store_sums(row, self.scale_sum(self.load_sums(row, self.bm), part, total))
 
     # Memory of a program
 
@@ -154,8 +163,8 @@ class PanelMatmulKernel(MatmulKernel):
         type_ = VectorType(self.dot_type, (rows, self.bn))
         return named(tile.LoadOp(self.decoded, [place, self.constant(0)], type_), "w_tile")
 
-    def load_sums(self, row: SSAValue) -> SSAValue:
-        type_ = VectorType(f32, (self.bm, self.bn))
+    def load_sums(self, row: SSAValue, rows: int) -> SSAValue:
+        type_ = VectorType(f32, (rows, self.bn))
         return named(tile.LoadOp(self.sums, [row, self.constant(0)], type_), "acc")
 
     def store_sums(self, row: SSAValue, sums: SSAValue) -> None:
@@ -166,7 +175,9 @@ class PanelMatmulKernel(MatmulKernel):
         return named(tile.LoadOp(self.x_sums, [row, self.step_of(k)], type_), "x_sum")
 
     def store_x_sum(self, row: SSAValue, k: SSAValue) -> None:
-        total = tile.SumOp(self.load_rows("x", k, self.bk), 1)
+        type_ = VectorType(tile.element_of(self.args["x"]), (1, self.bk))
+        x = named(tile.LoadOp(self.args["x"], [self.m, k], type_), "x_tile")
+        total = tile.SumOp(x, 1)
         tile.StoreOp(total.result, self.x_sums, [row, self.step_of(k)])
 
     def step_of(self, k: SSAValue) -> SSAValue:
@@ -185,8 +196,19 @@ class PanelMatmulKernel(MatmulKernel):
         scf.ForOp(self.constant(0), end, self.constant(step), [], block)
 
     @contextmanager
-    def row_tiles(self) -> Iterator[SSAValue]:
-        """What is built inside runs for each tile of this program's rows; gives its first one."""
-        with self.loop("row", self.end, self.bm) as row:
+    def some_columns(self) -> Iterator[SSAValue]:
+        """What is built inside runs for some columns of the panel at once, as for a tile of these;
+        gives the first one's place."""
+        columns, lane = self.bn, self.lane
+        some = math.gcd(columns, DECODED_COLUMNS)
+        with self.loop("column", self.constant(columns), some) as column:
+            self.bn, self.lane = some, named(arith.AddiOp(lane, column), "lane")
+            yield column
+        self.bn, self.lane = columns, lane
+
+    @contextmanager
+    def rows_of_x(self, some: int) -> Iterator[SSAValue]:
+        """What is built inside runs for so many rows of this program's at once, given the first."""
+        with self.loop("row", self.end, some) as row:
             self.m = named(arith.AddiOp(self.first, row), "m")
             yield row

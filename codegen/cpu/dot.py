@@ -8,10 +8,13 @@ from xdsl.dialects.builtin import bf16, f32
 from xdsl.ir import SSAValue
 
 from gqc.codegen.cpu.emitter import Emitter, Index
-from gqc.codegen.cpu.tiles import Loaded, Registers, Tile, Transposed, Vectors
+from gqc.codegen.cpu.tiles import Loaded, LoadedTogether, Registers, Tile, Transposed, Vectors
 
 UNROLLED = 8
 """Products of one accumulator in a round of the loop: more of them make LLVM spill registers."""
+
+UNROLLED_IN_MEMORY = 4
+"""The same where nothing is decoded: more of them take longer to compile and run no faster."""
 
 
 def dot(e: Emitter, acc: Tile, lhs: Tile, rhs: Tile) -> Registers:
@@ -21,8 +24,8 @@ def dot(e: Emitter, acc: Tile, lhs: Tile, rhs: Tile) -> Registers:
     extent, width = lhs.columns, len(acc.vectors(e))
     paired = e.isa.dot_bf16 is not None and lhs.element == rhs.element == bf16
     step = 2 if paired and extent % 2 == 0 else 1
-    short = extent <= e.isa.registers  # LLVM moves what is read in all steps to the first one
-    some = extent if short else max(rhs.granule, UNROLLED * step)
+    in_memory = isinstance(rhs, Loaded | LoadedTogether)
+    some = max(rhs.granule, step * (UNROLLED_IN_MEMORY if in_memory else UNROLLED))
 
     def add(sums: Vectors, k: Index) -> None:
         columns = rhs.pair(e, k) if step == 2 else rhs.row(e, k)

@@ -7,20 +7,15 @@ tiles do not repeat address arithmetic.
 from __future__ import annotations
 
 import math
-from collections import ChainMap
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, TypeVar
 
 from xdsl.dialects import llvm
 from xdsl.dialects.builtin import (
-    DenseArrayBase,
-    DenseIntOrFPElementsAttr,
     Float8E4M3FNType,
     Float8E8M0FNUType,
-    IntegerAttr,
     IntegerType,
     VectorType,
     bf16,
@@ -34,6 +29,17 @@ from xdsl.dialects.utils import FastMathFlag
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from gqc.codegen.cpu.isa import Isa
+from gqc.codegen.cpu.ops import (
+    build,
+    dense_attribute,
+    integer_attribute,
+    intrinsic_op,
+    load_op,
+    mask_attribute,
+    step_op,
+    store_op,
+    vector_of,
+)
 from gqc.formats.elements import ELEMENTS, Element
 
 T = TypeVar("T")
@@ -52,32 +58,6 @@ def as_bits(type_: Attribute) -> VectorType:
     assert isinstance(type_, VectorType)
     (lanes,) = type_.get_shape()
     return vector_of(IntegerType(8 * type_.element_type.size), lanes)
-
-
-# Attributes are made once: xDSL verifies them whenever they are made.
-
-
-@cache
-def vector_of(element: Attribute, lanes: int) -> VectorType:
-    return VectorType(element, [lanes])
-
-
-@cache
-def integer_attribute(value: int, type_: IntegerType) -> IntegerAttr[IntegerType]:
-    return IntegerAttr(value, type_)
-
-
-@cache
-def mask_attribute(lanes: tuple[int, ...]) -> DenseArrayBase:
-    """Where each lane of a shuffle comes from."""
-    return DenseArrayBase.from_list(i32, lanes)
-
-
-@cache
-def dense_attribute(element: Attribute, values: tuple[float, ...]) -> DenseIntOrFPElementsAttr:
-    """A vector constant."""
-    type_: Any = vector_of(element, len(values))
-    return DenseIntOrFPElementsAttr.from_list(type_, values)
 
 
 @dataclass(frozen=True)
@@ -117,7 +97,7 @@ class Emitter:
     def __init__(self, isa: Isa, block: Block):
         self.isa = isa
         self.block = block
-        self.known: ChainMap[Hashable, Any] = ChainMap()
+        self.known: dict[Hashable, Any] = {}
         self.at_end: list[Operation] = []
         """Ops for the function's end."""
 
@@ -132,22 +112,23 @@ class Emitter:
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """The value made for `key` earlier, if it dominates this point; else make it here."""
-        if key not in self.known:
-            self.known[key] = make()
-        return self.known[key]
+        value = self.known.get(key)
+        if value is None:
+            value = self.known[key] = make()
+        return value
 
     @contextmanager
     def scope(self) -> Iterator[None]:
         """What is emitted inside does not dominate what comes after."""
-        self.known = self.known.new_child()
+        known, self.known = self.known, dict(self.known)
         yield
-        self.known = self.known.parents
+        self.known = known
 
     @contextmanager
     def at_start(self) -> Iterator[None]:
         """What is emitted inside goes to the function's start: no values but its arguments."""
         start, block, known = Block(), self.block, self.known
-        self.block, self.known = start, ChainMap()
+        self.block, self.known = start, {}
         yield
         self.block, self.known = block, known
         ops, region = list(start.ops), block.parent
@@ -164,13 +145,18 @@ class Emitter:
     def integer(self, value: int, type_: IntegerType = i64) -> SSAValue:
         return self.once(
             (type_, value),
-            lambda: self.emit(llvm.ConstantOp(integer_attribute(value, type_), type_)),
+            lambda: self.emit(build(llvm.ConstantOp, [], integer_attribute(value, type_), type_)),
         )
 
     def dense(self, element: Attribute, values: Sequence[float]) -> SSAValue:
         """A vector constant."""
-        attribute = dense_attribute(element, tuple(values))
-        return self.once(attribute, lambda: self.emit(llvm.ConstantOp(attribute, attribute.type)))
+        key = element, tuple(values)
+
+        def make() -> SSAValue:
+            attribute = dense_attribute(*key)
+            return self.emit(llvm.ConstantOp(attribute, attribute.type))
+
+        return self.once(key, make)
 
     def full(self, value: float) -> SSAValue:
         """An f32 vector of one value."""
@@ -237,7 +223,9 @@ class Emitter:
         """The index, or the last one below the bound; and whether it was below."""
         value = self.scalar(a)
         inside = self.once(("inside", value, bound), lambda: self.compare("ult", value, bound))
-        last = self.once(("last", bound), lambda: self.emit(llvm.SubOp(bound, self.integer(1))))
+        last = self.once(
+            ("last", bound), lambda: self.emit(build(llvm.SubOp, [bound, self.integer(1)]))
+        )
         nearest = self.once(("clamp", value, bound), lambda: self.select(inside, value, last))
         return Index(nearest, 0, 0, None, 1), inside
 
@@ -249,31 +237,33 @@ class Emitter:
         return Index(least, 0, min(a.low, b.low), high, 1)
 
     def arithmetic(self, op: BinaryOp, a: SSAValue, b: SSAValue) -> SSAValue:
-        return self.once((op, a, b), lambda: self.emit(op(a, b)))
+        return self.once((op, a, b), lambda: self.emit(build(op, [a, b])))
 
     # Scalars and vectors
 
     def compare(self, predicate: str, a: SSAValue, b: SSAValue) -> SSAValue:
         code = integer_attribute(PREDICATES.index(predicate), i64)
-        return self.emit(llvm.ICmpOp(a, b, code))
+        return self.emit(build(llvm.ICmpOp, [a, b], code))
 
     def select(self, condition: SSAValue, a: SSAValue, b: SSAValue) -> SSAValue:
-        return self.emit(llvm.SelectOp(condition, a, b))
+        return self.emit(build(llvm.SelectOp, [condition, a, b]))
 
     def bitcast(self, value: SSAValue, type_: Attribute) -> SSAValue:
         """The bits of a vector as another type."""
         if isinstance(value.owner, llvm.BitcastOp):
             value = value.owner.arg
-        return value if value.type == type_ else self.emit(llvm.BitcastOp(value, type_))
+        return value if value.type == type_ else self.emit(build(llvm.BitcastOp, [value], type_))
 
     def intrinsic(self, name: str, args: Sequence[SSAValue], result: Attribute) -> SSAValue:
-        return self.emit(llvm.CallIntrinsicOp(name, args, [result]))
+        return self.emit(build(intrinsic_op, args, name, (result,)))
 
     def splat(self, scalar: SSAValue) -> SSAValue:
-        """One scalar in every lane."""
+        """One scalar, or the lane of a vector of one, in every lane."""
+        if isinstance(scalar.type, VectorType):
+            return self.shuffle(scalar, [0] * self.isa.lanes)
         type_ = self.vector(scalar.type)
         undef = self.once(("undef", type_), lambda: self.emit(llvm.UndefOp(type_)))
-        first = self.emit(llvm.InsertElementOp(undef, scalar, self.integer(0, i32)))
+        first = self.emit(build(llvm.InsertElementOp, [undef, scalar, self.integer(0, i32)]))
         return self.shuffle(first, [0] * self.isa.lanes)
 
     def shuffle(
@@ -283,21 +273,21 @@ class Emitter:
         assert isinstance(value.type, VectorType)
         result = vector_of(value.type.element_type, len(lanes))
         mask = mask_attribute(tuple(lanes))
-        return self.emit(llvm.ShuffleVectorOp(value, other or value, mask, result))
+        return self.emit(build(llvm.ShuffleVectorOp, [value, other or value], mask, result))
 
     def fadd(self, a: SSAValue, b: SSAValue) -> SSAValue:
-        return self.emit(llvm.FAddOp(a, b, CONTRACT))
+        return self.emit(build(llvm.FAddOp, [a, b], CONTRACT))
 
     def fsub(self, a: SSAValue, b: SSAValue) -> SSAValue:
-        return self.emit(llvm.FSubOp(a, b, CONTRACT))
+        return self.emit(build(llvm.FSubOp, [a, b], CONTRACT))
 
     def fmul(self, a: SSAValue, b: SSAValue) -> SSAValue:
-        return self.emit(llvm.FMulOp(a, b, CONTRACT))
+        return self.emit(build(llvm.FMulOp, [a, b], CONTRACT))
 
     def fma(self, a: SSAValue, b: SSAValue, c: SSAValue) -> SSAValue:
         """a·b + c, in one rounding where the CPU has the instruction."""
         if self.isa.fma:
-            return self.emit(llvm.FMAOp(a, b, c))
+            return self.emit(build(llvm.FMAOp, [a, b, c]))
         return self.intrinsic(f"llvm.fmuladd.v{self.isa.lanes}f32", [a, b, c], a.type)
 
     def shift(self, value: SSAValue, right: int) -> SSAValue:
@@ -305,13 +295,13 @@ class Emitter:
         if right == 0:
             return value
         op = llvm.LShrOp if right > 0 else llvm.ShlOp
-        return self.emit(op(value, self.bits(abs(right))))
+        return self.emit(build(op, [value, self.bits(abs(right))]))
 
     def and_(self, value: SSAValue, mask: int) -> SSAValue:
-        return self.emit(llvm.AndOp(value, self.bits(mask)))
+        return self.emit(build(llvm.AndOp, [value, self.bits(mask)]))
 
     def or_(self, a: SSAValue, b: SSAValue) -> SSAValue:
-        return self.emit(llvm.OrOp(a, b))
+        return self.emit(build(llvm.OrOp, [a, b]))
 
     def merge(self, low: SSAValue, high: SSAValue, mask: int) -> SSAValue:
         """Bits of `low` where the mask is set, of `high` elsewhere."""
@@ -323,20 +313,18 @@ class Emitter:
             return value
         if value.type == self.vector(bf16):  # the upper half of f32; LLVM's fpext may scalarize
             halves = self.bitcast(value, self.vector(i16))
-            wide = self.emit(llvm.ZExtOp(halves, self.vector(i32)))
+            wide = self.emit(build(llvm.ZExtOp, [halves], self.vector(i32)))
             return self.bitcast(self.shift(wide, -16), self.vector(f32))
         if value.type == self.vector(E8M0):
             return self.widen_e8m0(value)
         if value.type == self.vector(E4M3):
-            bytes_ = self.bitcast(value, self.vector(i8))
-            code = self.emit(llvm.SExtOp(bytes_, self.vector(i32)))
-            return self.decode_float(code, ELEMENTS["f8E4M3FN"])
-        return self.emit(llvm.FPExtOp(value, self.vector(f32)))
+            return self.widen_e4m3(value)
+        return self.emit(build(llvm.FPExtOp, [value], self.vector(f32)))
 
     def widen_e8m0(self, value: SSAValue) -> SSAValue:
         """What the bytes of E8M0 stand for."""
         bytes_ = self.bitcast(value, self.vector(i8))
-        return self.power_of_e8m0(self.emit(llvm.ZExtOp(bytes_, self.vector(i32))))
+        return self.power_of_e8m0(self.emit(build(llvm.ZExtOp, [bytes_], self.vector(i32))))
 
     def power_of_e8m0(self, exponent: SSAValue) -> SSAValue:
         """2^(byte − 127) of E8M0 in i32 lanes (OCP MX v1.0, section 5.4.1): bytes are the exponents
@@ -348,25 +336,46 @@ class Emitter:
         value = self.bitcast(bits, self.vector(f32))
         return self.fma(value, self.full(0.0), value)
 
+    def widen_e4m3(self, value: SSAValue) -> SSAValue:
+        """What the bytes of E4M3 stand for; those of NaN are told as bytes, which takes less."""
+        format, magnitude = ELEMENTS["f8E4M3FN"], self.dense(i8, [0x7F] * self.isa.lanes)
+        bytes_ = self.bitcast(value, self.vector(i8))
+        is_nan = self.compare("eq", self.emit(build(llvm.AndOp, [bytes_, magnitude])), magnitude)
+        code = self.emit(build(llvm.SExtOp, [bytes_], self.vector(i32)))
+        return self.from_fields(self.shift(code, format.mantissa - 23), is_nan, format)
+
     def decode_float(self, code: SSAValue, format: Element) -> SSAValue:
         """f32 values of i32 codes of a float format; bits above its width may be anything.
 
-        The fields are moved to their places in f32, and the value is multiplied by the difference
-        of the biases: exact, and it makes subnormals normal (so it needs a CPU that does not flush
-        them to zero: torch's default). Codes beyond the greatest number get f32's last exponent,
-        under which theirs are infinities and NaNs too.
+        Codes beyond the greatest number are infinities and NaNs.
+        """
+        top = self.shift(code, format.bits - 32)  # the sign's copies stay above the exponent
+        moved = self.emit(build(llvm.AShrOp, [top, self.bits(8 - format.exponent)]))
+        if format.specials == "none":
+            return self.from_fields(moved, None, format)
+        greatest = self.bits(format.values.index(format.maximum) << 23 - format.mantissa)
+        magnitude = self.and_(moved, (1 << format.bits - 1) - 1 << 23 - format.mantissa)
+        return self.from_fields(moved, self.compare("sgt", magnitude, greatest), format)
+
+    def from_fields(
+        self, moved: SSAValue, is_special: SSAValue | None, format: Element
+    ) -> SSAValue:
+        """f32 values of codes of a float format, moved to where f32 has its fields, with copies of
+        the sign above.
+
+        The value is multiplied by the difference of the biases: exact, and it makes subnormals
+        normal (so it needs a CPU that does not flush them to zero: torch's default). Special ones
+        get f32's last exponent, under which theirs are infinities and NaNs too.
         """
         magnitude = (1 << format.bits - 1) - 1 << 23 - format.mantissa
-        top = self.shift(code, format.bits - 32)  # the sign's copies stay above the exponent
-        moved = self.emit(llvm.AShrOp(top, self.bits(8 - format.exponent)))
         small = self.and_(moved, 0x80000000 | magnitude)
         bias = self.full(math.ldexp(1.0, 127 - format.bias))
         value = self.fmul(self.bitcast(small, self.vector(f32)), bias)
-        if format.specials == "none":
+        if is_special is None:
             return value
-        greatest = format.values.index(format.maximum) << 23 - format.mantissa
-        is_special = self.compare("sgt", self.and_(small, magnitude), self.bits(greatest))
-        exponent = self.and_(self.emit(llvm.SExtOp(is_special, self.vector(i32))), 0x7F800000)
+        exponent = self.and_(
+            self.emit(build(llvm.SExtOp, [is_special], self.vector(i32))), 0x7F800000
+        )
         return self.bitcast(
             self.or_(self.bitcast(value, self.vector(i32)), exponent), self.vector(f32)
         )
@@ -383,8 +392,8 @@ class Emitter:
         """Rounding by integer arithmetic: the instruction of AVX512-BF16 makes subnormals zeros,
         and without it LLVM calls a library. NaN, magnitudes above infinity's, becomes quiet."""
         word = self.bitcast(value, self.vector(i32))
-        bias = self.emit(llvm.AddOp(self.and_(self.shift(word, 16), 1), self.bits(0x7FFF)))
-        rounded = self.emit(llvm.AddOp(word, bias))
+        bias = self.emit(build(llvm.AddOp, [self.and_(self.shift(word, 16), 1), self.bits(0x7FFF)]))
+        rounded = self.emit(build(llvm.AddOp, [word, bias]))
         is_nan = self.compare("ugt", self.and_(word, 0x7FFFFFFF), self.bits(0x7F800000))
         kept = self.select(is_nan, self.or_(word, self.bits(0x400000)), rounded)
         return self.bitcast(self.and_(kept, 0xFFFF0000), self.vector(f32))
@@ -395,8 +404,10 @@ class Emitter:
             return value
         if element == bf16:  # the upper half
             word = self.shift(self.bitcast(value, self.vector(i32)), 16)
-            return self.bitcast(self.emit(llvm.TruncOp(word, self.vector(i16))), self.vector(bf16))
-        return self.emit(llvm.FPTruncOp(value, self.vector(element)))
+            return self.bitcast(
+                self.emit(build(llvm.TruncOp, [word], self.vector(i16))), self.vector(bf16)
+            )
+        return self.emit(build(llvm.FPTruncOp, [value], self.vector(element)))
 
     # Memory
 
@@ -404,18 +415,19 @@ class Emitter:
         """Address of an element: what the run decides first, then a constant step."""
 
         def step(start: SSAValue, distance: SSAValue | int) -> SSAValue:
-            gep = llvm.GEPOp.from_mixed_indices
+            known = isinstance(distance, int)
+            operands, others = ([start], [distance]) if known else ([start, distance], [])
             key = ("gep", start, element, distance)
-            return self.once(key, lambda: self.emit(gep(start, [distance], element)))
+            return self.once(key, lambda: self.emit(build(step_op, operands, *others, element)))
 
         start = pointer if index.base is None else step(pointer, index.base)
         return start if index.offset == 0 else step(start, index.offset)
 
     def load(self, address: SSAValue, type_: Attribute, align: int) -> SSAValue:
-        return self.emit(llvm.LoadOp(address, type_, alignment=align))
+        return self.emit(build(load_op, [address], type_, align))
 
     def store(self, value: SSAValue, address: SSAValue, align: int) -> None:
-        self.effect(llvm.StoreOp(value, address, alignment=align))
+        self.effect(build(store_op, [value, address], align))
 
     def masked_load(
         self, address: SSAValue, type_: VectorType, align: int, mask: SSAValue
@@ -431,12 +443,12 @@ class Emitter:
         bits = as_bits(value.type)
         args = [self.bitcast(value, bits), address, self.integer(align, i32), mask]
         name = f"llvm.masked.store.v{self.isa.lanes}{bits.element_type}.p0"
-        self.effect(llvm.CallIntrinsicOp(name, args, []))
+        self.effect(build(intrinsic_op, args, name, ()))
 
     def prefetch(self, address: SSAValue) -> None:
         """Ask for a cache line that a later iteration reads."""
         read, keep, data = (self.integer(v, i32) for v in (0, 3, 1))
-        self.effect(llvm.CallIntrinsicOp("llvm.prefetch.p0", [address, read, keep, data], []))
+        self.effect(build(intrinsic_op, [address, read, keep, data], "llvm.prefetch.p0", ()))
 
     def lanes_below(self, bound: SSAValue) -> SSAValue:
         """Mask of the lanes whose number is below an i64."""
@@ -457,7 +469,7 @@ class Emitter:
         head = self.start_block([i64, *(v.type for v in carried)], [lower, *carried])
         with self.scope():
             results = body(head.args[0], head.args[1:])
-            following = self.emit(llvm.AddOp(head.args[0], self.integer(step)))
+            following = self.emit(build(llvm.AddOp, [head.args[0], self.integer(step)]))
             again = self.compare("slt", following, upper)
         after = Block()
         self.effect(llvm.CondBrOp(again, head, [following, *results], after, []))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
+from functools import cache
 
 from xdsl.dialects import llvm
 from xdsl.dialects.builtin import i8, i16, i32
@@ -72,6 +73,7 @@ def pairs_of_bytes(e: Emitter, words: SSAValue, format: Element, first: int) -> 
     return e.merge(e.shift(low, 8), high, even)
 
 
+@cache
 def byte_table(format: Element, shift: int) -> list[int]:
     """The lower byte of the bf16 of each 8-bit code, or with a shift of 8 the upper one."""
     signs = [0x8000 * (code >> 7) if math.isnan(v) else 0 for code, v in enumerate(format.values)]

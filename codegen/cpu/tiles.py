@@ -287,8 +287,9 @@ class Loaded(Tile):
         return e.once(key, lambda: e.splat(self.scalar(e, i, j, i32)))
 
     def scalar(self, e: Emitter, i: Index, j: Index, type_: Attribute) -> SSAValue:
-        """What lies at (i, j), read as a type."""
+        """What lies at (i, j), read as a vector of one."""
         indices, inside = self.at(e, i)
+        type_ = e.vector(type_, 1)
         axis = len(self.array.shape) - 1
         column = e.add(indices[-1], j)
         if not self.array.holds(self.offsets[-1], self.columns, axis):

@@ -10,13 +10,13 @@
 // CHECK-NEXT:   %decoded = memref.alloca() : memref<128x64xbf16>
 // CHECK-NEXT:   %sums = memref.alloca() : memref<256x64xf32>
 // CHECK-NEXT:   %x_sums = memref.alloca() : memref<256x2xf32>
-// CHECK-NEXT:   scf.for %row = %c0 to %end step %c4 {
+// CHECK-NEXT:   scf.for %row = %c0 to %end step %c1 {
 // CHECK-NEXT:     %m = arith.addi %first, %row : index
 // CHECK-NEXT:     scf.for %k = %c0 to %c128 step %c64 {
-// CHECK-NEXT:       %x_tile = tile.load %x[%m, %k] : memref<?x128xbf16> -> vector<4x64xbf16>
-// CHECK-NEXT:       %1 = tile.sum %x_tile axis = 1 : vector<4x64xbf16> to vector<4x1xf32>
+// CHECK-NEXT:       %x_tile = tile.load %x[%m, %k] : memref<?x128xbf16> -> vector<1x64xbf16>
+// CHECK-NEXT:       %1 = tile.sum %x_tile axis = 1 : vector<1x64xbf16> to vector<1x1xf32>
 // CHECK-NEXT:       %step = arith.divui %k, %c64 : index
-// CHECK-NEXT:       tile.store %1, %x_sums[%row, %step] : vector<4x1xf32>, memref<256x2xf32>
+// CHECK-NEXT:       tile.store %1, %x_sums[%row, %step] : vector<1x1xf32>, memref<256x2xf32>
 // CHECK-NEXT:     }
 // CHECK-NEXT:   }
 // CHECK-NEXT:   %2 = arith.subi %c1, %first_panel : index
@@ -26,19 +26,22 @@
 // CHECK-NEXT:     %n = arith.muli %3, %c64 : index
 // CHECK-NEXT:     %panel = arith.divui %n, %c64 : index
 // CHECK-NEXT:     %lane = arith.remui %n, %c64 : index
-// CHECK-NEXT:     scf.for %row_1 = %c0 to %end step %c4 {
+// CHECK-NEXT:     scf.for %row_1 = %c0 to %end step %c1 {
 // CHECK-NEXT:       %m_1 = arith.addi %first, %row_1 : index
-// CHECK-NEXT:       %4 = tile.full 0.000000e+00 : vector<4x64xf32>
-// CHECK-NEXT:       tile.store %4, %sums[%row_1, %c0] : vector<4x64xf32>, memref<256x64xf32>
+// CHECK-NEXT:       %4 = tile.full 0.000000e+00 : vector<1x64xf32>
+// CHECK-NEXT:       tile.store %4, %sums[%row_1, %c0] : vector<1x64xf32>, memref<256x64xf32>
 // CHECK-NEXT:     }
 // CHECK-NEXT:     scf.for %chunk = %c0 to %c128 step %c128 {
 // CHECK-NEXT:       scf.for %place = %c0 to %c128 step %c64 {
 // CHECK-NEXT:         %k_1 = arith.addi %chunk, %place : index
-// CHECK-NEXT:         %word = arith.divui %k_1, %c8 : index
-// CHECK-NEXT:         %w_words = tile.load %w[%panel, %word, %lane] : memref<1x16x64xi32> -> vector<8x64xi32>
-// CHECK-NEXT:         %codes = tile.unpack %w_words axis = 0 order = "halves" : (vector<8x64xi32>) -> vector<64x64xui4>
-// CHECK-NEXT:         %w_tile = tile.cast %codes : vector<64x64xui4> to vector<64x64xbf16>
-// CHECK-NEXT:         tile.store %w_tile, %decoded[%place, %c0] : vector<64x64xbf16>, memref<128x64xbf16>
+// CHECK-NEXT:         scf.for %column = %c0 to %c64 step %c32 {
+// CHECK-NEXT:           %lane_1 = arith.addi %lane, %column : index
+// CHECK-NEXT:           %word = arith.divui %k_1, %c8 : index
+// CHECK-NEXT:           %w_words = tile.load %w[%panel, %word, %lane_1] : memref<1x16x64xi32> -> vector<8x32xi32>
+// CHECK-NEXT:           %codes = tile.unpack %w_words axis = 0 order = "halves" : (vector<8x32xi32>) -> vector<64x32xui4>
+// CHECK-NEXT:           %w_tile = tile.cast %codes : vector<64x32xui4> to vector<64x32xbf16>
+// CHECK-NEXT:           tile.store %w_tile, %decoded[%place, %column] : vector<64x32xbf16>, memref<128x64xbf16>
+// CHECK-NEXT:         }
 // CHECK-NEXT:       }
 // CHECK-NEXT:       scf.for %row_2 = %c0 to %end step %c4 {
 // CHECK-NEXT:         %m_2 = arith.addi %first, %row_2 : index
@@ -67,11 +70,11 @@
 // CHECK-NEXT:         }
 // CHECK-NEXT:       }
 // CHECK-NEXT:     }
-// CHECK-NEXT:     scf.for %row_3 = %c0 to %end step %c4 {
+// CHECK-NEXT:     scf.for %row_3 = %c0 to %end step %c1 {
 // CHECK-NEXT:       %m_3 = arith.addi %first, %row_3 : index
-// CHECK-NEXT:       %acc_1 = tile.load %sums[%row_3, %c0] : memref<256x64xf32> -> vector<4x64xf32>
-// CHECK-NEXT:       %y_tile = tile.cast %acc_1 : vector<4x64xf32> to vector<4x64xbf16>
-// CHECK-NEXT:       tile.store %y_tile, %y[%m_3, %n] : vector<4x64xbf16>, memref<?x64xbf16>
+// CHECK-NEXT:       %acc_1 = tile.load %sums[%row_3, %c0] : memref<256x64xf32> -> vector<1x64xf32>
+// CHECK-NEXT:       %y_tile = tile.cast %acc_1 : vector<1x64xf32> to vector<1x64xbf16>
+// CHECK-NEXT:       tile.store %y_tile, %y[%m_3, %n] : vector<1x64xbf16>, memref<?x64xbf16>
 // CHECK-NEXT:     }
 // CHECK-NEXT:   }
 // CHECK-NEXT: }

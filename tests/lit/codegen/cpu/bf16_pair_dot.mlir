@@ -11,7 +11,7 @@
 // CHECK-NEXT:   %[[BITS:".*"]] = bitcast <16 x i32> %[[WORDS]] to <32 x i16>
 // CHECK-NEXT:   %[[CODES:".*"]] = call <32 x i16> @"llvm.x86.avx512.permvar.hi.512"(<32 x i16> <i16 0, i16 16256, i16 16384, {{.*}}>, <32 x i16> %[[BITS]])
 // CHECK:        %[[PAIR:".*"]] = bitcast <32 x i16> %[[CODES]] to <32 x bfloat>
-// CHECK:        load i32, ptr %{{.*}}, align 2
+// CHECK:        load <1 x i32>, ptr %{{.*}}, align 2
 // CHECK:        call <16 x float> @"llvm.x86.avx512bf16.dpbf16ps.512"(<16 x float> {{.*}}, <32 x bfloat> %{{.*}}, <32 x bfloat> %[[PAIR]])
 // CHECK:        call <16 x float> @"llvm.x86.avx512bf16.dpbf16ps.512"(<16 x float> {{.*}}, <32 x bfloat> %{{.*}}, <32 x bfloat> %[[PAIR]])
 // CHECK-NEXT:   lshr <16 x i32> %[[WORDS]], <i32 4, {{.*}}>

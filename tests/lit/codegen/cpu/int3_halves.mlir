@@ -19,7 +19,7 @@
 // CHECK:        and <8 x i32> %[[TWO]], <i32 3, {{.*}}>
 // CHECK:        %[[CODE:".*"]] = or <8 x i32>
 // CHECK:        call <8 x float> @"llvm.x86.avx2.permps"(<8 x float> <float {{.*}}>, <8 x i32> %[[CODE]])
-// CHECK:        load i32, ptr %{{.*}}, align 2
+// CHECK:        load <1 x i32>, ptr %{{.*}}, align 2
 // CHECK:        shl <8 x i32> %{{.*}}, <i32 16, {{.*}}>
 // CHECK:        call <8 x float> @"llvm.fma.v8f32"
 // CHECK:        load <2 x i32>, ptr %{{.*}}, align 4

@@ -9,7 +9,7 @@
 // CHECK:        %[[WORDS:".*"]] = load <16 x i32>, ptr %{{.*}}, align 4
 // CHECK:        call void @"llvm.prefetch.p0"
 // CHECK-NEXT:   %[[FIRST:".*"]] = and <16 x i32> %[[WORDS]], <i32 252645135, {{.*}}>
-// CHECK:        load i32, ptr %{{.*}}, align 1
+// CHECK:        load <1 x i32>, ptr %{{.*}}, align 1
 // CHECK:        call <16 x i32> @"llvm.x86.avx512.vpdpbusd.512"(<16 x i32> <i32 -8, {{.*}}>, <16 x i32> %[[FIRST]], <16 x i32> %{{.*}})
 // CHECK-NEXT:   %[[MOVED:".*"]] = lshr <16 x i32> %[[WORDS]], <i32 4, {{.*}}>
 // CHECK-NEXT:   %[[SECOND:".*"]] = and <16 x i32> %[[MOVED]], <i32 252645135, {{.*}}>

@@ -10,7 +10,7 @@
 // CHECK:        %[[UP:".*"]] = shl <8 x i32> %[[WORDS]], <i32 24, {{.*}}>
 // CHECK-NEXT:   %[[CODE:".*"]] = ashr <8 x i32> %[[UP]], <i32 24, {{.*}}>
 // CHECK-NEXT:   %[[VALUE:".*"]] = sitofp <8 x i32> %[[CODE]] to <8 x float>
-// CHECK:        load half, ptr %{{.*}}, align 2
+// CHECK:        load <1 x half>, ptr %{{.*}}, align 2
 // CHECK:        %[[X:".*"]] = fpext <8 x half> %{{.*}} to <8 x float>
 // CHECK-NEXT:   call <8 x float> @"llvm.fma.v8f32"(<8 x float> %[[X]], <8 x float> %[[VALUE]], <8 x float> {{.*}})
 // CHECK:        lshr <8 x i32> %[[WORDS]], <i32 16, {{.*}}>
