@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +112,19 @@ class Spec:
         return f"{self.dtype} {list(self.shape)}"
 
 
+BYTES_OF_ENTRY = 4096
+"""What is read in about the time that one entry of a header takes when a file is opened."""
+
+
+@dataclass
+class Open:
+    """A file that is open, and how many bytes are to be read before it is opened anew."""
+
+    path: Path
+    file: Any
+    left: int
+
+
 class Tensors:
     """The tensors of some safetensors files, mapped, and read one at a time.
 
@@ -121,6 +135,8 @@ class Tensors:
         self.paths: list[Path] = []
         self.specs: dict[str, Spec] = {}
         self.metadata: dict[str, str] = {}
+        self.entries: Counter[Path] = Counter()
+        self.open: Open | None = None
         for path in paths:
             file = open_file(path)
             self.paths.append(path)
@@ -130,6 +146,7 @@ class Tensors:
                     raise GqcError(f"{path}: {name} is in {self.specs[name].file.name} too")
                 entry = file.get_slice(name)
                 self.specs[name] = Spec(entry.get_dtype(), tuple(entry.get_shape()), path)
+                self.entries[path] += 1
         for name, place in (places or {}).items():
             if name not in self.specs or self.specs[name].file.name != place:
                 raise GqcError(f"the index has {name} in {place}, which does not hold it")
@@ -138,6 +155,18 @@ class Tensors:
         """The error to raise about a tensor."""
         file = self.specs[name].file if name in self.specs else next(iter(self.paths), "no file")
         return GqcError(f"{file}: {name} {text}")
+
+    def opened(self, spec: Spec) -> Any:
+        """The file of a tensor that is to be read.
+
+        It is opened anew, so that what was read of it before is in memory no longer, as soon as
+        that was so much that reading it took about as long as opening does.
+        """
+        if self.open is None or self.open.path != spec.file or self.open.left < 0:
+            entries = self.entries[spec.file]
+            self.open = Open(spec.file, open_file(spec.file), entries * BYTES_OF_ENTRY)
+        self.open.left -= spec.bytes
+        return self.open.file
 
     def read(self, name: str, bits: bool = False) -> torch.Tensor:
         """A tensor. Raises GqcError if it is absent, of unknown format, or holds inf or NaN.
@@ -150,8 +179,7 @@ class Tensors:
         if spec.dtype not in DTYPES:
             raise self.error(name, f"is {spec}, expected one of {', '.join(DTYPES)}")
         try:
-            # Opened anew, so that what was read of the file before is in memory no longer.
-            tensor = open_file(spec.file).get_tensor(name)
+            tensor = self.opened(spec).get_tensor(name)
         except (SafetensorError, RuntimeError, ValueError) as error:
             raise self.error(name, f"cannot be read: {error}") from error
         if tuple(tensor.shape) != spec.shape:
