@@ -137,12 +137,20 @@ def integer_rows() -> Iterator[Row]:
 
 def a8_rows() -> Iterator[Row]:
     """torchao has no groups of inputs, and none of 8-bit weights: its inputs have a scale a token,
-    its 8-bit weights one a row. Besides, its factors are put before gqc's rounding in groups."""
+    its 8-bit weights one a row. Besides, its factors are put before gqc's rounding in groups. Its
+    4-bit weights clip, which gqc's presets do not: without factors, both do."""
+    inputs = "activation=si8,g{g},scale=f32,quantizer=microscaling,scale_rule=amax"
     for bits, group in [(8, 128), (8, 32), (4, 128), (4, 32)]:
         name, theirs = f"w{bits}a8_g{{g}}", peers.torchao_a8(bits)
         in_groups = peers.smoothed(peers.gqc_a8(bits))
         rows: list[tuple[str, str, dict[str, Peer | None]]] = [
-            ("rtn; torchao by tokens", name, {"torchao": theirs}),
+            ("rtn; torchao by tokens", name, {"torchao": theirs})
+            if bits == 8
+            else (
+                "rtn, clipping; torchao by tokens",
+                f"si{bits} g{{g}} quantizer=rtn scale_rule=half {inputs}",
+                {"torchao": theirs},
+            ),
             (
                 "smoothquant; torchao by tokens",
                 f"{name}+smoothquant",
