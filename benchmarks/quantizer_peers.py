@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ from compressed_tensors.quantization.utils import calculate_qparams, generate_gp
 from perplexity import rounded
 from torch import Tensor
 from torchao.prototype.awq.core import AWQObserver
-from torchao.quantization import IntxWeightOnlyConfig, MappingType, PerGroup
+from torchao.prototype.smoothquant.core import SmoothQuantObserver
+from torchao.quantization import Int8Tensor, IntxWeightOnlyConfig, MappingType, PerGroup, PerRow
 from torchao.quantization.quant_primitives import (
     _choose_qparams_and_quantize_affine_hqq as torchao_choose_hqq,
 )
@@ -27,8 +28,12 @@ from torchao.quantization.quantize_.workflows.intx.intx_choose_qparams_algorithm
 from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor import (
     IntxUnpackedToInt8Tensor,
 )
+from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor import (
+    _apply_int8_act_asym_per_token_quant_dequant as torchao_asymmetric_tokens,
+)
 
-from gqc.schemes import preset
+from gqc.quantizers import microscaling, quantize
+from gqc.schemes import Scheme, preset
 
 HqqQuantizer: Any = None
 """The authors' quantizer, where `hqq` is installed (the `bench` extra)."""
@@ -43,12 +48,13 @@ Rounding = Callable[[Tensor, int], Tensor]
 class Peer:
     """A library's result: its weights, and inputs where it quantizes these too.
 
-    weight_for: in place of `weight` where inputs of the layer [rows, K] have a say.
+    factors: of channels [K], from the weight, inputs of the layer [rows, K] and the group. Weights
+    are multiplied by them before they are quantized, and inputs divided.
     """
 
     weight: Rounding
     activation: Rounding | None = None
-    weight_for: Callable[[Tensor, Tensor, int], Tensor] | None = None
+    factors: Callable[[Tensor, Tensor, int], Tensor] | None = None
 
 
 def spread(part: Tensor, group: int) -> Tensor:
@@ -94,17 +100,59 @@ def torchao_awq(bits: int) -> Peer:
 
     Its GPTQ prototype runs on CUDA alone.
     """
-    rtn = torchao_rtn(bits, "ASYMMETRIC")
 
-    def quantize(weight: Tensor, inputs: Tensor, group: int) -> Tensor:
+    def factors(weight: Tensor, inputs: Tensor, group: int) -> Tensor:
         element = getattr(torch, f"int{bits}")
         config = IntxWeightOnlyConfig(element, PerGroup(group), MappingType.ASYMMETRIC)
         observer = AWQObserver(weight, None, config)
         observer(inputs, inputs)
-        factors = observer.calculate_qparams()
-        return rtn.weight(weight * factors, group) / factors
+        return observer.calculate_qparams()
 
-    return Peer(rtn.weight, weight_for=quantize)
+    return replace(torchao_rtn(bits, "ASYMMETRIC"), factors=factors)
+
+
+def torchao_int8(tensor: Tensor, group: int) -> Tensor:
+    """Weights and inputs of `Int8DynamicActivationInt8WeightConfig`: one scale a row."""
+    flat = tensor.reshape(-1, tensor.shape[-1])
+    return Int8Tensor.from_hp(flat, PerRow()).dequantize().view_as(tensor)
+
+
+def torchao_tokens(x: Tensor, group: int) -> Tensor:
+    """Inputs of `Int8DynamicActivationIntxWeightConfig`: one scale and zero point a token."""
+    return torchao_asymmetric_tokens(x.reshape(-1, x.shape[-1])).view_as(x)
+
+
+def torchao_a8(bits: int) -> Peer:
+    """8-bit inputs by tokens; weights of 8 bits by rows, of fewer in groups."""
+    if bits == 8:
+        return Peer(torchao_int8, torchao_int8)
+    return replace(torchao_rtn(bits, "SYMMETRIC"), activation=torchao_tokens)
+
+
+def smoothed(peer: Peer) -> Peer:
+    """Under the factors of torchao's `SmoothQuantConfig`, with the α that it has unless told."""
+
+    def factors(weight: Tensor, inputs: Tensor, group: int) -> Tensor:
+        observer = SmoothQuantObserver(weight)
+        observer(inputs)
+        return observer.calculate_qparams()[0]
+
+    return replace(peer, factors=factors)
+
+
+def gqc_a8(bits: int) -> Peer:
+    """gqc's own rounding in groups of weights and inputs, to put others' factors before."""
+
+    def scheme(group: int) -> Scheme:
+        return preset(f"w{bits}a8_g{group}")
+
+    def inputs(x: Tensor, group: int) -> Tensor:
+        activation = scheme(group).activation
+        assert activation is not None
+        type_ = activation.type(x.ndim)
+        return microscaling(x, type_, activation.scale_rule).dequantize()
+
+    return Peer(lambda w, group: quantize(w, scheme(group)).dequantize(), inputs)
 
 
 def hqq(bits: int, optimize: bool = True) -> Peer | None:

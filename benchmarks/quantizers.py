@@ -7,11 +7,13 @@ does. Scores are losses: the less, the better.
 
 - `minilm`: 1 − the mean cosine of sentence embeddings to those of float32, WikiText-2.
 - `stories15m`: perplexity on text that the float32 model sampled from itself (temperature 1): how
-  far it rises estimates the divergence from that model; it is no text by people. 288 columns are in
-  groups of 32 where a scheme has larger ones, for every quantizer.
+  far it rises estimates the divergence from that model; it is no text by people.
 - `smollm2`: perplexity on WikiText-2; its weights lie on an int4 grid in blocks of 32, so schemes
   of 4 bits quantize what was quantized before. It tells one library from another, not one format
   from another.
+
+Where a scheme's groups do not divide a layer's columns (128 of stories15m's 288 and smollm2's 576,
+64 of the former), they are of 32 for every quantizer.
 
 Writes what it has after every row; `--resume` keeps the rows it finds.
 
@@ -37,10 +39,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import gqc
-from gqc.checkpoints.weights import Rotated, dense
-from gqc.formats.rotation import rotate
-from gqc.quantizers import microscaling
-from gqc.schemes import Scheme, parse_scheme
+from gqc.checkpoints.weights import dense
+from gqc.quantization.part import input_quantizer
+from gqc.schemes import parse_scheme
 from gqc.tools import models
 from gqc.tools.perplexity import perplexity, token_windows
 from gqc.tools.similarity import embeddings, mean_cosine, sentence_batch
@@ -134,6 +135,39 @@ def integer_rows() -> Iterator[Row]:
             yield Row(f"W{bits} g{group}", algorithm, ours, theirs, group, calibrated)
 
 
+def a8_rows() -> Iterator[Row]:
+    """torchao has no groups of inputs, and none of 8-bit weights: its inputs have a scale a token,
+    its 8-bit weights one a row. Besides, its factors are put before gqc's rounding in groups. Its
+    4-bit weights clip, which gqc's presets do not: without factors, both do."""
+    inputs = "activation=si8,g{g},scale=f32,quantizer=microscaling,scale_rule=amax"
+    for bits, group in [(8, 128), (8, 32), (4, 128), (4, 32)]:
+        name, theirs = f"w{bits}a8_g{{g}}", peers.torchao_a8(bits)
+        in_groups = peers.smoothed(peers.gqc_a8(bits))
+        rows: list[tuple[str, str, dict[str, Peer | None]]] = [
+            ("rtn; torchao by tokens", name, {"torchao": theirs})
+            if bits == 8
+            else (
+                "rtn, clipping; torchao by tokens",
+                f"si{bits} g{{g}} quantizer=rtn scale_rule=half {inputs}",
+                {"torchao": theirs},
+            ),
+            (
+                "smoothquant; torchao by tokens",
+                f"{name}+smoothquant",
+                {"torchao": peers.smoothed(theirs)},
+            ),
+            (
+                "smoothquant; torchao's factors in gqc's groups",
+                f"{name}+smoothquant",
+                {"torchao": in_groups},
+            ),
+            ("smoothquant+gptq", f"{name}+smoothquant+gptq", {}),
+        ]
+        for algorithm, ours, libraries in rows:
+            calibrated = algorithm.startswith("smoothquant")
+            yield Row(f"W{bits}A8 g{group}", algorithm, ours, libraries, group, calibrated)
+
+
 def float_rows() -> Iterator[Row]:
     for weights_only in (True, False):
         prefix = "w4a16_" if weights_only else ""
@@ -158,22 +192,20 @@ def float_rows() -> Iterator[Row]:
         yield Row(name, "gptq", f"{name}+gptq", {}, 16, True)
 
 
-ROWS = (*integer_rows(), *float_rows())
+ROWS = (*integer_rows(), *a8_rows(), *float_rows())
 
 # Models
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, what it is scored by (less is better), and the formats that are fair on it."""
+    """A model, and what it is scored by: less is better."""
 
     model: nn.Module
     text: str
     loss: Callable[[nn.Module], float]
     calibration: list[Any]
     """Inputs of other text than what it is scored on."""
-    formats: tuple[str, ...] = ("",)
-    """Beginnings of names of formats."""
 
 
 def minilm() -> Subject:
@@ -222,7 +254,6 @@ def smollm2(windows: int = 2) -> Subject:
         f"perplexity, {tokens[:, 1:].numel()} tokens of WikiText-2; weights on an int4 grid",
         lambda new: perplexity(new, tokens),
         [*others.split(1)],
-        ("mxfp4", "nvfp4"),
     )
 
 
@@ -250,16 +281,21 @@ def group_of(layer: nn.Linear, group: int) -> int:
 def by_peer(subject: Subject, row: Row, peer: Peer) -> nn.Module:
     """A copy of the model as another library quantizes it."""
     new = copy.deepcopy(subject.model)
-    seen = inputs_of(subject) if peer.weight_for else {}
+    seen = inputs_of(subject) if peer.factors else {}
     for name, layer in linears(new).items():
         group, weight = group_of(layer, row.group), layer.weight.data
-        if peer.weight_for is None:
-            layer.weight.data = peer.weight(weight, group)
-        else:
-            layer.weight.data = peer.weight_for(weight, seen[name], group)
+        factors = torch.ones(layer.in_features)
+        if peer.factors is not None:
+            factors = peer.factors(weight, seen[name], group)
+        layer.weight.data = peer.weight(weight * factors, group) / factors
         if peer.activation is not None:
-            quantize_inputs(layer, peer.activation, group)
+            quantize_inputs(layer, divided(peer.activation, factors), group)
     return new
+
+
+def divided(rounding: Rounding, factors: Tensor) -> Rounding:
+    """A rounding of inputs whose channels are divided by factors meanwhile."""
+    return lambda x, group: rounding(x / factors, group) * factors
 
 
 def inputs_of(subject: Subject) -> dict[str, Tensor]:
@@ -289,19 +325,12 @@ def by_gqc(subject: Subject, row: Row) -> nn.Module:
     for name, parameter in new.named_parameters():
         parameter.data = dense(source.read(name))
     for name, layer in layers.items():
-        weight, scheme = source.read(f"{name}.weight"), source.activation(f"{name}.weight")
+        weight = f"{name}.weight"
+        scheme = source.activation(weight)
         if scheme is not None:
-            block = weight.block if isinstance(weight, Rotated) else None
-            quantize_inputs(layer, lambda x, _, s=scheme, b=block: rounded(x, s, b), 0)
+            hook = input_quantizer(scheme, source.read(weight), source.input_scale(weight))
+            layer.register_forward_pre_hook(hook, with_kwargs=True)
     return new
-
-
-def rounded(x: Tensor, scheme: Scheme, block: int | None) -> Tensor:
-    """Inputs [..., K] as gqc quantizes and dequantizes them, rotated in blocks meanwhile."""
-    flat = x.reshape(-1, x.shape[-1])
-    turned = flat if block is None else rotate(flat, block)
-    found = microscaling(turned, scheme.type(), scheme.scale_rule).dequantize()
-    return (found if block is None else rotate(found, block)).view_as(x)
 
 
 def quantize_inputs(layer: nn.Linear, rounding: Rounding, group: int) -> None:
@@ -379,17 +408,17 @@ def best_of(document: dict[str, Any]) -> Table:
 
 
 def run(name: str, names: list[str] | None, document: dict[str, Any], save: Callable) -> None:
-    """Measure the rows of one model that the document lacks."""
+    """Measure the rows of one model that the document lacks; those of another text are dropped."""
     subject = SUBJECTS[name]()
-    found = {(row["format"], row["algorithm"]): row for row in document.get("rows", [])}
-    document |= {"text": subject.text, "float32": subject.loss(subject.model), "rows": []}
-    for row in ROWS:
-        result = found.get((row.format, row.algorithm))
+    rows = document.get("rows", []) if document.get("text") == subject.text else []
+    found = {(row["format"], row["algorithm"]): row for row in rows}
+    document |= {"text": subject.text, "float32": subject.loss(subject.model), "rows": rows}
+    order = [(row.format, row.algorithm) for row in ROWS]
+    for key, row in zip(order, ROWS, strict=True):
         wanted = names is None or any(text in row.name for text in names)
-        if result is None and wanted and row.format.startswith(subject.formats):
-            result = measure(subject, row)
-        if result is not None:
-            document["rows"].append(result)
+        if wanted and key not in found:
+            found[key] = measure(subject, row)
+            document["rows"] = [found[each] for each in order if each in found]
             save()
 
 

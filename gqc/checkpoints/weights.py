@@ -36,7 +36,7 @@ class Permuted:
 class Prescaled:
     """A weight for inputs that are multiplied by `factor` [K] first, channel by channel (AWQ)."""
 
-    weight: BlockScaled
+    weight: BlockScaled | Rotated
     factor: torch.Tensor
 
     def dequantize(self, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -49,7 +49,7 @@ class Prescaled:
 class Transposed:
     """Weights of experts [E, N, K] that the model has as [E, K, N]."""
 
-    weight: BlockScaled
+    weight: BlockScaled | Prescaled | Rotated
 
     def dequantize(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The model's weights [E, K, N]."""

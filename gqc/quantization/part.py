@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
-from gqc.checkpoints.weights import Rotated, Transposed, Weight, dense
+from gqc.checkpoints.weights import Prescaled, Rotated, Transposed, Weight, dense
+from gqc.checkpoints.writer import unwrapped
 from gqc.errors import GqcError
 from gqc.formats.elements import ELEMENTS
 from gqc.formats.microscaling import nvfp4_tensor_scale
@@ -54,18 +56,21 @@ def quantize_layers(
     statistics: Mapping[str, Statistics],
     reasons: Mapping[str, str],
     done: Mapping[str, Weight],
+    factors: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> Result:
     """Quantize the weights of layers, all of which have a scheme.
 
     statistics: of their inputs, by path. reasons: what their schemes ask for and do not get. done:
-    weights that are quantized already, for layers that share one. Raises one GqcError that names
-    all layers whose weights cannot be quantized, or whose inputs have no static scale.
+    weights that are quantized already, for layers that share one. factors: [K] by path, what inputs
+    are divided by as the model runs; statistics are of inputs so divided. Raises one GqcError that
+    names all layers whose weights cannot be quantized, or whose inputs have no static scale.
     """
     result, problems = Result(), []
     for layer in layers:
         try:
-            weight, fact = quantized(layer, statistics.get(layer.path), {**done, **result.weights})
-            scale = static_scale(layer, statistics.get(layer.path))
+            seen, known = statistics.get(layer.path), {**done, **result.weights}
+            weight, fact = quantized(layer, seen, known, factors.get(layer.path))
+            scale = static_scale(layer, seen)
         except ValueError as error:
             problems.append(f"{layer.path}: weight {list(layer.matrix().shape)}: {error}")
             continue
@@ -88,7 +93,10 @@ def unrotated(layer: Layer) -> str:
 
 
 def quantized(
-    layer: Layer, statistics: Statistics | None, done: Mapping[str, Weight]
+    layer: Layer,
+    statistics: Statistics | None,
+    done: Mapping[str, Weight],
+    factor: torch.Tensor | None,
 ) -> tuple[Weight, Fact]:
     """The quantized weight of a layer, and what is to be said of it. Raises ValueError."""
     scheme, matrix = layer.scheme, layer.matrix()
@@ -97,6 +105,8 @@ def quantized(
     if layer.weight in done:
         return done[layer.weight], replace(fact, reason="quantized as another layer's weight")
     size = rotation_of(layer)
+    if factor is not None:
+        matrix = matrix.float() * factor
     if size > 1:
         matrix = rotate(matrix.float(), size)
         statistics = None if statistics is None else statistics.rotated(size)
@@ -112,9 +122,10 @@ def quantized(
             if scheme.activation is not None:
                 format = InputFormat.of(scheme.activation, static_scale(layer, statistics))
                 fact = replace(fact, input_sqnr=input_sqnr(statistics.sample, matrix, format))
-    if layer.transposed:
-        return Transposed(found), fact
-    return Rotated(found, size) if size > 1 else found, fact
+    weight = Rotated(found, size) if size > 1 else found
+    if factor is not None:
+        weight = Prescaled(weight, 1 / factor)
+    return Transposed(weight) if layer.transposed else weight, fact
 
 
 def static_scale(layer: Layer, statistics: Statistics | None) -> torch.Tensor | None:
@@ -142,11 +153,11 @@ class Installed:
         self.layers = [layer for layer in layers if layer.path in paths]
         self.hooks = []
         for layer in self.layers:
-            layer.set_matrix(matrix_of(result.weights[layer.weight], layer))
-            scheme = layer.scheme
+            weight, scheme = result.weights[layer.weight], layer.scheme
+            layer.set_matrix(matrix_of(weight, layer))
             if scheme is not None and scheme.activation is not None:
                 scale = result.input_scales.get(layer.weight)
-                hook = input_quantizer(scheme.activation, rotation_of(layer), scale)
+                hook = input_quantizer(scheme.activation, weight, scale)
                 self.hooks.append(layer.module.register_forward_pre_hook(hook, with_kwargs=True))
 
     def remove(self, dense: Mapping[str, torch.Tensor]) -> None:
@@ -163,14 +174,18 @@ def matrix_of(weight: Weight, layer: Layer) -> torch.Tensor:
     return values.t() if layer.transposed else values
 
 
-def input_quantizer(activation: Scheme, size: int, tensor_scale: torch.Tensor | None) -> Any:
-    """A hook that rounds the input of a layer as the compiled model does, rotated by `size`."""
+def input_quantizer(activation: Scheme, weight: Weight, tensor_scale: torch.Tensor | None) -> Any:
+    """A hook that rounds the input of a layer as the compiled model does, once it is multiplied and
+    rotated for the weight."""
+    wrappers = dict(unwrapped(weight)[0])
+    size = wrappers["Rotated"].block if "Rotated" in wrappers else 1
+    factor = wrappers["Prescaled"].factor if "Prescaled" in wrappers else torch.ones(())
 
     def rounded(x: torch.Tensor) -> torch.Tensor:
-        given = rotate(x.float(), size)
+        given = rotate(x.float() * factor, size)
         type_ = activation.type(x.ndim)
         found = microscaling(given, type_, activation.scale_rule, tensor_scale).dequantize()
-        return rotate(found, size).to(x.dtype)
+        return (rotate(found, size) / factor).to(x.dtype)
 
     def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         return tuple(map(rounded, args)), {name: rounded(x) for name, x in kwargs.items()}

@@ -45,7 +45,8 @@ def quantize(
     (`+scale_search`). The model's blocks (the longest `nn.ModuleList` of modules with linear
     layers) are quantized one after the other, each under inputs from those before it as they are
     quantized; what is kept for an input is itself and the output of one block. Factors of channels
-    are applied where they fold into the parameters before, and facts say where they do not. Under
+    are applied where they fold into the parameters before; where they do not, and facts say so, AWQ
+    goes without and SmoothQuant's multiply the input as the model runs (`Prescaled` weights). Under
     GPTQ the channels that a layer reads are put into a better order, and with them the rows of the
     layers before, where these can take any order; facts say where. seed: of the sample of inputs
     that errors of quantized inputs are taken on; one seed, one result to the bit. resume: a folder
@@ -168,7 +169,9 @@ class Run:
         done = self.result.weights
         transforms = Transforms(self.model, part, layers, statistics, done)
         transforms.run(self.groups)
-        result = quantize_layers(layers, transforms.statistics, transforms.reasons, done)
+        result = quantize_layers(
+            layers, transforms.statistics, transforms.reasons, done, transforms.factors
+        )
         ordered = transforms.ordered
         result.facts = [replace(fact, reordered=fact.layer in ordered) for fact in result.facts]
         changed = [name for name in transforms.changed if name not in result.weights]

@@ -13,8 +13,10 @@ from gqc.errors import GqcError
 from gqc.frontend.channel_groups import Group, channel_groups
 from gqc.quantization.layers import Layer
 from gqc.quantization.stream import Part
-from gqc.quantizers import FACTORS, ORDERED, Statistics, column_order
+from gqc.quantizers import AT_RUN_TIME, FACTORS, ORDERED, Statistics, column_order
 from gqc.schemes import Scheme
+
+NONE_BETTER = "no factor is better than none"
 
 
 def factor_of(scheme: Scheme | None) -> str | None:
@@ -52,9 +54,10 @@ def groups_for(model: nn.Module, example: Any, layers: Sequence[Layer]) -> dict[
 class Transforms:
     """Changes the channels that the layers of one part of a model read, and what makes them.
 
-    reasons: why a layer, by path, has no factor though its scheme asks for one. ordered: paths of
-    layers whose input is reordered. changed: names of the parameters that are others now.
-    statistics: those of the layers, changed likewise. done: names of weights that are quantized.
+    reasons: why a layer, by path, has no factor that folds though its scheme asks for one. ordered:
+    paths of layers whose input is reordered. changed: names of the parameters that are others now.
+    factors: by path, what multiplies weights, and divides inputs as the model runs. statistics:
+    those of the layers, changed likewise. done: names of weights that are quantized.
     """
 
     def __init__(
@@ -71,9 +74,11 @@ class Transforms:
         self.reasons: dict[str, str] = {}
         self.ordered: set[str] = set()
         self.changed: set[str] = set()
+        self.factors: dict[str, torch.Tensor] = {}
 
     def run(self, groups: Mapping[str, Sequence[Group]]) -> None:
-        """Find factors, then orders, for the groups whose layers ask for them."""
+        """Find factors, then orders, for the groups whose layers ask for them; then the factors
+        that nothing takes."""
         asking = [path for path, layer in self.layers.items() if factor_of(layer.scheme)]
         self.reasons = dict.fromkeys(asking, "it is not known what computes its input")
         for group in groups.get("scale", ()):
@@ -84,6 +89,11 @@ class Transforms:
         for group in groups.get("gather", ()):
             if not self.reason_against(group) and is_ordered(self.layers[group.layers[0]]):
                 self.order(group)
+        for path, reason in self.reasons.items():
+            layer = self.layers[path]
+            is_left = reason not in ("", NONE_BETTER) and layer.weight not in self.done
+            if is_left and factor_of(layer.scheme) in AT_RUN_TIME:
+                self.scale_at_run_time(layer)
 
     def reason_against(self, group: Group) -> str:
         """Why the channels of a group cannot be changed; empty if they can."""
@@ -102,15 +112,29 @@ class Transforms:
 
     def scale(self, group: Group) -> str:
         """Find the factor of a group and apply it; why not, if none is better than none."""
-        layers = [self.layers[path] for path in group.layers]
+        factor, statistics = self.factor_for([self.layers[path] for path in group.layers])
+        if factor is None:
+            return NONE_BETTER
+        self.change(group, factor, statistics)
+        return ""
+
+    def factor_for(self, layers: Sequence[Layer]) -> tuple[torch.Tensor | None, Statistics]:
+        """The factor of layers of one input and scheme, None if none is better than none, and the
+        statistics of the input divided by it."""
         scheme, statistics = layers[0].scheme, self.statistics[layers[0].path]
         name = factor_of(scheme)
         assert name is not None and scheme is not None
         factor = FACTORS[name]([layer.matrix() for layer in layers], scheme, statistics)
+        return factor, statistics if factor is None else statistics.scaled(1 / factor)
+
+    def scale_at_run_time(self, layer: Layer) -> None:
+        """Find a factor for the input of one layer, which is divided as the model runs."""
+        factor, statistics = self.factor_for([layer])
         if factor is None:
-            return "no factor is better than none"
-        self.change(group, factor, statistics.scaled(1 / factor))
-        return ""
+            self.reasons[layer.path] = NONE_BETTER
+            return
+        self.factors[layer.path], self.statistics[layer.path] = factor, statistics
+        self.reasons[layer.path] = f"scaled at run time: {self.reasons[layer.path]}"
 
     def order(self, group: Group) -> None:
         """Reorder the channels of a group, if another order is better."""

@@ -66,6 +66,10 @@ RULES: dict[str, tuple[str, ...]] = {
 FACTORS: dict[str, Callable[..., torch.Tensor | None]] = {"awq": awq, "smoothquant": smoothquant}
 """Transforms by factors of channels, each from weights, scheme and statistics."""
 
+AT_RUN_TIME = ("smoothquant",)
+"""Transforms whose factors multiply the input as the model runs where nothing before takes them: an
+input that is quantized is read for that anyway."""
+
 TRANSFORMS = (*FACTORS, "hadamard")
 """What may be done to the channels of a layer's input before its weight is quantized."""
 
@@ -92,6 +96,7 @@ def quantize(
 
 
 __all__ = [
+    "AT_RUN_TIME",
     "CALIBRATED",
     "FACTORS",
     "MICROSCALING_RULES",

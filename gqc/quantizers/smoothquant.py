@@ -1,7 +1,8 @@
 """SmoothQuant: outliers of activations move into the weights, factor by factor of a channel.
 
 Xiao et al., arXiv 2211.10438, equation 4: max|x|^α / max|w|^(1−α). The paper has one α for a model,
-0.5 mostly; here each input's is searched for the least output error, inputs quantized too.
+0.5 mostly; here each input's is searched for the least output error, inputs quantized too. Where no
+layer before takes the factors, each layer has its own, which multiply its input as the model runs.
 """
 
 from __future__ import annotations

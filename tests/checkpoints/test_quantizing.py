@@ -127,7 +127,8 @@ def test_weights_of_conv1d_are_turned(tmp_path: Path) -> None:
     source = quantizing(tmp_path / "in")
     assert len(source.chosen) == 4
     weight = source.read(name)
-    assert isinstance(weight, Transposed) and weight.weight.codes.shape == (192, 64)
+    assert isinstance(weight, Transposed) and isinstance(weight.weight, BlockScaled)
+    assert weight.weight.codes.shape == (192, 64)
     assert (weight.dequantize() - dense).abs().max() < 0.02 * dense.abs().max() + 0.02
     gqc.save(source, tmp_path / "out")
     check_as_source(source, tmp_path / "out")

@@ -108,7 +108,7 @@ def test_experts_are_those_of_transformers(tmp_path: Path) -> None:
     checkpoint = packed.gpt_oss().open(tmp_path)
     name = "model.layers.0.mlp.experts.gate_up_proj"
     weight = checkpoint.read(name)
-    assert isinstance(weight, Transposed)
+    assert isinstance(weight, Transposed) and isinstance(weight.weight, BlockScaled)
     assert str(weight.weight.type) == "!gq.block_scaled<1x1x32 : f8E8M0FNU : f4E2M1FN>"
     stored = checkpoint.reader.tensors.read  # pyright: ignore[reportAttributeAccessIssue]
     theirs = convert_moe_packed_tensors(

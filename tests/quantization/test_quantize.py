@@ -204,8 +204,9 @@ def test_compile_runs_what_quantize_gives(scheme: str) -> None:
         if isinstance(module, nn.Linear) and parsed.activation and "lm_head" not in path:
             from gqc.quantization.part import input_quantizer
 
-            size = 32 if "hadamard" in scheme else 1
-            hook = input_quantizer(parsed.activation, size, quantized.input_scale(f"{path}.weight"))
+            weight = quantized.read(f"{path}.weight")
+            scale = quantized.input_scale(f"{path}.weight")
+            hook = input_quantizer(parsed.activation, weight, scale)
             module.register_forward_pre_hook(hook, with_kwargs=True)
     exact = logits(reference, inputs[0])
     error = (logits(compiled, inputs[0]) - exact).norm() / exact.norm()

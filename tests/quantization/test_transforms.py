@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from quantization.models import Experts, texts, uneven_gpt2, uneven_llama
+from quantization.models import Experts, gpt2, texts, uneven_gpt2, uneven_llama
 from quantization.test_quantize import assert_same_models, decoded, logits
 from torch import nn
 
 import gqc
 import gqc.quantization.transforms
-from gqc.checkpoints.weights import dense
+from gqc.checkpoints.weights import Prescaled, Rotated, Transposed, dense
+from gqc.formats.block_scaled import BlockScaled
+from gqc.formats.rotation import rotate
+from gqc.quantizers import Statistics, microscaling, smoothquant
+from gqc.schemes import parse_scheme
 
 SYMMETRIC = "int4_g32_sym+gptq"
 
@@ -134,3 +138,74 @@ def test_a_model_that_cannot_be_captured_keeps_its_order() -> None:
             Branching(), scheme="int4_g16+gptq", calibration=[torch.ones(5, 32)]
         )
     assert not last_layers(quantized)
+
+
+class Residual(nn.Module):
+    """A layer whose input, of unlike channels, is read elsewhere too: nothing takes its factors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.layer = nn.LayerNorm(64), nn.Linear(64, 64)
+        self.norm.weight.data = torch.randn(64).mul(2).exp()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(x)
+        return x + self.layer(x)
+
+
+@pytest.mark.parametrize(
+    "text", ["w8a8_g32+smoothquant", "mxfp4+smoothquant+hadamard", "nvfp4_static+smoothquant"]
+)
+def test_factors_that_nothing_takes_divide_the_input_at_run_time(text: str, tmp_path: Path) -> None:
+    model, x, scheme = Residual(), torch.randn(200, 64), parse_scheme(text)
+    options: dict[str, Any] = {"scheme": text, "calibration": [x], "resume": tmp_path}
+    quantized, again = gqc.quantize(model, **options), gqc.quantize(model, **options)
+    reason = "scaled at run time: aten.layer_norm.default is read by aten.add.Tensor too"
+    assert [fact.reason for fact in quantized.facts] == [reason]
+    weight, same = quantized.read("layer.weight"), again.read("layer.weight")
+    assert isinstance(weight, Prescaled) and isinstance(same, Prescaled)
+    assert torch.equal(weight.factor, same.factor)
+
+    with torch.no_grad():
+        given, exact = model.norm(x), model(x).double()
+    statistics, activation = Statistics.of(64), scheme.activation
+    statistics.update(given)
+    factor = smoothquant([model.layer.weight.detach()], scheme, statistics)
+    assert factor is not None and activation is not None
+    torch.testing.assert_close(weight.factor, 1 / factor)
+    size, inner = 1, weight.weight
+    if isinstance(inner, Rotated):
+        size, inner = inner.block, inner.weight
+    scale = quantized.input_scale("layer.weight")
+    turned, rule = rotate(given / factor, size), activation.scale_rule
+    rounded = microscaling(turned, activation.type(), rule, scale)
+    products = rounded.dequantize(torch.float64) @ inner.dequantize(torch.float64).T
+    expected = given.double() + products + model.layer.bias.detach().double()
+    found = gqc.compile(model, x, weights=quantized, target="cpu")(x).double()
+    noise = (expected - exact).norm()
+    assert (found - expected).norm() < 0.02 * noise, "a code may tip"
+    plain = gqc.quantize(
+        model, **{**options, "scheme": text.replace("+smoothquant", ""), "resume": None}
+    )
+    before = gqc.compile(model, x, weights=plain, target="cpu")(x).double() - exact
+    assert noise < 0.8 * before.norm()
+
+
+def test_awq_has_no_factors_at_run_time() -> None:
+    quantized = gqc.quantize(Residual(), scheme="int4_g32+awq", calibration=[torch.randn(200, 64)])
+    assert isinstance(quantized.read("layer.weight"), BlockScaled)
+    assert [f.reason for f in quantized.facts] == [
+        "aten.layer_norm.default is read by aten.add.Tensor too"
+    ]
+
+
+def test_a_conv1d_is_scaled_at_run_time_too() -> None:
+    model, inputs, name = gpt2(), texts(), "transformer.h.0.mlp.c_proj.weight"
+    quantized = gqc.quantize(model, scheme="mxint8+smoothquant", calibration=inputs)
+    weight, exact = quantized.read(name), model.get_parameter(name)
+    assert isinstance(weight, Transposed) and isinstance(weight.weight, Prescaled)
+    assert (dense(weight) - exact).norm() < 0.02 * exact.norm()
+    found = gqc.compile(model, inputs[0], weights=quantized, target="cpu")(**inputs[0]).logits
+    exact = logits(model, inputs[0])
+    assert (found - exact).norm() < 0.02 * exact.norm()
