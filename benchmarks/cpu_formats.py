@@ -2,7 +2,8 @@
 
 In `cpu.py` every format has its own process and its own minutes, and a machine that others use too
 reads faster in some than in others. Here all take turns in one process, over weights beyond the
-caches, and the read probe with them: ratios are of the same moments.
+caches. The read probe runs before and after each sample; one in which memory changed its speed is
+left out, and the others are told by that speed, so that ratios are of like moments.
 
     python benchmarks/cpu_formats.py [--shapes 4096x4096 …] [--schemes …] [--rows 1 2 4]
 """
@@ -35,18 +36,30 @@ SCHEMES = [
     *("int4_g128", "int4_g128_sym", "int4_g32", "int4_g32_sym", "w4a16_mxfp4", "w4a16_nvfp4"),
     *("int2_g128", "int3_g128", "int8_g128", "w8a16_mxfp8"),
 ]
-TURNS = 15
+STEADY = 1.1
+"""How far apart the probe's two speeds may be."""
+BAND = 10
+"""GB/s: samples beside as many tens of them are put together."""
+LEAST = 5
+"""Samples that a median is of."""
+
+Sample = tuple[float, float]
+"""Milliseconds of a product, and the GB/s beside it."""
 
 
-def milliseconds(run: Callable[[], Any], products: int) -> float:
-    """Of one product, of which a run has so many."""
+def sample(run: Callable[[], Any], products: int, probe: ReadProbe) -> Sample | None:
+    """A sample of a run of so many products; None if memory was not steady."""
+    before = probe.gigabytes_per_second()
     start = time.perf_counter()
     run()
-    return (time.perf_counter() - start) * 1e3 / products
+    ms = (time.perf_counter() - start) * 1e3 / products
+    time.sleep(REST)  # till the kernel's threads no longer wait for more work
+    speeds = before, probe.gigabytes_per_second()
+    return (ms, sum(speeds) / 2) if max(speeds) < STEADY * min(speeds) else None
 
 
 def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Median times by shape, rows and scheme, each beside the median of what was read."""
+    """Median times by shape, rows, scheme and speed of memory."""
     probe = ReadProbe(options.threads, huge=True)
     for shape in options.shapes:
         n, k = map(int, shape.split("x"))
@@ -57,35 +70,47 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         }
         for m in options.rows:
             runs = {scheme: layer.bind(random_input(m, k)) for scheme, layer in layers.items()}
-            times: dict[str, list[float]] = {scheme: [] for scheme in layers}
-            read = []
-            for turn in range(TURNS + 1):
-                for scheme, run in runs.items():
-                    ms = milliseconds(run, layers[scheme].copies)
-                    if turn:  # the first compiles
-                        times[scheme].append(ms)
-                time.sleep(REST)
-                read.append(probe.gigabytes_per_second())
-                time.sleep(REST)
+            for run in runs.values():
+                run()  # compiles
+            turns = [
+                (scheme, sample(run, layers[scheme].copies, probe))
+                for _ in range(options.turns)
+                for scheme, run in runs.items()
+            ]
             for scheme, layer in layers.items():
-                ms = statistics.median(times[scheme])
                 row = {"n": n, "k": k, "m": m, "scheme": scheme, "bytes": layer.nbytes}
-                yield row | {"median_ms": ms, "read_gbs": statistics.median(read)}
+                found = [each for name, each in turns if name == scheme and each is not None]
+                yield from (row | band for band in by_speed(found))
+
+
+def by_speed(samples: list[Sample]) -> Iterator[dict[str, Any]]:
+    """Medians of the samples beside one speed of memory, where there are enough."""
+    bands: dict[int, list[Sample]] = {}
+    for each in samples:
+        bands.setdefault(int(each[1] // BAND) * BAND, []).append(each)
+    for band, found in sorted(bands.items()):
+        if len(found) >= LEAST:
+            ms, speeds = zip(*found, strict=True)
+            median, read = statistics.median(ms), statistics.median(speeds)
+            yield {"memory": band, "samples": len(found), "median_ms": median, "read_gbs": read}
 
 
 def table_of(rows: list[dict[str, Any]]) -> Table:
     """Bandwidth as part of the probe's, and times and bytes over those of the fastest of 4 bits."""
-    table = Table("shape", "M", "scheme", "ms", "of read bandwidth", "over fastest 4-bit", "bytes")
-    for row in rows:
-        same = [r for r in rows if all(r[key] == row[key] for key in ("n", "k", "m"))]
+    titles = ("memory GB/s", "shape", "M", "scheme", "samples", "ms", "of what is read")
+    table = Table(*titles, "over fastest 4-bit", "bytes")
+    case = ("memory", "n", "k", "m")
+    for row in sorted(rows, key=lambda r: [r[key] for key in case]):
+        same = [r for r in rows if all(r[key] == row[key] for key in case)]
         four = [r for r in same if ELEMENTS[preset(r["scheme"]).element].bits == 4]
         fastest = min(four, key=lambda r: r["median_ms"], default=None)
         over = ["-", "-"]
         if fastest is not None:
             over = [f"{row[key] / fastest[key]:.2f}" for key in ("median_ms", "bytes")]
         share = row["bytes"] / row["median_ms"] / 1e6 / row["read_gbs"]
-        cells = (f"{row['n']}x{row['k']}", str(row["m"]), row["scheme"], f"{row['median_ms']:.3f}")
-        table.add_row(*cells, f"{share:.2f}", *over)
+        memory, ms = f"{row['memory']}-{row['memory'] + BAND}", f"{row['median_ms']:.3f}"
+        cells = (f"{row['n']}x{row['k']}", str(row["m"]), row["scheme"], str(row["samples"]), ms)
+        table.add_row(memory, *cells, f"{share:.2f}", *over)
     return table
 
 
@@ -95,6 +120,7 @@ def main() -> None:
     parser.add_argument("--schemes", nargs="+", default=SCHEMES)
     parser.add_argument("--rows", nargs="+", type=int, default=[1, 2, 4])
     parser.add_argument("--activations", default="bf16")
+    parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()

@@ -88,7 +88,7 @@ class Stored:
         Stacks of experts are kept while others of theirs may be asked for: at most `STACKS`.
         """
         place = self.places[name]
-        if not place.experts:
+        if place.stack is None:
             return self.source.read(place.name)
         if place.name not in self.stacks:
             while len(self.stacks) >= STACKS:
@@ -192,17 +192,26 @@ def known_places(
 ) -> dict[str, Place]:
     """Where what the model takes from a source is, by the names of its parameters.
 
-    Raises GqcError if it has parameters that are not there; warns of what it has no parameter for.
+    Raises GqcError if it has parameters that are not there, or one that is there twice; warns of
+    what it has no parameter for.
     """
     found = places_of(model, source.names())
-    places = {name: place for each in found.values() for name, place in each.items()}
+    places: dict[str, Place] = {}
+    for each in found.values():
+        if twice := places.keys() & each.keys():
+            first = min(twice)
+            stored = f"{places[first].name} and {each[first].name}"
+            raise GqcError(f"{first} is stored twice, in {stored}: remove one")
+        places |= each
     given = {alias for name in places for alias in aliases[name]}
+    unknown = [name for name, parameters in found.items() if not parameters]
     if missing := [name for name in model.state_dict() if name not in given]:
+        others = f", which has no {some(unknown)}" if unknown else ""
         raise GqcError(
-            f"{count(len(missing), 'parameter')} of {type(model).__name__} not stored: "
+            f"{count(len(missing), 'parameter')} of {type(model).__name__}{others}, not stored: "
             f"{some(missing)}; give the model that the weights are of"
         )
-    if unknown := [name for name, parameters in found.items() if not parameters]:
+    if unknown:
         warnings.warn(f"{type(model).__name__} has no {some(unknown)}: left unread", stacklevel=4)
     return places
 

@@ -117,8 +117,8 @@ BYTES_OF_ENTRY = 4096
 
 
 @dataclass
-class Open:
-    """A file that is open, and how many bytes are to be read before it is opened anew."""
+class Handle:
+    """An open file, and how many bytes are to be read before it is opened anew."""
 
     path: Path
     file: Any
@@ -136,7 +136,7 @@ class Tensors:
         self.specs: dict[str, Spec] = {}
         self.metadata: dict[str, str] = {}
         self.entries: Counter[Path] = Counter()
-        self.open: Open | None = None
+        self.handle: Handle | None = None
         for path in paths:
             file = open_file(path)
             self.paths.append(path)
@@ -162,11 +162,13 @@ class Tensors:
         It is opened anew, so that what was read of it before is in memory no longer, as soon as
         that was so much that reading it took about as long as opening does.
         """
-        if self.open is None or self.open.path != spec.file or self.open.left < 0:
+        handle = self.handle
+        if handle is None or handle.path != spec.file or handle.left < 0:
             entries = self.entries[spec.file]
-            self.open = Open(spec.file, open_file(spec.file), entries * BYTES_OF_ENTRY)
-        self.open.left -= spec.bytes
-        return self.open.file
+            handle = Handle(spec.file, open_file(spec.file), entries * BYTES_OF_ENTRY)
+            self.handle = handle
+        handle.left -= spec.bytes
+        return handle.file
 
     def read(self, name: str, bits: bool = False) -> torch.Tensor:
         """A tensor. Raises GqcError if it is absent, of unknown format, or holds inf or NaN.

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gqc.checkpoints.files import FLOATS, Spec
 from gqc.checkpoints.places import Place, Places
 from gqc.errors import GqcError
+from gqc.passes.helpers import count
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,11 +34,15 @@ OF_CONV1D = ("c_attn", "c_proj", "c_fc", "q_attn")
 @dataclass(frozen=True)
 class Linear:
     """A weight of a linear layer, [N, K], or [K, N] where it is transposed; or a stack of those of
-    `experts`, [E, N, K] or [E, K, N]."""
+    `experts`, [E, N, K] or [E, K, N].
+
+    layer: the path of the layer in the model; empty where that is not known, or there are several.
+    """
 
     shape: tuple[int, int]
     transposed: bool = False
     experts: int = 0
+    layer: str = ""
 
     @property
     def stacked(self) -> tuple[int, ...]:
@@ -53,13 +58,16 @@ def kinds(config: Mapping[str, Any], specs: Mapping[str, Spec]) -> dict[str, Kin
     """What each parameter is, by its name.
 
     config: the model's. Warns if its class is not known, and of matrices that it does not have.
+    Raises GqcError on a weight of another shape than the class says, and if experts are missing.
     """
     model, why = built(config)
     places = None if model is None else Places(model)
     unknown = []
     result: dict[str, Kind] = {}
+    every: set[str] = set()
     for name, spec in specs.items():
         found = {} if places is None else places.find(name)
+        every |= found.keys()
         if spec.dtype not in FLOATS:
             result[name] = f"is of {spec.dtype}, no float"
         elif model is not None and found:
@@ -69,6 +77,8 @@ def kinds(config: Mapping[str, Any], specs: Mapping[str, Spec]) -> dict[str, Kin
         else:
             result[name] = of_name(name.removesuffix(".weight"), spec, config)
             unknown.append(name)
+    if model is not None:
+        refuse_missing(model, every)
     if unknown:
         reason = why or f"{type(model).__name__} has no module of that name"
         few = f"{', '.join(unknown[:3])}{', …' if len(unknown) > 3 else ''}"
@@ -122,15 +132,36 @@ def of_parameters(model: nn.Module, found: Mapping[str, Place], spec: Spec) -> K
     module = model.get_submodule(path)
     if leaf != "weight" or not is_linear(module):
         return no_matrix(name, spec) or f"is of a {type(module).__name__}, no linear layer"
-    transposed = is_conv1d(module) or place.transposed
-    rows, columns = module.get_parameter("weight").shape
-    expected = (rows * place.parts, columns)
-    if place.experts:
-        n, k = expected
-        expected = (place.experts, *((k, n) if transposed else (n, k)))
-    if spec.shape != expected:
-        raise GqcError(f"{spec.file}: a weight is {spec}, but the config says {list(expected)}")
-    return linear(spec, transposed, place.experts)
+    if place.stack is not None:
+        turned, expected = place.stack.is_turned(spec.shape), place.stack.expected()
+        if turned is None:
+            raise contradiction(spec, expected)
+        return linear(spec, turned, place.stack.experts)
+    expected = list(module.get_parameter("weight").shape)
+    if list(spec.shape) != expected:
+        raise contradiction(spec, expected)
+    return replace(linear(spec, is_conv1d(module)), layer=path)
+
+
+def contradiction(spec: Spec, expected: list[int]) -> GqcError:
+    return GqcError(f"{spec.file}: a weight is {spec}, but the config says {expected}")
+
+
+def refuse_missing(model: nn.Module, found: Collection[str]) -> None:
+    """Raise GqcError if experts of a model are not all there."""
+    from gqc.frontend.experts import Experts
+
+    expected = [
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if isinstance(module, Experts)
+        for name in module.state_dict()
+    ]
+    if missing := [name for name in expected if name not in found]:
+        raise GqcError(
+            f"{count(len(missing), 'parameter')} of experts missing, {missing[0]} first: the files "
+            "are not whole, or the config is of another model"
+        )
 
 
 def of_name(path: str, spec: Spec, config: Mapping[str, Any]) -> Kind:

@@ -8,7 +8,7 @@ converted: names are looked up, and of a stack one expert's part is read.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,69 +18,100 @@ from gqc.checkpoints.weights import Transposed, Weight
 from gqc.errors import GqcError
 from gqc.formats.block_scaled import BlockScaled
 from gqc.frontend.experts import BIAS, Experts
-from gqc.passes.helpers import count
 
 if TYPE_CHECKING:
     from torch import nn
 
 EXPERT = re.compile(r".*\.(\d+)\.")
-"""The last number in a name."""
+"""The last number between dots."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Matrices [rows, K] of as many experts, or their biases [rows], in one parameter.
+
+    transposed: whether it is [E, K, rows] where it is dense. either: whether it may be so, as its
+    shape tells.
+    """
+
+    experts: int
+    shape: tuple[int, ...]
+    transposed: bool = False
+    either: bool = False
+
+    def is_turned(self, shape: Sequence[int]) -> bool | None:
+        """Whether a dense stack of this shape is transposed; None of one that is no such stack."""
+        straight = (self.experts, *self.shape)
+        turned = (self.experts, *reversed(self.shape))
+        fits = {False: tuple(shape) == straight, True: tuple(shape) == turned}
+        if fits[self.transposed]:
+            return self.transposed
+        return not self.transposed if self.either and fits[not self.transposed] else None
+
+    def expected(self) -> list[int]:
+        """The shape that a dense stack has."""
+        return [self.experts, *(reversed(self.shape) if self.transposed else self.shape)]
 
 
 @dataclass(frozen=True)
 class Place:
-    """A parameter of a source; or, of one that stacks the rows of `experts`, those of one expert,
-    run `part` of `parts` equal ones. transposed: whether a dense stack is [E, K, N], not [E, N, K].
-    """
+    """A parameter of a source; or, of a stack there, run `part` of `parts` equal ones of the rows
+    of one expert."""
 
     name: str
-    experts: int = 0
+    stack: Stack | None = None
     expert: int = 0
     part: int = 0
     parts: int = 1
-    transposed: bool = False
 
     def of(self, weight: Weight) -> Weight:
         """The parameter, of what the source gives by that name.
 
-        Raises GqcError where that is no stack of as many experts, or its blocks cross the parts.
+        Raises GqcError where that is no such stack, or its blocks cross the parts.
         """
-        if not self.experts:
+        if self.stack is None:
             return weight
+        if isinstance(weight, torch.Tensor):
+            turned = self.stack.is_turned(weight.shape)
+            if turned is None:
+                raise self.error(list(weight.shape), self.stack.expected())
+            return self.rows(weight.transpose(1, 2) if turned else weight)
         if isinstance(weight, Transposed):
             weight = weight.weight
-        elif isinstance(weight, torch.Tensor) and self.transposed and weight.ndim == 3:
-            weight = weight.transpose(1, 2)
-        if isinstance(weight, torch.Tensor):
-            return self.rows(weight)
         if not isinstance(weight, BlockScaled):
             raise GqcError(f"{self.name}: experts cannot be {type(weight).__name__}")
-        return self.quantized(weight)
+        return self.quantized(weight, self.stack)
 
-    def quantized(self, stack: BlockScaled) -> BlockScaled:
+    def quantized(self, weight: BlockScaled, stack: Stack) -> BlockScaled:
         """The rows of the expert, of a quantized stack in blocks of one expert."""
-        codes = self.rows(stack.codes)
-        first, *block = stack.type.block_of(stack.codes.shape)
+        shape, expected = list(weight.codes.shape), [stack.experts, *stack.shape]
+        if shape != expected:
+            raise self.error(shape, expected)
+        codes = self.rows(weight.codes)
+        first, *block = weight.type.block_of(shape)
         if first != 1 or len(codes) % block[0]:
-            raise GqcError(
-                f"{self.name}: blocks of {stack.type} lie across experts or their layers"
-            )
+            raise GqcError(f"{self.name}: {weight.type} has blocks across experts or their layers")
         return replace(
-            stack,
-            type=stack.type.with_block(block),
+            weight,
+            type=weight.type.with_block(block),
             codes=codes,
-            scale=self.rows(stack.scale),
-            zero=None if stack.zero is None else self.rows(stack.zero),
+            scale=self.rows(weight.scale),
+            zero=None if weight.zero is None else self.rows(weight.zero),
+        )
+
+    def error(self, shape: list[int], expected: list[int]) -> GqcError:
+        return GqcError(
+            f"{self.name} is {shape}, expected {expected}, a stack of {expected[0]} experts: the "
+            "config is of another model, or the file is damaged"
         )
 
     def rows(self, stack: torch.Tensor) -> torch.Tensor:
-        """The rows of the expert, of [E, N, …]."""
-        if stack.ndim < 2 or len(stack) != self.experts or stack.shape[1] % self.parts:
-            raise GqcError(
-                f"{self.name} is {list(stack.shape)}, expected {self.experts} experts, each with "
-                f"{count(self.parts, 'layer')} of one size"
-            )
+        """The rows of the expert, of [E, rows, …]."""
         return stack[self.expert].chunk(self.parts)[self.part]
+
+
+Part = tuple[int, int, int]
+"""Number of an expert, of a part of its rows, and of the parts."""
 
 
 class Places:
@@ -88,8 +119,8 @@ class Places:
 
     def __init__(self, model: nn.Module):
         self.state = frozenset(model.state_dict())
-        self.stacks: dict[str, dict[str, Place]] = {}
-        """By what a stack is called, the parameters that it is of, and where in it they are."""
+        self.stacks: dict[str, tuple[Stack, dict[Part, str]]] = {}
+        """By what a stack is called, what it is, and the parameters that are in it."""
         for path, module in model.named_modules():
             if isinstance(module, Experts):
                 self.add_stacks(path, module)
@@ -99,32 +130,44 @@ class Places:
         """Note what is stacked as the model does it, or each layer of all experts by itself."""
         for layer, slot in module.slots.items():
             for e, expert in enumerate(module.paths):
-                whole = Place("", len(module.paths), e, transposed=module.transposed)
-                part = replace(whole, part=slot.part, parts=slot.parts)
-                weight, bias = (f"{path}.{expert}.{layer}.{leaf}" for leaf in ("weight", "bias"))
-                self.stacks.setdefault(f"{path}.{layer}", {})[weight] = whole
-                self.stacks.setdefault(f"{path}.{slot.stack}", {})[weight] = part
-                if bias in self.state:
-                    self.stacks.setdefault(f"{path}.{slot.stack}{BIAS}", {})[bias] = part
+                name = f"{path}.{expert}.{layer}"
+                n, k = module.get_parameter(f"{expert}.{layer}.weight").shape
+                whole = Stack(len(module.paths), (n, k), module.transposed)
+                stack = replace(whole, shape=(n * slot.parts, k))
+                part = e, slot.part, slot.parts
+                self.add(f"{path}.{layer}", whole, (e, 0, 1), f"{name}.weight")
+                self.add(f"{path}.{slot.stack}", stack, part, f"{name}.weight")
+                if f"{name}.bias" in self.state:
+                    bias = Stack(len(module.paths), (n * slot.parts,))
+                    self.add(f"{path}.{slot.stack}{BIAS}", bias, part, f"{name}.bias")
+
+    def add(self, name: str, stack: Stack, part: Part, parameter: str) -> None:
+        self.stacks.setdefault(name, (stack, {}))[1][part] = parameter
 
     def find(self, name: str) -> dict[str, Place]:
         """The parameters of the model that are in one of a source, by their names."""
         if name in self.state:
             return {name: Place(name)}
-        renamed, conversion = (name, None) if name in self.stacks else self.renamed(name)
+        renamed, conversion = self.renamed(name)
+        if conversion is None and name in self.stacks:
+            renamed = name
+        if conversion is not None and conversion.steps in MERGES:
+            parameter = self.part_of(renamed, name, conversion)
+            return {} if parameter is None else {parameter: Place(name)}
         if renamed in self.state and conversion is None:
             return {renamed: Place(name)}
-        found = {p: replace(place, name=name) for p, place in self.stacks.get(renamed, {}).items()}
-        if conversion is None:
-            return found
-        if conversion.steps in MERGES:
-            expert = EXPERT.match(name)
-            asked = int(expert[1]) if expert else -1, conversion.part, conversion.parts
-            matrix = (p for p, at in found.items() if (at.expert, at.part, at.parts) == asked)
-            return {parameter: Place(name) for parameter in matrix}
-        if conversion.steps == TRANSPOSE:
-            return {p: replace(at, transposed=not at.transposed) for p, at in found.items()}
-        return {}
+        if conversion is not None and conversion.steps != TRANSPOSE:
+            return {}
+        stack, parts = self.stacks.get(renamed, (None, {}))
+        if stack is not None:
+            stack = replace(stack, either=conversion is not None)
+        return {parameter: Place(name, stack, *part) for part, parameter in parts.items()}
+
+    def part_of(self, stack: str, name: str, conversion: Conversion) -> str | None:
+        """The parameter that one matrix of an expert is, of those that would be stacked."""
+        number = EXPERT.match(name)
+        _, parts = self.stacks.get(stack, (None, {}))
+        return number and parts.get((int(number[1]), conversion.part, conversion.parts))
 
 
 @dataclass(frozen=True)
@@ -137,8 +180,9 @@ class Conversion:
 
 
 MERGES = ("MergeModulelist",), ("MergeModulelist", "Concatenate")
+"""Steps that are understood: matrices of experts are stacked, and these put together by rows."""
 TRANSPOSE = ("Transpose",)
-"""Steps that are understood: matrices of experts stacked, or their rows put together first."""
+"""A stack is turned, if it needs to be."""
 
 Renaming = Callable[[str], tuple[str, Conversion | None]]
 

@@ -33,8 +33,9 @@ from gqc.schemes import KEEP, Patterns, Scheme, SchemeLike, parse_scheme, scheme
 class Quantizing:
     """A source of the weights of a dense checkpoint, quantized by scheme; an `Outlined` one.
 
-    scheme, ignore, lm_head: as of `gqc.compile`. writer: the format that is written, which may have
-    wishes about tensor scales.
+    scheme, ignore, lm_head: as of `gqc.compile`; layers are called as in the model, a stack of
+    experts as its parameter, which has one tensor scale in NVFP4. writer: the format that is
+    written, which may have wishes about tensor scales.
 
     Raises GqcError, before any weight is read and naming all layers or patterns, on a checkpoint
     that is not dense, on schemes that need calibration, on patterns that match no layer, on a K
@@ -72,10 +73,15 @@ class Quantizing:
     def choose(self, patterns: Patterns) -> None:
         """Choose what is done with each parameter. Raises GqcError on patterns that match none."""
         found = kinds(self.config, self.specs)
-        layers = [layer_of(name) for name, kind in found.items() if isinstance(kind, Linear)]
-        refuse_unknown_patterns(patterns, layers)
+        layers = {
+            name: kind.layer or layer_of(name)
+            for name, kind in found.items()
+            if isinstance(kind, Linear)
+        }
+        refuse_unknown_patterns(patterns, [*layers.values()])
         for name, kind in found.items():
-            pattern, scheme = patterns.match(layer_of(name)) or (None, KEEP)
+            layer = layers.get(name, layer_of(name))
+            pattern, scheme = patterns.match(layer) or (None, KEEP)
             reason = self.reason_to_keep(name, kind, pattern, scheme)
             if reason is None and isinstance(kind, Linear):
                 self.chosen[name] = kind, parse_scheme(scheme)

@@ -36,51 +36,59 @@ INTERLEAVED: Slots = {GATE_UP: Slot(GATE_UP), DOWN: Slot(DOWN)}
 UNGATED: Slots = {UP: Slot(UP), DOWN: Slot(DOWN)}
 
 PLAIN_GATE = "_default_apply_gate"
-"""What transformers calls act(gate) · up."""
+"""What transformers calls act(gate) · up; by another name it would be taken for a gate of its own,
+which is called as well."""
 
 TRAITS = ("has_gate", "has_bias", "is_concatenated", "is_transposed", "num_experts")
 """What `use_experts_implementation` of transformers says of a module that stacks experts."""
 
 
 def slots_of(module: nn.Module) -> Slots | None:
-    """Where the linear layers of stacked experts lie; None of another module, and of one that has
-    more parameters than theirs."""
-    if not all(hasattr(module, trait) for trait in TRAITS):
-        return None
+    """Where the linear layers of stacked experts lie; None of another module, and of one that does
+    or holds more."""
     said: Any = module
+    if not all(hasattr(module, trait) for trait in TRAITS) or does_more(said):
+        return None
     gated = SEPARATE if said.is_concatenated else INTERLEAVED
     slots = gated if said.has_gate else UNGATED
     stacks = {slot.stack: 3 for slot in slots.values()}
     biases = {name + BIAS: 2 for name in stacks} if said.has_bias else {}
-    dimensions = {name: parameter.ndim for name, parameter in module.named_parameters()}
-    return slots if dimensions == stacks | biases else None
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    return slots if {name: t.ndim for name, t in tensors} == stacks | biases else None
+
+
+def does_more(experts: Any) -> bool:
+    """Whether stacked experts do anything besides what `Experts` does."""
+    hooked = experts._forward_hooks or experts._forward_pre_hooks or "forward" in vars(experts)
+    own = not hasattr(type(experts).forward, "__wrapped__")  # transformers' is, for its backends
+    return bool(hooked or own or getattr(experts, "has_post_expert_norm", False))
 
 
 class Experts(nn.Module):
     """The experts of one layer, each a `ModuleDict` of linear layers under its number.
 
     Called as the stacked ones are: rows x [S, H], the experts [S, top_k] that each is sent to,
-    int64, and their weights [S, top_k]; gives [S, H]. An expert runs on the rows that are sent to
-    it, and not at all where there are none; in a captured graph each runs, perhaps on no row.
+    int64, and their weights [S, top_k]; gives [S, H], summed in float32. An expert runs on the rows
+    that are sent to it, and not at all where there are none; in a captured graph each runs, perhaps
+    on no row.
     """
 
     def __init__(self, stacked: Any, slots: Slots):
         super().__init__()
         self.slots, self.transposed = slots, bool(stacked.is_transposed)
-        self.stacked = without_parameters(stacked)
+        self.stacked = (without_parameters(stacked),)  # no submodule
         self.paths = [str(e) for e in range(stacked.num_experts)]
         for e, path in enumerate(self.paths):
             layers = {name: linear(stacked, slot, e) for name, slot in slots.items()}
             self.add_module(path, nn.ModuleDict(layers))
 
     def forward(self, x: torch.Tensor, index: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        result = torch.zeros_like(x)
+        result = torch.zeros_like(x, dtype=torch.float32)
         for e in self.asked(index):
             row, choice = torch.where(index == e)
             found = self.run(self.get_submodule(self.paths[e]), x[row])
-            found = found * weight[row, choice, None]
-            result = result.index_add(0, row, found.to(x.dtype))
-        return result
+            result.index_add_(0, row, found.float() * weight[row, choice, None].float())
+        return result.to(x.dtype)
 
     def asked(self, index: torch.Tensor) -> Sequence[int]:
         """Experts that rows are sent to; all of them where a graph is captured."""
@@ -91,7 +99,7 @@ class Experts(nn.Module):
 
     def run(self, expert: Any, x: torch.Tensor) -> torch.Tensor:
         """What one expert makes of rows, before its weight."""
-        does: Any = self.stacked
+        does: Any = self.stacked[0]
         if GATE_UP in self.slots:
             inner = does._apply_gate(expert[GATE_UP](x))
         elif GATE not in self.slots:
@@ -125,10 +133,11 @@ def linear(stacked: Any, slot: Slot, expert: int) -> nn.Linear:
 
 def separate_experts(model: nn.Module) -> None:
     """Put linear layers in the place of stacked experts, everywhere in a model."""
+    new: dict[nn.Module, Experts] = {}
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is not None and (slots := slots_of(child)) is not None:
-                parent._modules[name] = Experts(child, slots)
+                parent._modules[name] = new.setdefault(child, Experts(child, slots))
 
 
 def has_experts(model: nn.Module) -> bool:

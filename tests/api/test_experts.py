@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 import gqc
 from gqc.checkpoints.checkpoint import open_checkpoint
 from gqc.checkpoints.quantizing import Quantizing
+from gqc.errors import GqcError
 
 TOKENS = torch.randint(0, 96, (1, 9), generator=torch.Generator().manual_seed(0))
 
@@ -40,7 +41,10 @@ def test_a_checkpoint_quantized_as_it_streams_is_the_compiled_model(
 ) -> None:
     model = experts(kind)
     model.save_pretrained(tmp_path / "in")
-    source = Quantizing(open_checkpoint(tmp_path / "in"), {"*experts*": "int4_g32"})
+    checkpoint = open_checkpoint(tmp_path / "in")
+    source = Quantizing(checkpoint, {"*.mlp.experts.*": "int4_g32"})
+    one = "*.experts.down_proj" if kind == "gpt_oss" else "*.experts.3.down_proj"
+    assert len(Quantizing(checkpoint, {one: "int4_g32"}).chosen) == 1  # as the model calls it
     stacks = [name for name in source.chosen if "experts" in name]
     assert len(stacks) == {"gpt_oss": 2}.get(kind, 12)
     gqc.save(source, tmp_path / "out")
@@ -149,6 +153,55 @@ def test_a_gguf_of_experts_is_what_transformers_reads(tmp_path: Path) -> None:
     assert torch.allclose(logits(loaded), logits(theirs), rtol=0, atol=1e-5)
     rows = [row for row in loaded.report().rows if ".experts." in row.layer]
     assert {row.method for row in rows} == {"Q8_0"} and len(rows) == 12
+
+
+def test_stacks_of_qwen3_vl_are_published_transposed(tmp_path: Path) -> None:
+    """transformers turns those that need it, and saves them turned."""
+    text = {"hidden_size": 64, "moe_intermediate_size": 96, "num_hidden_layers": 1, "head_dim": 16}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 96, "num_experts": 4}
+    text |= {"num_experts_per_tok": 2, "rope_parameters": {"mrope_section": [2, 3, 3]}}
+    vision = {"depth": 1, "hidden_size": 32, "num_heads": 2, "out_hidden_size": 64}
+    vision |= {"intermediate_size": 32, "deepstack_visual_indexes": [0]}
+    config = transformers.Qwen3VLMoeConfig(text_config=text, vision_config=vision)
+    torch.manual_seed(0)
+    model = transformers.Qwen3VLMoeForConditionalGeneration(config).eval()
+    model.save_pretrained(tmp_path)
+    for turned in (False, True):
+        if turned:
+            tensors = load_file(tmp_path / "model.safetensors")
+            for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
+                tensors[name] = tensors[name].transpose(1, 2).contiguous()
+            save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+        loaded = gqc.load(tmp_path, scheme={"*.experts.*": "int8_g32"}, target="cpu")
+        compiled = gqc.compile(model, scheme={"*.experts.*": "int8_g32"}, target="cpu")
+        assert torch.equal(logits(loaded), logits(compiled))
+        source = Quantizing(open_checkpoint(tmp_path), {"*.experts.*": "int8_g32"})
+        assert {linear.transposed for linear, _ in source.chosen.values()} == {turned}
+
+
+@pytest.mark.parametrize("change", ["lacks an expert", "has one twice", "has another name"])
+def test_files_that_are_not_the_model(change: str, tmp_path: Path) -> None:
+    experts("qwen3_moe").save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = "model.layers.0.mlp.experts.3.down_proj.weight"
+    told = "1 parameter of experts missing, .*experts.3.down_proj.weight first: the files are not"
+    loads = "1 parameter of Qwen3MoeForCausalLM, not stored: .*; give the model"
+    if change == "has one twice":
+        tensors["model.layers.0.mlp.experts.down_proj"] = torch.zeros(4, 64, 32)
+        loads = "experts.*down_proj.weight is stored twice, in .* and .*: remove one"
+    elif change == "has another name":
+        tensors["model.layers.0.mlp.experts.3.down.weight"] = tensors.pop(name)
+        loads = (
+            "1 parameter of .*, which has no model.layers.0.mlp.experts.3.down.weight, not stored"
+        )
+    else:
+        del tensors[name]
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(GqcError, match=loads):
+        gqc.load(tmp_path)
+    if change != "has one twice":
+        with pytest.raises(GqcError, match=told):
+            Quantizing(open_checkpoint(tmp_path), "int4_g32")
 
 
 def test_experts_are_calibrated_and_saved(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from checkpoints.sample import generator
 from torch import nn
 
 from gqc.checkpoints.checkpoint import open_checkpoint
-from gqc.checkpoints.places import Place, Places
+from gqc.checkpoints.places import Place, Places, Stack
 from gqc.checkpoints.weights import Permuted, Transposed, dense
 from gqc.errors import GqcError
 from gqc.formats.block_scaled import BlockScaled
@@ -88,28 +88,36 @@ def stack_of(scheme: str, experts: int = 4, n: int = 8) -> BlockScaled:
 def test_a_part_of_a_quantized_stack(scheme: str, transposed: bool) -> None:
     stack = stack_of(scheme)
     weight = Transposed(stack) if transposed else stack
-    part: Any = Place("w", experts=4, expert=2, part=1, parts=2, transposed=transposed).of(weight)
+    place = Place("w", Stack(4, (8, 64), transposed), expert=2, part=1, parts=2)
+    part: Any = place.of(weight)
     assert part.type == parse_scheme(scheme).type() or part.type.block_of((4, 64)) == (1, 64)
     assert torch.equal(dense(part), dense(stack)[2, 4:])
 
 
 @pytest.mark.parametrize(
-    ("weight", "place", "message"),
+    ("weight", "message"),
     [
-        (torch.zeros(3, 8, 8), {}, r"w is \[3, 8, 8\], expected 4 experts, each with 1 layer of"),
-        (
-            torch.zeros(4, 7, 8),
-            {"parts": 2},
-            r"expected 4 experts, each with 2 layers",
-        ),
-        (torch.zeros(4), {}, r"w is \[4\]"),
-        (stack_of("int4_g32", experts=5), {}, r"w is \[5, 8, 64\]"),
-        (Permuted(stack_of("int4_g32"), torch.arange(64)), {}, "experts cannot be Permuted"),
+        (torch.zeros(3, 8, 64), r"w is \[3, 8, 64\], expected \[4, 8, 64\], a stack of 4 experts"),
+        (torch.zeros(4, 64, 8), r"w is \[4, 64, 8\], expected \[4, 8, 64\]"),
+        (torch.zeros(32, 64), r"w is \[32, 64\], expected \[4, 8, 64\]"),
+        (stack_of("int4_g32", experts=5), r"w is \[5, 8, 64\], expected \[4, 8, 64\]"),
+        (Permuted(stack_of("int4_g32"), torch.arange(64)), "experts cannot be Permuted"),
     ],
 )
-def test_what_is_no_stack_of_these_experts(weight: Any, place: dict, message: str) -> None:
+def test_what_is_no_stack_of_these_experts(weight: Any, message: str) -> None:
     with pytest.raises(GqcError, match=message):
-        Place("w", experts=4, expert=0, **place).of(weight)
+        Place("w", Stack(4, (8, 64))).of(weight)
+
+
+def test_a_stack_may_be_turned_where_transformers_turns_it() -> None:
+    """By its shape, as Qwen3-VL's; one that is square is not turned."""
+    straight = torch.randn(4, 8, 64, generator=generator())
+    either = Place("w", Stack(4, (8, 64), either=True), expert=1)
+    assert torch.equal(dense(either.of(straight)), straight[1])
+    assert torch.equal(dense(either.of(straight.transpose(1, 2))), straight[1])
+    square = torch.randn(4, 8, 8, generator=generator())
+    either = Place("w", Stack(4, (8, 8), either=True), expert=1)
+    assert torch.equal(dense(either.of(square)), square[1])
 
 
 def test_blocks_that_lie_across_layers() -> None:
@@ -120,8 +128,8 @@ def test_blocks_that_lie_across_layers() -> None:
         stack.scale[:, ::2],
         None if stack.zero is None else stack.zero[:, ::2],
     )
-    place = Place("w", experts=4, expert=1, part=1, parts=2)
-    with pytest.raises(GqcError, match=r"w: blocks of .* lie across experts or their layers"):
+    place = Place("w", Stack(4, (6, 64)), expert=1, part=1, parts=2)
+    with pytest.raises(GqcError, match="has blocks across experts or their layers"):
         place.of(wide)
-    whole: Any = Place("w", experts=4, expert=1).of(wide)
+    whole: Any = Place("w", Stack(4, (6, 64)), expert=1).of(wide)
     assert torch.equal(dense(whole), dense(wide)[1])

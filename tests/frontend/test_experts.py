@@ -126,9 +126,46 @@ class WithNorm(MixtralExperts):
         self.norm = nn.RMSNorm(64)
 
 
-def test_experts_that_do_more_are_left() -> None:
-    experts = stacked()
-    assert slots_of(WithNorm(experts.config)) is None
-    assert slots_of(nn.Linear(4, 4)) is None
-    experts.down_proj = nn.Parameter(torch.zeros(4, 4))
-    assert slots_of(experts) is None
+class Doubled(MixtralExperts):
+    """Experts that do something else with the same parameters."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return 2 * super().forward(*args, **kwargs)
+
+
+def test_experts_that_do_or_hold_more_are_left() -> None:
+    config = stacked().config
+    for other in (nn.Linear(4, 4), WithNorm(config), Doubled(config)):
+        assert slots_of(other) is None
+    changes = {
+        "a hook": lambda e: e.register_forward_hook(lambda *_: None),
+        "a hook before": lambda e: e.register_forward_pre_hook(lambda *_: None),
+        "another forward": lambda e: setattr(e, "forward", lambda *_: None),
+        "a norm without weight": lambda e: setattr(e, "has_post_expert_norm", True),
+        "a buffer": lambda e: e.register_buffer("scale", torch.ones(4)),
+        "a matrix for a stack": lambda e: setattr(e, "down_proj", nn.Parameter(torch.ones(4, 4))),
+    }
+    for name, change in changes.items():
+        experts = stacked()
+        assert slots_of(experts) is not None
+        change(experts)
+        assert slots_of(experts) is None, name
+
+
+def test_experts_that_two_layers_share_are_one_module() -> None:
+    model = small_models.experts("mixtral")
+    model.model.layers[1].mlp.experts = model.model.layers[0].mlp.experts
+    new: Any = copy_shared(model)
+    assert new.model.layers[1].mlp.experts is new.model.layers[0].mlp.experts
+
+
+def test_rows_are_summed_in_float32() -> None:
+    """As transformers' own faster ways do; in bf16 each expert's share would be rounded."""
+    new = separated(stacked()).bfloat16()
+    x, index, weight = sent(64, 4)
+    index = torch.arange(4).expand(64, 4)
+    weight = torch.rand(64, 4, generator=torch.Generator().manual_seed(0))
+    found = new(x.bfloat16(), index, weight)
+    parts = [new(x.bfloat16(), index[:, [e]], torch.ones(64, 1)).double() for e in range(4)]
+    exact = sum(part * weight[:, [e]].double() for e, part in enumerate(parts))
+    assert torch.equal(found, torch.as_tensor(exact).float().bfloat16())
