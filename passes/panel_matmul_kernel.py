@@ -25,8 +25,9 @@ from gqc.targets import resolve
 PANEL_BYTES = 128 << 10
 """What a decoded chunk of a panel may take, well within a core's second cache."""
 
-DECODED_COLUMNS = 32
-"""Columns of a panel that are decoded at once: more of them make longer code."""
+DECODED_COLUMNS = 16
+"""Columns of a panel that are decoded at once, those of a cache line of words: more of them make
+longer code, which spills registers."""
 
 SHARED_SUMS = 4
 """Panels that share the sums of x, where zero points ask for these."""
@@ -200,7 +201,8 @@ class PanelMatmulKernel(MatmulKernel):
         """What is built inside runs for some columns of the panel at once, as for a tile of these;
         gives the first one's place."""
         columns, lane = self.bn, self.lane
-        some = math.gcd(columns, DECODED_COLUMNS)
+        whole_zeros = (len(plane.codes) for _, plane in self.planes("zero"))  # of words
+        some = math.gcd(columns, max((DECODED_COLUMNS, *whole_zeros)))
         with self.loop("column", self.constant(columns), some) as column:
             self.bn, self.lane = some, named(arith.AddiOp(lane, column), "lane")
             yield column

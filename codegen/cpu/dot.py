@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from xdsl.dialects.builtin import bf16, f32
 from xdsl.ir import SSAValue
 
+from gqc.codegen.cpu.codes import Decoded
 from gqc.codegen.cpu.emitter import Emitter, Index
 from gqc.codegen.cpu.tiles import Loaded, LoadedTogether, Registers, Tile, Transposed, Vectors
 
 UNROLLED = 8
-"""Products of one accumulator in a round of the loop: more of them make LLVM spill registers."""
+"""Steps of a round of the loop: more of them make LLVM spill registers, and compile for longer."""
 
 UNROLLED_IN_MEMORY = 4
-"""The same where nothing is decoded: more of them take longer to compile and run no faster."""
+"""The same where nothing is decoded: more of them run no faster."""
 
 
 def dot(e: Emitter, acc: Tile, lhs: Tile, rhs: Tile) -> Registers:
@@ -24,8 +25,7 @@ def dot(e: Emitter, acc: Tile, lhs: Tile, rhs: Tile) -> Registers:
     extent, width = lhs.columns, len(acc.vectors(e))
     paired = e.isa.dot_bf16 is not None and lhs.element == rhs.element == bf16
     step = 2 if paired and extent % 2 == 0 else 1
-    in_memory = isinstance(rhs, Loaded | LoadedTogether)
-    some = max(rhs.granule, step * (UNROLLED_IN_MEMORY if in_memory else UNROLLED))
+    some = max(rhs.granule, unrolled(e, rhs, step))
 
     def add(sums: Vectors, k: Index) -> None:
         columns = rhs.pair(e, k) if step == 2 else rhs.row(e, k)
@@ -33,6 +33,17 @@ def dot(e: Emitter, acc: Tile, lhs: Tile, rhs: Tile) -> Registers:
             add_products(e, sums, m * width, lhs, m, k, columns)
 
     return accumulate(e, acc, extent, step, some, add)
+
+
+def unrolled(e: Emitter, rhs: Tile, step: int) -> int:
+    """Rows of rhs, taken so many at a step, that are wanted in a round of the loop."""
+    if isinstance(rhs, Loaded | LoadedTogether):
+        return step * UNROLLED_IN_MEMORY
+    if step == 1 or not isinstance(rhs, Decoded) or not rhs.in_pairs(e):
+        return UNROLLED  # each row is decoded by itself
+    if rhs.is_found_at_once(e) and rhs.rows <= e.isa.registers:
+        return rhs.rows  # LLVM moves what is read in all steps to the first one
+    return step * UNROLLED
 
 
 def accumulate(

@@ -34,13 +34,13 @@
 // CHECK-NEXT:     scf.for %chunk = %c0 to %c128 step %c128 {
 // CHECK-NEXT:       scf.for %place = %c0 to %c128 step %c64 {
 // CHECK-NEXT:         %k_1 = arith.addi %chunk, %place : index
-// CHECK-NEXT:         scf.for %column = %c0 to %c64 step %c32 {
+// CHECK-NEXT:         scf.for %column = %c0 to %c64 step %c16 {
 // CHECK-NEXT:           %lane_1 = arith.addi %lane, %column : index
 // CHECK-NEXT:           %word = arith.divui %k_1, %c8 : index
-// CHECK-NEXT:           %w_words = tile.load %w[%panel, %word, %lane_1] : memref<1x16x64xi32> -> vector<8x32xi32>
-// CHECK-NEXT:           %codes = tile.unpack %w_words axis = 0 order = "halves" : (vector<8x32xi32>) -> vector<64x32xui4>
-// CHECK-NEXT:           %w_tile = tile.cast %codes : vector<64x32xui4> to vector<64x32xbf16>
-// CHECK-NEXT:           tile.store %w_tile, %decoded[%place, %column] : vector<64x32xbf16>, memref<128x64xbf16>
+// CHECK-NEXT:           %w_words = tile.load %w[%panel, %word, %lane_1] : memref<1x16x64xi32> -> vector<8x16xi32>
+// CHECK-NEXT:           %codes = tile.unpack %w_words axis = 0 order = "halves" : (vector<8x16xi32>) -> vector<64x16xui4>
+// CHECK-NEXT:           %w_tile = tile.cast %codes : vector<64x16xui4> to vector<64x16xbf16>
+// CHECK-NEXT:           tile.store %w_tile, %decoded[%place, %column] : vector<64x16xbf16>, memref<128x64xbf16>
 // CHECK-NEXT:         }
 // CHECK-NEXT:       }
 // CHECK-NEXT:       scf.for %row_2 = %c0 to %end step %c4 {

@@ -7,8 +7,8 @@
 // CHECK-SAME: decision = #gq.decision<native, "vpdpbusd or tdpbsud takes si8 by si4 under f32 and f16">
 // CHECK:      tile.kernel @matmul_bf16_si8_si4_g32_f16_48x64_any({{.*}}) tile<256, 32>
 // CHECK:        %decoded = memref.alloca() : memref<64x32xui8>
-// CHECK:        %w_tile = tile.cast %codes : vector<32x32xui4> to vector<32x32xui8>
-// CHECK-NEXT:   tile.store %w_tile, %decoded[%place, %column] : vector<32x32xui8>, memref<64x32xui8>
+// CHECK:        %w_tile = tile.cast %codes : vector<32x16xui4> to vector<32x16xui8>
+// CHECK-NEXT:   tile.store %w_tile, %decoded[%place, %column] : vector<32x16xui8>, memref<64x32xui8>
 // CHECK:        %w_tile_1 = tile.load %decoded[%place_1, %c0] : memref<64x32xui8> -> vector<32x32xui8>
 // CHECK:        %part = tile.dot %{{.*}}, %x_codes, %w_tile_1 : vector<32x32xsi8>, vector<32x32xui8> -> vector<32x32xi32>
 
