@@ -120,10 +120,6 @@ class Decoded(Tile):
         """Whether pairs of rows are decoded at once, to bf16."""
         return not self.source.along_lanes and e.isa.decodes_pairs(self.source.format.bits)
 
-    def is_found_at_once(self, e: Emitter) -> bool:
-        """Whether one look-up in one register decodes a pair."""
-        return self.source.format.bits <= e.isa.pair_table_bits
-
     def pair(self, e: Emitter, i: Index) -> Vectors:
         if not self.in_pairs(e):
             return super().pair(e, i)

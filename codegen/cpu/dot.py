@@ -12,7 +12,8 @@ from gqc.codegen.cpu.emitter import Emitter, Index
 from gqc.codegen.cpu.tiles import Loaded, LoadedTogether, Registers, Tile, Transposed, Vectors
 
 UNROLLED = 8
-"""Steps of a round of the loop: more of them make LLVM spill registers, and compile for longer."""
+"""Steps of a round of the loop. With more of them LLVM moves reads of weights together, which memory
+then gives at two thirds of its speed, or spills registers; and they take longer to compile."""
 
 UNROLLED_IN_MEMORY = 4
 """The same where nothing is decoded: more of them run no faster."""
@@ -39,11 +40,8 @@ def unrolled(e: Emitter, rhs: Tile, step: int) -> int:
     """Rows of rhs, taken so many at a step, that are wanted in a round of the loop."""
     if isinstance(rhs, Loaded | LoadedTogether):
         return step * UNROLLED_IN_MEMORY
-    if step == 1 or not isinstance(rhs, Decoded) or not rhs.in_pairs(e):
-        return UNROLLED  # each row is decoded by itself
-    if rhs.is_found_at_once(e) and rhs.rows <= e.isa.registers:
-        return rhs.rows  # LLVM moves what is read in all steps to the first one
-    return step * UNROLLED
+    in_pairs = step == 2 and isinstance(rhs, Decoded) and rhs.in_pairs(e)
+    return step * UNROLLED if in_pairs else UNROLLED  # else each row is decoded by itself
 
 
 def accumulate(
