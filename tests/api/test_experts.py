@@ -94,22 +94,24 @@ def test_experts_in_mxfp4_are_not_quantized_again(tmp_path: Path) -> None:
     assert len(rows) == 8
 
 
-def moe_gguf(path: Path, model: Any) -> None:
-    """Write a Qwen3-MoE as llama.cpp has it: stacks of gate, up and down of all experts, Q8_0."""
+def moe_gguf(path: Path, model: Any, architecture: str) -> None:
+    """Write a model of experts as llama.cpp has it: gate, up and down of all, each a stack, Q8_0.
+
+    Rows of q and k of a llama are in pairs that rotate together.
+    """
     config, state = model.config, model.state_dict()
-    writer = gguf.GGUFWriter(path, "qwen3moe")
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(1)
     writer.add_context_length(64)
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_expert_feed_forward_length(config.moe_intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(config.head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
-    writer.add_expert_count(config.num_experts)
+    writer.add_expert_count(4)
     writer.add_expert_used_count(config.num_experts_per_tok)
     layer = "model.layers.0."
     gate, up = state.pop(f"{layer}mlp.experts.gate_up_proj").chunk(2, 1)
@@ -118,7 +120,6 @@ def moe_gguf(path: Path, model: Any) -> None:
     tensors = {f"blk.0.{name}": stack for name, stack in stacks.items()}
     names = {
         **{f"blk.0.attn_{x}": f"{layer}self_attn.{x}_proj" for x in "qkv"},
-        **{f"blk.0.attn_{x}_norm": f"{layer}self_attn.{x}_norm" for x in "qk"},
         "blk.0.attn_output": f"{layer}self_attn.o_proj",
         "blk.0.attn_norm": f"{layer}input_layernorm",
         "blk.0.ffn_norm": f"{layer}post_attention_layernorm",
@@ -127,16 +128,22 @@ def moe_gguf(path: Path, model: Any) -> None:
         "output_norm": "model.norm",
         "output": "lm_head",
     }
+    if architecture == "qwen3moe":
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+        names |= {f"blk.0.attn_{x}_norm": f"{layer}self_attn.{x}_norm" for x in "qk"}
     tensors |= {name: state.pop(f"{ours}.weight") for name, ours in names.items()}
     assert not state
+    if architecture == "llama":
+        for name in ("blk.0.attn_q", "blk.0.attn_k"):
+            halves = tensors[name].unflatten(0, (-1, 2, config.head_dim // 2))
+            tensors[name] = halves.transpose(1, 2).flatten(0, 2)
     for name, tensor in tensors.items():
-        values = tensor.numpy().astype(np.float32)
+        values = np.ascontiguousarray(tensor.numpy().astype(np.float32))
         if "_exps" not in name:
             writer.add_tensor(f"{name}.weight", values)
             continue
         type_ = gguf.GGMLQuantizationType.Q8_0
-        raw = gguf.quants.quantize(np.ascontiguousarray(values), type_)
-        writer.add_tensor(f"{name}.weight", raw, raw_dtype=type_)
+        writer.add_tensor(f"{name}.weight", gguf.quants.quantize(values, type_), raw_dtype=type_)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -145,7 +152,8 @@ def moe_gguf(path: Path, model: Any) -> None:
 
 def test_a_gguf_of_experts_is_what_transformers_reads(tmp_path: Path) -> None:
     """Which leaves the size of an expert at its default of 768, whatever the file says."""
-    moe_gguf(tmp_path / "model.gguf", experts("qwen3_moe", moe_intermediate_size=768))
+    model = experts("qwen3_moe", moe_intermediate_size=768)
+    moe_gguf(tmp_path / "model.gguf", model, "qwen3moe")
     theirs = transformers.Qwen3MoeForCausalLM.from_pretrained(
         tmp_path, gguf_file="model.gguf", dtype=torch.float32
     )
@@ -153,6 +161,19 @@ def test_a_gguf_of_experts_is_what_transformers_reads(tmp_path: Path) -> None:
     assert torch.allclose(logits(loaded), logits(theirs), rtol=0, atol=1e-5)
     rows = [row for row in loaded.report().rows if ".experts." in row.layer]
     assert {row.method for row in rows} == {"Q8_0"} and len(rows) == 12
+
+
+def test_a_gguf_of_mixtral_says_that_it_is_a_llama(tmp_path: Path) -> None:
+    model = experts("mixtral")
+    moe_gguf(tmp_path / "model.gguf", model, "llama")
+    loaded = gqc.load(tmp_path / "model.gguf", dtype=torch.float32, target="cpu")
+    assert type(loaded) is type(model)
+    for stack in model.state_dict().values():  # what Q8_0 makes of the stacks
+        if stack.ndim == 3:
+            type_ = gguf.GGMLQuantizationType.Q8_0
+            raw = gguf.quants.quantize(stack.numpy(), type_)
+            stack.copy_(torch.from_numpy(gguf.quants.dequantize(raw, type_)))
+    assert torch.allclose(logits(loaded), logits(model), rtol=0, atol=1e-5)
 
 
 def test_stacks_of_qwen3_vl_are_published_transposed(tmp_path: Path) -> None:

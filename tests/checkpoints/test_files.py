@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints.packed import plain
+from safetensors.torch import save_file
 
-from gqc.checkpoints.files import is_finite, option
+from gqc.checkpoints import files
+from gqc.checkpoints.files import Tensors, is_finite, option
 from gqc.errors import GqcError
 
 INDEX = "model.safetensors.index.json"
@@ -99,3 +101,18 @@ def test_options_have_a_kind() -> None:
             option({"bits": value}, "bits", int)
     with pytest.raises(GqcError, match="bits is None, expected int"):
         option({}, "bits", int)
+
+
+@pytest.mark.parametrize(("tensors", "elements", "opened"), [(8, 1 << 15, 8), (512, 16, 1)])
+def test_a_file_is_opened_anew_once_reading_took_as_long(
+    tensors: int, elements: int, opened: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So large tensors leave memory when the next is read, and many small ones take no time."""
+    path = tmp_path / "model.safetensors"
+    save_file({f"t{i}": torch.full((elements,), float(i)) for i in range(tensors)}, path)
+    source, opens = Tensors([path]), []
+    real = files.open_file
+    monkeypatch.setattr(files, "open_file", lambda path: opens.append(path) or real(path))
+    for i in range(tensors):
+        assert (source.read(f"t{i}") == i).all()
+    assert len(opens) == opened
