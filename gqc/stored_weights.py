@@ -206,10 +206,10 @@ def known_places(
     given = {alias for name in places for alias in aliases[name]}
     unknown = [name for name, parameters in found.items() if not parameters]
     if missing := [name for name in model.state_dict() if name not in given]:
-        others = f", which has no {some(unknown)}" if unknown else ""
+        others = f"; stored, but not known to it: {some(unknown)}" if unknown else ""
         raise GqcError(
-            f"{count(len(missing), 'parameter')} of {type(model).__name__}{others}, not stored: "
-            f"{some(missing)}; give the model that the weights are of"
+            f"{count(len(missing), 'parameter')} of {type(model).__name__} not stored: "
+            f"{some(missing)}{others}; give the model that the weights are of"
         )
     if unknown:
         warnings.warn(f"{type(model).__name__} has no {some(unknown)}: left unread", stacklevel=4)

@@ -95,9 +95,11 @@ def test_inductor_elsewhere_calls_operators(model: Any) -> None:
 
     from gqc.runtime import inductor
 
+    operator = torch.ops.gqc.matmul.default
+    before = lowering.lowerings.get(operator)  # torch.compile may have noted that it is called
     with inductor.direct_launches():
-        assert lowering.lowerings[torch.ops.gqc.matmul.default] is inductor.lower_matmul
-    assert torch.ops.gqc.matmul.default not in lowering.lowerings
+        assert lowering.lowerings[operator] is inductor.lower_matmul
+    assert lowering.lowerings.get(operator) is before is not inductor.lower_matmul
 
 
 def test_what_does_not_fit(generator: Any) -> None:

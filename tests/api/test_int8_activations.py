@@ -44,12 +44,11 @@ def test_a_layer(scheme: str | Scheme, dtype: torch.dtype) -> None:
     assert y.dtype == dtype and ((y.double() - expected).abs() <= bound).all()
 
 
-@pytest.mark.parametrize("scheme", ["w4a8_g32", "w8a8_g64_asym", "w8a8_g64+smoothquant"])
+@pytest.mark.parametrize("scheme", ["w4a8_g32", "w8a8_g64_asym"])
 def test_a_model_whose_quantizer_computes_its_input(scheme: str) -> None:
     """SiLU runs in the kernel that quantizes: sums of floats in another order move few codes."""
     model, x = mlp(), torch.randn(5, 128)
-    given = [x] if "smoothquant" in scheme else None
-    compiled = gqc.compile(model, x, scheme=scheme, target="cpu", calibration=given)
+    compiled = gqc.compile(model, x, scheme=scheme, target="cpu")
     assert any(kernel.name.startswith("quantize_silu_f32_si8") for kernel in compiled.kernels)
     how = preset(scheme)
     hidden = x
