@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 
-from gqc.checkpoints.places import Place, places_of
+from gqc.checkpoints.places import Place, Places
 from gqc.checkpoints.source import Source
 from gqc.checkpoints.weights import (
     Permuted,
@@ -36,7 +36,7 @@ from gqc.passes.quantize_activations import input_scale
 from gqc.report import CastKey
 
 STACKS = 3
-"""Stacks of experts in memory at a time: as many as one layer has."""
+"""Stacks of experts in memory at a time: as many as hold the matrices of one layer."""
 
 
 class StoredWeights(dict[str, torch.Tensor]):
@@ -195,7 +195,8 @@ def known_places(
     Raises GqcError if it has parameters that are not there, or one that is there twice; warns of
     what it has no parameter for.
     """
-    found = places_of(model, source.names())
+    known = Places(model)
+    found = {name: known.find(name) for name in source.names()}
     places: dict[str, Place] = {}
     for each in found.values():
         if twice := places.keys() & each.keys():

@@ -13,7 +13,7 @@ from gqc.codegen.cpu.tiles import Loaded, LoadedTogether, Registers, Tile, Trans
 
 UNROLLED = 8
 """Steps of a round of the loop. With more of them LLVM moves reads of weights together, for which
-memory gives three quarters of its speed, or spills registers; and they take longer to compile."""
+memory is slower, or spills registers; and they take longer to compile."""
 
 UNROLLED_IN_MEMORY = 4
 """The same where nothing is decoded: more of them run no faster."""

@@ -179,14 +179,18 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         implied={"norm_topk_prob": True},
     ),
-    "llama of experts": Architecture(
+}
+"""Models by `general.architecture`."""
+
+WITH_EXPERTS: dict[str, Architecture] = {
+    "llama": Architecture(
         "mixtral",
         MOE,
         rotary=True,
         keys={"num_local_experts": "expert_count", "num_experts_per_tok": "expert_used_count"},
     ),
 }
-"""Models by `general.architecture`; Mixtral says that it is a llama, and how many experts."""
+"""Those that have the name of another model, and experts besides."""
 
 NO_PARAMETERS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
@@ -219,9 +223,9 @@ class Gguf:
         if self.file.metadata.get("split.count", 1) != 1:
             raise GqcError(f"{path}: is one of several parts; merge them with gguf-split")
         self.prefix = name
-        experts = self.file.metadata.get(f"{name}.expert_count")
-        row = f"{name} of experts" if experts else name
-        self.architecture = ARCHITECTURES.get(row, ARCHITECTURES[name])
+        self.architecture = ARCHITECTURES[name]
+        if self.file.metadata.get(f"{name}.expert_count"):
+            self.architecture = WITH_EXPERTS.get(name, self.architecture)
         self.stored: dict[str, str] = {}
         for entry in self.file.entries:
             if entry not in NO_PARAMETERS:

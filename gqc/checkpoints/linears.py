@@ -1,17 +1,17 @@
 """Which parameters of a dense checkpoint are weights of linear layers: the files do not say.
 
-The model's class does, built without weights where transformers has it; what it makes of names in
-files is known (`gqc.checkpoints.places`). Of parameters that it does not have, and of all where it
-is not to be had, names decide: a matrix called `weight` is that of a linear layer unless its module
-is called like an embedding, a norm or a router (`APART`). Nothing is left out in silence: each
-parameter that is none has a reason.
+The model's class does, built without weights where transformers has it; which of its parameters a
+name in files stands for, `gqc.checkpoints.places` says. Of parameters that it does not have, and of
+all where it is not to be had, names decide: a matrix called `weight` is that of a linear layer
+unless its module is called like an embedding, a norm or a router (`APART`). Nothing is left out in
+silence: each parameter that is none has a reason.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -77,8 +77,8 @@ def kinds(config: Mapping[str, Any], specs: Mapping[str, Spec]) -> dict[str, Kin
         else:
             result[name] = of_name(name.removesuffix(".weight"), spec, config)
             unknown.append(name)
-    if model is not None:
-        refuse_missing(model, every)
+    if places is not None:
+        refuse_missing(places.experts, every)
     if unknown:
         reason = why or f"{type(model).__name__} has no module of that name"
         few = f"{', '.join(unknown[:3])}{', …' if len(unknown) > 3 else ''}"
@@ -147,16 +147,8 @@ def contradiction(spec: Spec, expected: list[int]) -> GqcError:
     return GqcError(f"{spec.file}: a weight is {spec}, but the config says {expected}")
 
 
-def refuse_missing(model: nn.Module, found: Collection[str]) -> None:
+def refuse_missing(expected: Sequence[str], found: Collection[str]) -> None:
     """Raise GqcError if experts of a model are not all there."""
-    from gqc.frontend.experts import Experts
-
-    expected = [
-        f"{path}.{name}"
-        for path, module in model.named_modules()
-        if isinstance(module, Experts)
-        for name in module.state_dict()
-    ]
     if missing := [name for name in expected if name not in found]:
         raise GqcError(
             f"{count(len(missing), 'parameter')} of experts missing, {missing[0]} first: the files "

@@ -8,7 +8,7 @@ converted: names are looked up, and of a stack one expert's part is read.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -41,16 +41,15 @@ class Stack:
 
     def is_turned(self, shape: Sequence[int]) -> bool | None:
         """Whether a dense stack of this shape is transposed; None of one that is no such stack."""
-        straight = (self.experts, *self.shape)
-        turned = (self.experts, *reversed(self.shape))
-        fits = {False: tuple(shape) == straight, True: tuple(shape) == turned}
-        if fits[self.transposed]:
-            return self.transposed
-        return not self.transposed if self.either and fits[not self.transposed] else None
+        known = (self.transposed, not self.transposed) if self.either else (self.transposed,)
+        return next((turned for turned in known if list(shape) == self.dense(turned)), None)
 
     def expected(self) -> list[int]:
         """The shape that a dense stack has."""
-        return [self.experts, *(reversed(self.shape) if self.transposed else self.shape)]
+        return self.dense(self.transposed)
+
+    def dense(self, turned: bool) -> list[int]:
+        return [self.experts, *(reversed(self.shape) if turned else self.shape)]
 
 
 @dataclass(frozen=True)
@@ -149,25 +148,35 @@ class Places:
         if name in self.state:
             return {name: Place(name)}
         renamed, conversion = self.renamed(name)
-        if conversion is None and name in self.stacks:
-            renamed = name
-        if conversion is not None and conversion.steps in MERGES:
-            parameter = self.part_of(renamed, name, conversion)
-            return {} if parameter is None else {parameter: Place(name)}
-        if renamed in self.state and conversion is None:
-            return {renamed: Place(name)}
-        if conversion is not None and conversion.steps != TRANSPOSE:
-            return {}
-        stack, parts = self.stacks.get(renamed, (None, {}))
-        if stack is not None:
-            stack = replace(stack, either=conversion is not None)
-        return {parameter: Place(name, stack, *part) for part, parameter in parts.items()}
+        if conversion is None:
+            renamed = name if name in self.stacks else renamed
+            return {renamed: Place(name)} if renamed in self.state else self.split(renamed, name)
+        if conversion.steps in MERGES:
+            return self.matrix(renamed, name, conversion)
+        return self.split(renamed, name, either=True) if conversion.steps == TRANSPOSE else {}
 
-    def part_of(self, stack: str, name: str, conversion: Conversion) -> str | None:
+    def split(self, stack: str, name: str, either: bool = False) -> dict[str, Place]:
+        """The parameters that are in a stack, which the source has by a name."""
+        if stack not in self.stacks:
+            return {}
+        known, parts = self.stacks[stack]
+        known = replace(known, either=either)
+        return {parameter: Place(name, known, *part) for part, parameter in parts.items()}
+
+    def matrix(self, stack: str, name: str, conversion: Conversion) -> dict[str, Place]:
         """The parameter that one matrix of an expert is, of those that would be stacked."""
         number = EXPERT.match(name)
-        _, parts = self.stacks.get(stack, (None, {}))
-        return number and parts.get((int(number[1]), conversion.part, conversion.parts))
+        if stack not in self.stacks or number is None:
+            return {}
+        part = int(number[1]), conversion.part, conversion.parts
+        parameter = self.stacks[stack][1].get(part)
+        return {} if parameter is None else {parameter: Place(name)}
+
+    @property
+    def experts(self) -> list[str]:
+        """All parameters of experts."""
+        parts = (name for _, parts in self.stacks.values() for name in parts.values())
+        return [*dict.fromkeys(parts)]
 
 
 @dataclass(frozen=True)
@@ -220,9 +229,3 @@ def renaming(model: nn.Module, known: Collection[str]) -> Renaming:
 def is_of_transformers(model: nn.Module) -> bool:
     """Whether a model is one of the library's, which need not be installed."""
     return any(kind.__name__ == "PreTrainedModel" for kind in type(model).__mro__)
-
-
-def places_of(model: nn.Module, names: Iterable[str]) -> dict[str, dict[str, Place]]:
-    """For each name in a source, the parameters of the model that are there."""
-    places = Places(model)
-    return {name: places.find(name) for name in names}

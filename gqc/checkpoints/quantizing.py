@@ -40,7 +40,7 @@ class Quantizing:
     Raises GqcError, before any weight is read and naming all layers or patterns, on a checkpoint
     that is not dense, on schemes that need calibration, on patterns that match no layer, on a K
     that a group does not divide, and where nothing is left to quantize. Warns of parameters of
-    three dimensions that stay dense, as no class says what they are.
+    three dimensions that stay dense.
     """
 
     def __init__(
@@ -82,13 +82,15 @@ class Quantizing:
         for name, kind in found.items():
             layer = layers.get(name, layer_of(name))
             pattern, scheme = patterns.match(layer) or (None, KEEP)
-            reason = self.reason_to_keep(name, kind, pattern, scheme)
+            reason = self.reason_to_keep(layer, kind, pattern, scheme)
             if reason is None and isinstance(kind, Linear):
                 self.chosen[name] = kind, parse_scheme(scheme)
             else:
                 self.kept[name] = reason or ""
 
-    def reason_to_keep(self, name: str, kind: Kind, pattern: str | None, scheme: str) -> str | None:
+    def reason_to_keep(
+        self, layer: str, kind: Kind, pattern: str | None, scheme: str
+    ) -> str | None:
         """Why a parameter stays as it is, or None if it is to be quantized."""
         if not isinstance(kind, Linear):
             return kind
@@ -96,11 +98,11 @@ class Quantizing:
             return "no scheme names this layer"
         if scheme == KEEP:
             return f"ignored by pattern {pattern}"
-        if not fnmatchcase(layer_of(name), HEAD):
+        if not fnmatchcase(layer, HEAD):
             return None
         if self.config.get("tie_word_embeddings") is True:
             return "its weight is shared with the embedding"
-        asked = self.lm_head or pattern == layer_of(name)
+        asked = self.lm_head or pattern == layer
         return None if asked else "the output head is kept by default"
 
     def refuse(self) -> None:
