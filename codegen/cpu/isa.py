@@ -7,6 +7,7 @@ intrinsics it may use. `portable` uses none: generic LLVM vectors of 128 bits, o
 from __future__ import annotations
 
 import ctypes
+import platform
 import sys
 from dataclasses import dataclass, replace
 from functools import cache
@@ -81,6 +82,8 @@ _NO_AVX512 = (
     *("avx512bitalg", "avx512vp2intersect", "avx512vpopcntdq", "avx512vbmi2", "avx512vbmi"),
     *("avx512vnni", "avx512ifma", "avx512cd", "avx512dq", "avx512bw", "avx512vl", "avx512f"),
 )
+_NO_SVE = ("sve",)
+"""Without it there is none of what extends it."""
 
 _COOPER_LAKE = Isa(
     "cooperlake",
@@ -153,10 +156,17 @@ ISAS: dict[str, Isa] = {
             "neon",
             lanes=4,
             needs=("neon", "dotprod"),
+            excludes=_NO_SVE,
             dot_s8s8="llvm.aarch64.neon.sdot.v4i32.v16i8",
             machine="aarch64",
         ),
-        Isa("portable", lanes=4, registers=16, excludes=(*_NO_AVX512, *_NO_VNNI), fma=False),
+        Isa(
+            "portable",
+            lanes=4,
+            registers=16,
+            excludes=(*_NO_AVX512, *_NO_VNNI, *_NO_SVE),
+            fma=False,
+        ),
     ]
 }
 """The tiers, best first."""
@@ -164,13 +174,33 @@ ISAS: dict[str, Isa] = {
 
 def missing(isa: Isa) -> list[str]:
     """What a tier needs and this machine lacks: features, or the system's leave to use tiles."""
-    from llvmlite import binding
-
-    features = binding.get_host_cpu_features()
+    features = host_features()
     lacking = [feature for feature in isa.needs if not features.get(feature, False)]
     if not lacking and isa.tile_dot_bf16 and not may_use_tiles():
         return ["the system's leave to use AMX tiles"]
     return lacking
+
+
+def host_features() -> dict[str, bool]:
+    """What this machine's CPU has, by LLVM's names. Of what Linux tells of an ARM CPU, LLVM 22
+    passes on few, and not dot products."""
+    from llvmlite import binding
+
+    found = dict(binding.get_host_cpu_features())
+    return found | {"dotprod": True} if has_dot_products() else found
+
+
+HARDWARE_CAPABILITIES, DOT_PRODUCTS = 16, 1 << 20
+"""Linux on AArch64: `AT_HWCAP` of what it tells a process, and its bit `HWCAP_ASIMDDP`."""
+
+
+def has_dot_products() -> bool:
+    """Whether Linux says that an ARM CPU has `sdot` (kernel.org, arch/arm64/elf_hwcaps.rst)."""
+    if (sys.platform, platform.machine()) != ("linux", "aarch64"):
+        return False
+    told = ctypes.CDLL(None).getauxval
+    told.argtypes, told.restype = [ctypes.c_ulong], ctypes.c_ulong
+    return told(HARDWARE_CAPABILITIES) & DOT_PRODUCTS != 0
 
 
 ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA = 158, 0x1023, 18

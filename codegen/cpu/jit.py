@@ -21,7 +21,7 @@ from llvmlite import binding
 from xdsl.backend.llvm.convert import convert_module
 
 from gqc.codegen.cpu import cache, llvm_types
-from gqc.codegen.cpu.isa import Isa, missing
+from gqc.codegen.cpu.isa import Isa, host_features, missing
 from gqc.codegen.cpu.lowering import lower
 from gqc.codegen.cpu.threads import OPENMP
 from gqc.dialects.tile import KernelOp, shape_of
@@ -68,7 +68,7 @@ def features_of(isa: Isa) -> str:
 
     A tier above the host's has its own, for code to look at.
     """
-    found = {**binding.get_host_cpu_features(), **dict.fromkeys(isa.needs, True)}
+    found = {**host_features(), **dict.fromkeys(isa.needs, True)}
     kept = {name: on and name not in isa.excludes for name, on in found.items()}
     return ",".join(f"{'+' if on else '-'}{name}" for name, on in sorted(kept.items()))
 

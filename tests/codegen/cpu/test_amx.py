@@ -153,7 +153,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     return pretend
 
 
-@pytest.mark.parametrize("tier", [name for name in ISAS if name != "neon"])
+@pytest.mark.parametrize("tier", ISAS)
 def test_the_best_tier_of_a_machine(tier, machine):
     machine(True, tier)
     assert isa.host().name == tier and gqc.targets.resolve("cpu").name == f"cpu_{tier}"
