@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import pytest
+import tiers
 import torch
 from torch import nn
 from xdsl.dialects.builtin import TensorType
@@ -171,6 +172,12 @@ class Producer:
         """What is quantized, by torch."""
         with torch.no_grad():
             return self.before(*self.inputs)
+
+
+@pytest.fixture
+def emulated_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code for NEON runs here, whatever the CPU."""
+    tiers.emulate(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache as once
 from importlib import resources
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CROSS = {"aarch64": "aarch64-unknown-linux-gnu"}
-"""Machines that code can be inspected for on any host."""
+"""Machines that code can be made for on any host, to be read or emulated."""
 
 
 def llvm_text(kernel: KernelOp, isa: Isa) -> str:
@@ -155,16 +155,17 @@ def object_code(kernel: KernelOp, isa: Isa, key: bytes) -> bytes:
 # Linking
 
 
-def link(name: str, code: bytes) -> tuple[Any, int]:
+def link(name: str, code: bytes, symbols: Mapping[str, int]) -> tuple[Any, int]:
     """Object code in this process: what keeps it alive, and the address of a function.
 
-    Each kernel has a linker of its own (half a millisecond), so names never meet.
+    `symbols` are the addresses of what it imports. Each kernel has a linker of its own (half a
+    millisecond), so names never meet.
     """
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     linker = binding.create_lljit_compiler()
     library = binding.JITLibraryBuilder().add_object_img(code).export_symbol(name)
-    for symbol, address in openmp().items():
+    for symbol, address in symbols.items():
         library.import_symbol(symbol, address)
     tracker = library.link(linker, name)
     return (linker, tracker), tracker[name]
@@ -194,7 +195,7 @@ def address_of(kernel: KernelOp, isa: Isa) -> int:
     """Address of the kernel's function, linked into this process on the first call."""
     key = cache_key(kernel, isa)
     if key not in linked:
-        linked[key] = link(kernel.sym_name.data, object_code(kernel, isa, key))
+        linked[key] = link(kernel.sym_name.data, object_code(kernel, isa, key), openmp())
     return linked[key][1]
 
 

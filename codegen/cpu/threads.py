@@ -29,7 +29,7 @@ OPENMP = {
     "omp_get_thread_num": llvm.LLVMFunctionType([], i32),
     "omp_get_num_threads": llvm.LLVMFunctionType([], i32),
 }
-"""What a kernel imports."""
+"""What a kernel imports, beside the `memset` that LLVM makes of loops."""
 
 
 def function(name: str, inputs: Sequence[Attribute], linkage: str = "internal") -> llvm.FuncOp:

@@ -1,4 +1,4 @@
-"""Epilogues in kernels, on every tier this CPU has, against float64 of the quantized weights."""
+"""Epilogues in kernels, on every tier that runs here, against float64 of the quantized weights."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from typing import Any
 import pytest
 import small_models
 import torch
+from tiers import RUN
 from torch import nn
 from torch.nn import functional as F
 
 import gqc
-from gqc.codegen.cpu.isa import ISAS, host, missing
+from gqc.codegen.cpu.isa import host
 from gqc.errors import GqcError
 from gqc.passes import split_m_buckets
 from gqc.quantizers import QUANTIZERS
 from gqc.schemes import parse_scheme
 
-TIERS = [name for name, isa in ISAS.items() if not missing(isa) and not name.endswith("vnni")]
+TIERS = [name for name in RUN if not name.endswith("vnni")]
 
 
 @dataclass
@@ -105,7 +106,7 @@ def test_every_function(kind):
 
 
 @pytest.mark.parametrize("isa", TIERS)
-def test_every_tier(isa):
+def test_every_tier(isa, emulated_arm):
     check("gelu_mul_residual", isa, torch.bfloat16, rows=(1, 2, 9))
     check("silu_scaled_residual", isa, torch.float16)
 

@@ -1,4 +1,4 @@
-"""The kernel of attention: in the interpreter, and on every tier this CPU has."""
+"""The kernel of attention: in the interpreter, and on every tier that runs here."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
+from tiers import runs_here
 from xdsl.dialects.builtin import ModuleOp
 
 from gqc.codegen import cpu
-from gqc.codegen.cpu.isa import ISAS, missing
+from gqc.codegen.cpu.isa import ISAS
 from gqc.dialects.interpret import interpreter
 from gqc.dialects.text import parse_ir, print_ir
 from gqc.dialects.tile import KernelOp
@@ -70,10 +71,9 @@ def test_interpreted(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("isa", ISAS)
-def test_on_the_cpu(isa: str, dtype: torch.dtype) -> None:
+def test_on_the_cpu(isa: str, dtype: torch.dtype, emulated_arm: None) -> None:
     """Counts within and at the ends of steps; scores so far apart that weights underflow."""
-    if missing(ISAS[isa]):
-        pytest.skip(f"this CPU has no {isa}")
+    runs_here(isa)
     run = cpu.load(kernel(dtype, isa))
     for rows, count in ((1, 1), (1, 31), (1, 32), (1, 96), (2, 32), (4, 65)):
         for spread in (1.0, 50.0):

@@ -181,6 +181,11 @@ def own_cache(
     yield folder
 
 
+@pytest.fixture(autouse=True)
+def every_test_runs_neon(emulated_arm: None) -> None:
+    pass
+
+
 @pytest.fixture
 def emulated_tiles(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Code for `amx` runs here, with functions in place of the instructions of tiles."""

@@ -1,4 +1,4 @@
-"""CPUs of ARM: which tier they have, and what code for it is."""
+"""CPUs of ARM: which tier they have, and what code for it is; and the emulator that runs it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import re
 from types import SimpleNamespace
 from typing import Any
 
+import emulated_arm
 import pytest
 from llvmlite import binding
+from unicorn import UcError
 
 from gqc.codegen import cpu
 from gqc.codegen.cpu import isa, jit
@@ -54,3 +56,16 @@ def test_dot_products_are_asked_of_linux(monkeypatch, word, known):
     assert isa.host_features().get("dotprod", False) == known
     monkeypatch.setattr(isa.platform, "machine", lambda: "x86_64")
     assert not isa.has_dot_products()
+
+
+@pytest.mark.parametrize("array", range(1, 5))
+def test_the_emulator_sees_what_lies_beyond_an_array(linear, array):
+    """But for x, which says how many rows there are."""
+    layer = linear(64, 64, INT4)
+    arguments = layer.arguments(3)
+    run = emulated_arm.load(layer.kernel("neon", 3), ISAS["neon"])
+    run(*arguments)
+    assert not arguments[-1].isnan().any()
+    short = arguments[array].flatten()[:-1]
+    with pytest.raises(UcError):
+        run(*arguments[:array], short, *arguments[array + 1 :])

@@ -1,12 +1,13 @@
-"""Functions that kernels compute by series, on every tier this CPU has."""
+"""Functions that kernels compute by series, on every tier that runs here."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from tiers import runs_here
 
 from gqc.codegen import cpu
-from gqc.codegen.cpu.isa import ISAS, missing
+from gqc.codegen.cpu.isa import ISAS
 from gqc.dialects.text import parse_ir
 from gqc.dialects.tile import KernelOp
 
@@ -35,8 +36,7 @@ def apply(function: str, isa: str, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(params=TIERS)
 def isa(request: pytest.FixtureRequest) -> str:
-    if missing(ISAS[request.param]):
-        pytest.skip(f"this CPU has no {request.param}")
+    runs_here(request.param)
     return request.param
 
 

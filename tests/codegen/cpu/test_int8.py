@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from tiers import RUN
 from xdsl.dialects.builtin import TensorType
 from xdsl.dialects.test import TestOp
 from xdsl.parser import Parser
 
 from gqc.codegen import cpu
-from gqc.codegen.cpu.isa import ISAS, missing
+from gqc.codegen.cpu.isa import ISAS
 from gqc.dialects import gq, tile
 from gqc.dialects.text import context
 from gqc.formats.block_scaled import BlockScaled
@@ -127,7 +128,7 @@ class Dot:
         assert excess <= 1, f"{excess:.3g} times the bound of rounding"
 
 
-@pytest.fixture(params=[isa for isa in ISAS if not missing(ISAS[isa])])
+@pytest.fixture(params=RUN)
 def isa(request: pytest.FixtureRequest) -> str:
     return request.param
 

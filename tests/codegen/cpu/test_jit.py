@@ -114,7 +114,7 @@ def test_touches_nothing_beyond_its_arrays(linear, at_a_wall, isa, n, k, rows, f
 
 def test_infinite_and_nan_inputs_stay_in_their_row(linear):
     layer = linear(64, 64, "1x32 : f16 : si4", "bf16")
-    for isa in ("portable", resolve("host").name):
+    for isa in ("portable", "neon", resolve("host").name):
         x, *parts, y = layer.arguments(3)
         x[1, 5], x[2, 7] = float("nan"), float("inf")
         cpu.load(layer.kernel(isa, 3), isa)(x, *parts, y)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiers import runs_here
 
 from gqc.codegen import cpu
-from gqc.codegen.cpu.isa import ISAS, missing
+from gqc.codegen.cpu.isa import ISAS
 
 TIERS = list(ISAS)
 ELEMENTS = ("f4E2M1FN", "f6E2M3FN", "f6E3M2FN", "f8E4M3FN", "f8E5M2", "si8")
@@ -19,8 +20,7 @@ FORMATS = (
 
 @pytest.fixture(params=TIERS)
 def isa(request: pytest.FixtureRequest) -> str:
-    if missing(ISAS[request.param]):
-        pytest.skip(f"this CPU has no {request.param}")
+    runs_here(request.param)
     return request.param
 
 

@@ -7,10 +7,11 @@ from math import prod
 
 import pytest
 import torch
+from tiers import runs_here
 from xdsl.dialects import memref
 
 from gqc.codegen import cpu
-from gqc.codegen.cpu.isa import ISAS, host, missing
+from gqc.codegen.cpu.isa import ISAS, host
 from gqc.dialects.tile import element_of, shape_of
 from gqc.formats.elements import INTEGER_BITS
 from gqc.passes import panel_matmul_kernel, split_m_buckets
@@ -24,7 +25,7 @@ ZEROS = {
     "rescale": ", zero = f16, zero_mode = rescale",
 }
 MODES = [*ZEROS, "quantized"]
-TIERS = [isa for isa in ISAS if isa not in ("cooperlake", "avx512vnni", "avxvnni", "neon")]
+TIERS = [isa for isa in ISAS if isa not in ("cooperlake", "avx512vnni", "avxvnni")]
 """The others multiply floats as these do, but for codes of 8 bits on `cooperlake`."""
 ROWS = (1, 3, 16, 67)
 
@@ -37,11 +38,6 @@ def in_parts(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
     """Split K of layers that are small enough for a test."""
     monkeypatch.setattr(split_m_buckets, "PART_CODES", 1)
     monkeypatch.setitem(TARGETS, target, replace(TARGETS[target], programs=16))
-
-
-def runs_here(isa: str) -> None:
-    if missing(ISAS[isa]):
-        pytest.skip(f"this CPU has no {isa}")
 
 
 @pytest.mark.parametrize("isa", TIERS)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiers import runs_here
 
 from gqc.codegen import cpu
-from gqc.codegen.cpu.isa import ISAS, missing
+from gqc.codegen.cpu.isa import ISAS
 from gqc.errors import GqcError
 from gqc.formats.microscaling import MX_ROUNDING
 from gqc.passes.quantize_kernel import Packed
@@ -19,8 +20,7 @@ NVFP4 = "1x16 : f8E4M3FN : f4E2M1FN"
 
 @pytest.fixture(params=TIERS)
 def isa(request: pytest.FixtureRequest) -> str:
-    if missing(ISAS[request.param]):
-        pytest.skip(f"this CPU has no {request.param}")
+    runs_here(request.param)
     return request.param
 
 
