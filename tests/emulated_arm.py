@@ -19,7 +19,6 @@ from unicorn import (
     UC_MODE_ARM,
     UC_PROT_EXEC,
     UC_PROT_READ,
-    Uc,
 )
 from unicorn.arm64_const import (
     UC_ARM64_REG_LR,
@@ -27,6 +26,7 @@ from unicorn.arm64_const import (
     UC_ARM64_REG_X0,
     UC_CPU_ARM64_MAX,
 )
+from unicorn.unicorn import Uc
 
 from gqc.codegen.cpu import jit
 from gqc.codegen.cpu.isa import Isa

@@ -9,7 +9,7 @@ from typing import Any
 import emulated_arm
 import pytest
 from llvmlite import binding
-from unicorn import UcError
+from unicorn.unicorn import UcError
 
 from gqc.codegen import cpu
 from gqc.codegen.cpu import isa, jit
