@@ -2,16 +2,19 @@
 
 Of ranges that clip a block ever more (the clipping of AWQ, arXiv 2306.00978, section 3.2 and its
 code), each is followed by the least-squares line through codes and weights, as llama.cpp fits its
-k-quants; the best is then refined, codes and lines in turns. The error is the sum of squares over
-the block, of values as they are dequantized, in float32.
+k-quants; the best is then refined, codes and lines in turns. Codes with a sign have one more below
+0 than above, so scales of both signs are tried, as llama.cpp's Q4_0 has them: under a negative one
+that code serves a block's greatest weight. The error is the sum of squares over the block, of
+values as they are dequantized, in float32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gqc.formats.block_scaled import BlockScaled, per_block
-from gqc.quantizers.rtn import codes_under, rtn
+from gqc.quantizers.rtn import SCALE_RULES, codes_under, rtn
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +49,7 @@ def range_search(
         part, blocks = slice(first, first + step), slice(first // rows, (first + step) // rows)
         found = Search(start.blocked(weight.detach()[part].float()), type_, counts)
         found.consider(start.scale[blocks], None if start.zero is None else start.zero[blocks])
-        found.run()
+        found.run(scale_rule)
         codes = codes_under(found.blocks, found.scale, found.zero, type_)
         start.codes[part] = codes.reshape(start.codes[part].shape).to(start.codes.dtype)
         start.scale[blocks] = found.scale
@@ -65,16 +68,30 @@ class Search:
     def __init__(self, blocks: torch.Tensor, type_: BlockScaledType, counts: torch.Tensor | None):
         self.blocks, self.type, self.counts = blocks, type_, counts
 
-    def run(self) -> None:
+    def run(self, scale_rule: str) -> None:
         """Try all that there is to try, from what was considered first."""
-        first = self.scale.float(), self.zero
-        for part in SHRINK:
-            scale, zero = first[0] * part, first[1]
-            if zero is not None and not self.type.mode.shifts_codes:
-                zero = zero.float() * part  # the least weight that has a code; it shrinks too
-            self.consider_line(self.consider(scale, zero))
+        for scale, zero in [*self.starts(scale_rule)]:
+            for part in SHRINK:
+                self.consider_line(self.consider(*self.shrunk(scale, zero, part)))
         for _ in range(TURNS):
             self.consider_line(codes_under(self.blocks, self.scale, self.zero, self.type))
+
+    def starts(self, scale_rule: str) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Scales and zero points of whole ranges: what was considered first, and the rule's for
+        the block's mirror image, negated, where codes reach less far above 0 than below."""
+        yield self.scale.float(), self.zero
+        element = self.type.format
+        if self.zero is None and element.maximum < -element.minimum:
+            low, high = self.blocks.amin((1, 3)), self.blocks.amax((1, 3))
+            yield -SCALE_RULES[scale_rule](-high, -low, element.bits), None
+
+    def shrunk(
+        self, scale: torch.Tensor, zero: torch.Tensor | None, part: float
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The scale and zero point of a part of a range."""
+        if zero is not None and not self.type.mode.shifts_codes:
+            zero = zero.float() * part  # the least weight that has a code; it shrinks too
+        return scale * part, zero
 
     def consider_line(self, codes: torch.Tensor) -> None:
         """Consider the scale and zero point that serve these codes best."""
@@ -103,12 +120,14 @@ class Search:
     def formatted(
         self, scale: torch.Tensor, zero: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """A scale and zero point as the type holds them; NaN for a scale that is not positive."""
+        """A scale and zero point as the type holds them; NaN for a scale of 0, and for a negative
+        one beside a zero point."""
         import torch
 
         from gqc.dialects.torch_types import DTYPES
 
-        scale = torch.where(scale > 0, scale, torch.nan).to(DTYPES[self.type.scale])
+        usable = scale != 0 if zero is None else scale > 0
+        scale = torch.where(usable, scale, torch.nan).to(DTYPES[self.type.scale])
         if zero is None:
             return scale, None
         if self.type.mode.integer:

@@ -86,6 +86,20 @@ def test_scale_and_zero_point_are_those_of_least_squares(zero: str | None) -> No
     assert (got <= least * 1.02).float().mean() > 0.8  # turns of codes and lines have settled
 
 
+@pytest.mark.parametrize("text", ["int2_g32_sym", "int3_g64_sym", "int4_g32_sym"])
+def test_a_weight_and_its_negative_err_alike(text: str) -> None:
+    """The code that only one side of 0 has serves the greater side, by the sign of the scale."""
+    scheme, weight = parse_scheme(text), heavy(64, 256)
+    there, back = (scale_search(w, scheme.type(), scheme.scale_rule) for w in (weight, -weight))
+    got, mirrored = errors(there, weight), errors(back, -weight)
+    assert ((got - mirrored).abs() < 1e-5 * got).float().mean() > 0.9  # others tied on their way
+    assert abs(got.sum() / mirrored.sum() - 1) < 0.003
+    assert 0.3 < (there.scale < 0).float().mean() < 0.7
+    blocks = weight.unflatten(1, (-1, scheme.group or 0))
+    is_above = blocks.amax(-1) > 2 * -blocks.amin(-1)
+    assert (there.scale[is_above] < 0).float().mean() > 0.8
+
+
 def test_constant_blocks_and_zeros_stay_exact() -> None:
     for text, value in (("int4_g32", 0.0), ("int4_g32", 0.5), ("int4_g32_sym", 0.0)):
         scheme, weight = parse_scheme(text), torch.full((2, 64), value)
