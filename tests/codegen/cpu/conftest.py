@@ -88,7 +88,10 @@ class Linear:
         if str(self.element.scale) == "f8E8M0FNU":  # 2^-7 to 2^3
             bytes_ = torch.randint(120, 131, shape, generator=self.generator).byte()
             return bytes_.view(torch.float8_e8m0fnu)
-        return (self.random(*shape).abs() + 0.1).to(TORCH_TYPES[str(self.element.scale)])
+        scale = self.random(*shape).abs() + 0.1
+        if self.element.format.is_integer:  # of both signs
+            scale *= self.random(*shape).sign()
+        return scale.to(TORCH_TYPES[str(self.element.scale)])
 
     def kernel(self, isa: str, rows: int, tiling: Tiling | None = None) -> tile.KernelOp:
         """The kernel that the compiler makes for a tier and a number of rows."""
