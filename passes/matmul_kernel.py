@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from xdsl.builder import ImplicitBuilder
@@ -24,6 +25,10 @@ from gqc.dialects import gq, tile
 from gqc.formats.layouts import LAYOUTS, Part
 from gqc.formats.packing import Plane
 from gqc.passes.kernel_builder import KernelBuilder, cast, element_named, named
+
+SUMMED = 512
+"""K that is summed up by itself where x is f32: in one sum of thousands of columns, what is lost to
+rounding is that of large numbers each time."""
 
 TENSOR_SCALES = ("x_tensor_scale", "tensor_scale")
 """Arguments that scale all of x, and all of the weight."""
@@ -48,6 +53,12 @@ class Floats:
 def spread(value: SSAValue, shape: tuple[int, ...]) -> SSAValue:
     """Broadcast, unless the value has the shape already."""
     return value if tile.shape_of(value) == shape else tile.BroadcastOp(value, shape).result
+
+
+def full(number: float, like: SSAValue) -> SSAValue:
+    """A number in every place of a tile like another."""
+    assert isinstance(like.type, VectorType)
+    return tile.FullOp(number, like.type).result
 
 
 @dataclass
@@ -123,17 +134,51 @@ class MatmulKernel(KernelBuilder):
         parts = self.schedule.parts.data
         extent = self.k // parts
         first = self.offset(2, extent, "part") if parts > 1 else None
+        total = self.sum_of(first, extent, start)
+        if parts > 1:
+            total = named(tile.AddPartsOp(total, parts), "acc")
+        self.epilogue(total)
+
+    def sum_of(self, first: SSAValue | None, extent: int, start: SSAValue) -> SSAValue:
+        """What so many columns of K give, from one on, as a sum of sums where x is f32."""
+
+        def at(k: SSAValue, first: SSAValue | None) -> SSAValue:
+            return k if first is None else named(arith.AddiOp(first, k), "k")
+
+        def steps(first: SSAValue | None, extent: int) -> SSAValue:
+            return self.accumulate(
+                extent, self.bk, start, lambda k, acc: self.step(at(k, first), acc)
+            )
+
+        part = self.summed(extent)
+        if part == extent:
+            return steps(first, extent)
+        return self.accumulate(
+            extent, part, start, lambda k, acc: arith.AddfOp(acc, steps(at(k, first), part)).result
+        )
+
+    def summed(self, extent: int, most: int = SUMMED) -> int:
+        """K that is summed up by itself where x is f32: the most steps that are equal parts."""
+        if self.activation != f32:
+            return extent
+        counts = range(1, most // self.bk + 1)
+        return max((n * self.bk for n in counts if extent % (n * self.bk) == 0), default=extent)
+
+    def accumulate(
+        self,
+        extent: int,
+        step: int,
+        start: SSAValue,
+        add: Callable[[SSAValue, SSAValue], SSAValue],
+    ) -> SSAValue:
+        """A loop over K that makes the accumulator of `add`, given where it is and what it was."""
         loop = Block(arg_types=[IndexType(), start.type])
         k, acc = loop.args
         k.name_hint, acc.name_hint = "k", "acc"
         with ImplicitBuilder(loop):
-            place = k if first is None else named(arith.AddiOp(first, k), "k")
-            scf.YieldOp(self.step(place, acc))
-        ends = self.constant(0), self.constant(extent), self.constant(self.bk)
-        total = named(scf.ForOp(*ends, [start], loop), "acc")
-        if parts > 1:
-            total = named(tile.AddPartsOp(total, parts), "acc")
-        self.epilogue(total)
+            scf.YieldOp(add(k, acc))
+        ends = self.constant(0), self.constant(extent), self.constant(step)
+        return named(scf.ForOp(*ends, [start], loop), "acc")
 
     def offset(self, axis: int, size: int, name: str) -> SSAValue:
         """Where this program's tile begins along an axis of the output."""
@@ -164,7 +209,19 @@ class MatmulKernel(KernelBuilder):
     def weight_tile(self, codes: SSAValue) -> SSAValue:
         """What is multiplied by x: the values of codes, scaled if the scale comes first."""
         values = self.dequantize(codes) if self.scale_first else codes
-        return cast(values, self.dot_type, "w_tile")
+        weight = cast(values, self.dot_type, "w_tile")
+        if not self.middle:
+            return weight
+        return named(arith.SubfOp(weight, full(self.middle, weight)), "w_tile")
+
+    @property
+    def middle(self) -> float:
+        """What is taken from unsigned codes where x is f32 and a zero point comes after the dot:
+        else their sums are large, and the zero point takes most of them away again."""
+        comes_after = self.type.has_zero and not self.scale_first
+        if self.activation != f32 or self.type.format.signed or not comes_after:
+            return 0.0
+        return 2.0 ** (self.type.format.bits - 1)
 
     def dot(self, acc: SSAValue, x: SSAValue, weight: SSAValue) -> SSAValue:
         if self.k_axis:
@@ -212,6 +269,14 @@ class MatmulKernel(KernelBuilder):
         whole_row = self.block == self.k
         g = self.constant(0) if whole_row else self.units(k, self.block, "g")
         self.scale, self.zero = self.load_scale(g), self.load_zero(g)
+        if self.zero is not None and self.middle:
+            self.zero = named_value(self.of_middle(self.zero), "zero")
+
+    def of_middle(self, zero: SSAValue) -> SSAValue:
+        """The zero point of codes less the middle."""
+        if self.type.mode.shifts_codes:
+            return arith.SubfOp(zero, full(self.middle, zero)).result
+        return arith.AddfOp(zero, arith.MulfOp(self.scale, full(self.middle, zero))).result
 
     def load_codes(self, k: SSAValue) -> SSAValue:
         planes = []

@@ -32,6 +32,9 @@ longer code, which spills registers."""
 SHARED_SUMS = 4
 """Panels that share the sums of x, where zero points ask for these."""
 
+SUMMED = 128
+"""K that is summed up by itself where x is f32: sums lie in memory, so they may be short."""
+
 SUMS_BYTES = 256 << 10
 """What the sums of x may take of a thread's stack, where the rest lies as well."""
 
@@ -138,21 +141,29 @@ class PanelMatmulKernel(MatmulKernel):
 
     def multiply(self, row: SSAValue, chunk: SSAValue) -> None:
         """Add to the sums of a tile of rows what a chunk of K gives."""
-        if self.scale_first:
+        step = self.summed(self.chunk, SUMMED) if self.scale_first else self.bk
+        if step == self.chunk and self.scale_first:
             x = cast(self.load_rows("x", chunk, self.chunk), self.dot_type, "x_tile")
             weight = self.load_decoded(self.constant(0), self.chunk)
             self.store_sums(row, self.dot(self.load_sums(row, self.bm), x, weight))
             return
-        with self.loop("place", self.constant(self.chunk), self.bk) as place:
+        with self.loop("place", self.constant(self.chunk), step) as place:
             k = named(arith.AddiOp(chunk, place), "k")
-            x = cast(self.load_rows("x", k, self.bk), self.dot_type, "x_tile")
-            if self.block != self.k:
+            x = cast(self.load_rows("x", k, step), self.dot_type, "x_tile")
+            if self.block != self.k and not self.scale_first:
                 self.load_block(k)
             start = tile.FullOp(0.0, VectorType(f32, (self.bm, self.bn))).result
-            weight = self.load_decoded(place, self.bk)
+            weight = self.load_decoded(place, step)
             part = named_value(self.dot(start, x, weight), "part")
-            total = self.load_x_sum(row, k) if self.sums_x else None
-            self.store_sums(row, self.scale_sum(self.load_sums(row, self.bm), part, total))
+            self.store_sums(row, self.added(row, k, part))
+
+    def added(self, row: SSAValue, k: SSAValue, part: SSAValue) -> SSAValue:
+        """The sums of a tile of rows and what some K gives, scaled unless its weights were."""
+        total = self.load_x_sum(row, k) if self.sums_x else None
+        acc = self.load_sums(row, self.bm)
+        if self.scale_first:
+            return arith.AddfOp(acc, part).result
+        return self.scale_sum(acc, part, total)
 
     # Memory of a program
 

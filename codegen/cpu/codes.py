@@ -8,7 +8,7 @@ with a table of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xdsl.dialects import llvm
 from xdsl.dialects.builtin import f32, i32
@@ -18,7 +18,7 @@ from gqc.codegen.cpu import tables
 from gqc.codegen.cpu.emitter import Emitter, Index
 from gqc.codegen.cpu.tiles import Loaded, Tile, Vectors, as_pairs, half
 from gqc.errors import GqcError
-from gqc.formats.elements import Element
+from gqc.formats.elements import ELEMENTS, Element
 from gqc.formats.packing import HALF, WORD, Piece, Plane, planes_of, whole_words
 
 
@@ -26,13 +26,15 @@ from gqc.formats.packing import HALF, WORD, Piece, Plane, planes_of, whole_words
 class Unpacked(Tile):
     """Codes of planes of 32-bit words, packed along the rows or (`along_lanes`) along the lanes.
 
-    The codes' bits above their width are not cleared: what decodes them ignores those bits.
+    The codes' bits above their width are not cleared: what decodes them ignores those bits. The top
+    bit of `flipped` codes is the opposite of that in memory.
     """
 
     planes: tuple[Loaded, ...]
     format: Element
     along_lanes: bool
     order: str
+    flipped: bool = False
 
     @property
     def granule(self) -> int:
@@ -55,10 +57,10 @@ class Unpacked(Tile):
         if not others:
             together = max(1, index_bits // piece.width) * piece.width
             start = piece.shift % HALF % together
-            return loaded.shifted(e, i, plane, piece.word, piece.shift - start), start
-        codes = loaded.shifted(e, i, plane, piece.word, piece.shift)
+            return self.shifted(e, i, loaded, plane, piece, start), start
+        codes = self.shifted(e, i, loaded, plane, piece, 0)
         for loaded, plane, piece in others:
-            above = loaded.shifted(e, i, plane, piece.word, piece.shift - piece.low)
+            above = self.shifted(e, i, loaded, plane, piece, piece.low)
             mask = ((1 << piece.low) - 1) * repeat
             codes = [e.merge(c, a, mask) for c, a in zip(codes, above, strict=True)]
         return codes, 0
@@ -72,10 +74,23 @@ class Unpacked(Tile):
             for piece in plane.codes[i.offset % len(plane.codes)]
         ]
 
+    def shifted(
+        self, e: Emitter, i: Index, loaded: Loaded, plane: Plane, piece: Piece, start: int
+    ) -> Vectors:
+        """The words of a piece of row i's code, which begins at a bit of them."""
+        right, flip = piece.shift - start, self.flip(plane, piece.word)
+        return loaded.shifted(e, i, plane, piece.word, right, flip)
+
+    def flip(self, plane: Plane, word: int) -> int:
+        """The top bits of the codes in a word of a group, where they are flipped."""
+        pieces = [p for code in plane.codes for p in code if p.word == word]
+        ends = [p.shift + p.width - 1 for p in pieces if p.low + p.width == self.format.bits]
+        return sum(1 << end for end in ends) if self.flipped else 0
+
     def whole_words(self, e: Emitter, i: Index) -> Vectors:
         """The words of 8-bit codes that hold row i, and three others."""
         ((loaded, plane, piece),) = self.pieces(i)
-        return loaded.words_of(e, i, plane, piece.word)
+        return loaded.words_of(e, i, plane, piece.word, self.flip(plane, piece.word))
 
     def lanes(self, e: Emitter, i: Index, first: int) -> SSAValue:
         """Codes packed along the lanes: each lane picks its word and shifts it."""
@@ -98,6 +113,18 @@ class Decoded(Tile):
     """The values of codes, exactly."""
 
     source: Unpacked
+
+    @property
+    def middle(self) -> float | None:
+        """Half of how many unsigned codes there are, packed along the rows."""
+        format = self.source.format
+        is_unsigned = format.is_integer and not format.signed
+        return 2.0 ** (format.bits - 1) if is_unsigned and not self.source.along_lanes else None
+
+    def less_middle(self) -> Decoded:
+        """The values of unsigned codes, less the middle: those of signed ones."""
+        format = ELEMENTS[f"si{self.source.format.bits}"]
+        return replace(self, source=replace(self.source, format=format, flipped=True))
 
     @property
     def granule(self) -> int:

@@ -233,6 +233,15 @@ def elementwise(operation: Callable[[Emitter, SSAValue, SSAValue], SSAValue]) ->
     return rule
 
 
+def lower_subtract(lowering: Lowering, op: arith.SubfOp) -> None:
+    """Half of how many codes there are is taken from the codes, not from what they stand for."""
+    a, b = (lowering.tiles[v] for v in op.operands)
+    if isinstance(a, codes.Decoded) and isinstance(b, tiles.Full) and b.value == a.middle:
+        lowering.tiles[op.result] = a.less_middle()
+    else:
+        elementwise(Emitter.fsub)(lowering, op)
+
+
 def mapped(function: Callable[[Emitter, SSAValue], SSAValue]) -> Rule:
     def rule(lowering: Lowering, op: Operation) -> None:
         source = lowering.tiles[op.operands[0]]
@@ -421,7 +430,7 @@ RULES: dict[type[Operation], Rule] = cast(
         memref.AllocaOp: lower_alloca,
         arith.IndexCastOp: lower_index_cast,
         arith.AddfOp: elementwise(Emitter.fadd),
-        arith.SubfOp: elementwise(Emitter.fsub),
+        arith.SubfOp: lower_subtract,
         arith.MulfOp: elementwise(Emitter.fmul),
         arith.DivfOp: elementwise(functions.divide),
         arith.MaximumfOp: elementwise(functions.maximum),

@@ -310,14 +310,20 @@ class Loaded(Tile):
         type_ = VectorType(i32, [self.columns])
         return e.once((address, type_), lambda: e.load(address, type_, self.array.align))
 
-    def words_of(self, e: Emitter, i: Index, plane: Plane, number: int) -> Vectors:
-        """A word of the group that holds row i of the codes packed here, loaded once."""
+    def words_of(self, e: Emitter, i: Index, plane: Plane, number: int, flip: int = 0) -> Vectors:
+        """A word of the group that holds row i of the codes packed here, loaded once; some of its
+        bits are flipped."""
         word = e.multiply(e.divide(i, len(plane.codes)), plane.words) + number
-        return e.once((self, word.base, word.offset), lambda: self.prefetched(e, word))
+        words = e.once((self, word.base, word.offset), lambda: self.prefetched(e, word))
+        if not flip:
+            return words
+        return [e.once(("flip", w), lambda w=w: e.flip(w, flip)) for w in words]
 
-    def shifted(self, e: Emitter, i: Index, plane: Plane, number: int, right: int) -> Vectors:
+    def shifted(
+        self, e: Emitter, i: Index, plane: Plane, number: int, right: int, flip: int = 0
+    ) -> Vectors:
         """The same, shifted once."""
-        words = self.words_of(e, i, plane, number)
+        words = self.words_of(e, i, plane, number, flip)
         return [e.once(("shift", w, right), lambda w=w: e.shift(w, right)) for w in words]
 
     def prefetched(self, e: Emitter, i: Index) -> Vectors:

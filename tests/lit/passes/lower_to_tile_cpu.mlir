@@ -1,5 +1,6 @@
 // lower-to-tile for a CPU: rows of the weight are lanes of a panel of 64. The dot is of codes, one
-// group in a step; its scale comes after: acc + s·(x·q) + c·Σx, with c = z, or −s·z.
+// group in a step; its scale comes after: acc + s·(x·q) + c·Σx, with c = z, or −s·z. Where x is f32,
+// the middle is taken from unsigned codes first.
 // RUN: gqc-opt %s -p lower-to-tile{target=cpu_avx512} | filecheck %s
 
 // CHECK:      func.func @rescale(%x: tensor<?x64xf32>, %w: tensor<2x8x64xi32>, %s: tensor<2x2x64xf16>, %z: tensor<2x2x64xf16>, %b: tensor<100xf32>) -> tensor<?x100xf32> {
@@ -40,22 +41,27 @@
 // CHECK-NEXT:     %s_1 = tile.cast %s : vector<1x64xf16> to vector<1x64xf32>
 // CHECK-NEXT:     %z = tile.load %zero[%panel, %g, %lane] : memref<2x2x64xf16> -> vector<1x64xf16>
 // CHECK-NEXT:     %z_1 = tile.cast %z : vector<1x64xf16> to vector<1x64xf32>
+// CHECK-NEXT:     %0 = tile.full 8.000000e+00 : vector<1x64xf32>
+// CHECK-NEXT:     %1 = arith.mulf %s_1, %0 : vector<1x64xf32>
+// CHECK-NEXT:     %zero_1 = arith.addf %z_1, %1 : vector<1x64xf32>
 // CHECK-NEXT:     %w_tile = tile.cast %codes : vector<32x64xui4> to vector<32x64xf32>
-// CHECK-NEXT:     %0 = tile.full 0.000000e+00 : vector<8x64xf32>
-// CHECK-NEXT:     %part = tile.dot %0, %x_tile, %w_tile : vector<8x32xf32>, vector<32x64xf32> -> vector<8x64xf32>
+// CHECK-NEXT:     %2 = tile.full 8.000000e+00 : vector<32x64xf32>
+// CHECK-NEXT:     %w_tile_1 = arith.subf %w_tile, %2 : vector<32x64xf32>
+// CHECK-NEXT:     %3 = tile.full 0.000000e+00 : vector<8x64xf32>
+// CHECK-NEXT:     %part = tile.dot %3, %x_tile, %w_tile_1 : vector<8x32xf32>, vector<32x64xf32> -> vector<8x64xf32>
 // CHECK-NEXT:     %x_sum = tile.sum %x_tile axis = 1 : vector<8x32xf32> to vector<8x1xf32>
-// CHECK-NEXT:     %1 = tile.broadcast %s_1 : vector<1x64xf32> to vector<8x64xf32>
-// CHECK-NEXT:     %2 = arith.mulf %part, %1 : vector<8x64xf32>
-// CHECK-NEXT:     %3 = arith.addf %acc_2, %2 : vector<8x64xf32>
-// CHECK-NEXT:     %4 = tile.broadcast %x_sum : vector<8x1xf32> to vector<8x64xf32>
-// CHECK-NEXT:     %5 = tile.broadcast %z_1 : vector<1x64xf32> to vector<8x64xf32>
-// CHECK-NEXT:     %6 = arith.mulf %4, %5 : vector<8x64xf32>
-// CHECK-NEXT:     %7 = arith.addf %3, %6 : vector<8x64xf32>
-// CHECK-NEXT:     scf.yield %7 : vector<8x64xf32>
+// CHECK-NEXT:     %4 = tile.broadcast %s_1 : vector<1x64xf32> to vector<8x64xf32>
+// CHECK-NEXT:     %5 = arith.mulf %part, %4 : vector<8x64xf32>
+// CHECK-NEXT:     %6 = arith.addf %acc_2, %5 : vector<8x64xf32>
+// CHECK-NEXT:     %7 = tile.broadcast %x_sum : vector<8x1xf32> to vector<8x64xf32>
+// CHECK-NEXT:     %8 = tile.broadcast %zero_1 : vector<1x64xf32> to vector<8x64xf32>
+// CHECK-NEXT:     %9 = arith.mulf %7, %8 : vector<8x64xf32>
+// CHECK-NEXT:     %10 = arith.addf %6, %9 : vector<8x64xf32>
+// CHECK-NEXT:     scf.yield %10 : vector<8x64xf32>
 // CHECK-NEXT:   }
 // CHECK-NEXT:   %b = tile.load %bias[%n] : memref<100xf32> -> vector<64xf32>
-// CHECK-NEXT:   %8 = tile.broadcast %b : vector<64xf32> to vector<8x64xf32>
-// CHECK-NEXT:   %acc_3 = arith.addf %acc_1, %8 : vector<8x64xf32>
+// CHECK-NEXT:   %11 = tile.broadcast %b : vector<64xf32> to vector<8x64xf32>
+// CHECK-NEXT:   %acc_3 = arith.addf %acc_1, %11 : vector<8x64xf32>
 // CHECK-NEXT:   tile.store %acc_3, %y[%m, %n] : vector<8x64xf32>, memref<?x100xf32>
 // CHECK-NEXT: }
 
