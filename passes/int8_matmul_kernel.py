@@ -15,7 +15,7 @@ from xdsl.ir import SSAValue
 
 from gqc.dialects import gq, tile
 from gqc.passes.kernel_builder import cast, named
-from gqc.passes.matmul_kernel import MatmulKernel, spread
+from gqc.passes.matmul_kernel import MatmulKernel, full, spread
 
 
 @dataclass
@@ -75,5 +75,5 @@ class Int8MatmulKernel(MatmulKernel):
         """What zero points add to a weight: z, or −s·z."""
         if not self.type.mode.shifts_codes:
             return zero
-        minus = tile.FullOp(-1.0, zero.type).result  # pyright: ignore[reportArgumentType]
-        return named(arith.MulfOp(arith.MulfOp(scale, minus).result, zero), "offset")
+        minus = arith.MulfOp(scale, full(-1.0, zero)).result
+        return named(arith.MulfOp(minus, zero), "offset")

@@ -201,7 +201,7 @@ class MatmulKernel(KernelBuilder):
         x_tile = cast(x, self.dot_type, "x_tile")
         if self.scale_first:
             return self.dot(acc, x_tile, weight)
-        start = tile.FullOp(0.0, acc.type).result  # pyright: ignore[reportArgumentType]
+        start = full(0.0, acc)
         part = named_value(self.dot(start, x_tile, weight), "part")
         total = named(tile.SumOp(x, 1), "x_sum") if self.zero is not None else None
         return self.scale_sum(acc, part, total)
@@ -219,9 +219,7 @@ class MatmulKernel(KernelBuilder):
         """What is taken from unsigned codes where x is f32 and a zero point comes after the dot:
         else their sums are large, and the zero point takes most of them away again."""
         comes_after = self.type.has_zero and not self.scale_first
-        if self.activation != f32 or self.type.format.signed or not comes_after:
-            return 0.0
-        return 2.0 ** (self.type.format.bits - 1)
+        return self.type.format.middle if comes_after and self.activation == f32 else 0.0
 
     def dot(self, acc: SSAValue, x: SSAValue, weight: SSAValue) -> SSAValue:
         if self.k_axis:

@@ -16,7 +16,7 @@ from xdsl.ir import SSAValue
 
 from gqc.codegen.cpu import tables
 from gqc.codegen.cpu.emitter import Emitter, Index
-from gqc.codegen.cpu.tiles import Loaded, Tile, Vectors, as_pairs, half
+from gqc.codegen.cpu.tiles import Loaded, Tile, Vectors, as_pairs, half, shifted
 from gqc.errors import GqcError
 from gqc.formats.elements import ELEMENTS, Element
 from gqc.formats.packing import HALF, WORD, Piece, Plane, planes_of, whole_words
@@ -78,19 +78,26 @@ class Unpacked(Tile):
         self, e: Emitter, i: Index, loaded: Loaded, plane: Plane, piece: Piece, start: int
     ) -> Vectors:
         """The words of a piece of row i's code, which begins at a bit of them."""
-        right, flip = piece.shift - start, self.flip(plane, piece.word)
-        return loaded.shifted(e, i, plane, piece.word, right, flip)
+        return shifted(e, self.words(e, i, loaded, plane, piece.word), piece.shift - start)
 
-    def flip(self, plane: Plane, word: int) -> int:
-        """The top bits of the codes in a word of a group, where they are flipped."""
-        pieces = [p for code in plane.codes for p in code if p.word == word]
+    def words(self, e: Emitter, i: Index, loaded: Loaded, plane: Plane, number: int) -> Vectors:
+        """A word of the group that holds row i, with the top bits of its codes."""
+        words = loaded.words_of(e, i, plane, number)
+        if not self.flipped:
+            return words
+        tops = e.bits(self.tops(plane, number))
+        return [e.once(("flip", w), lambda w=w: e.emit(llvm.XOrOp(w, tops))) for w in words]
+
+    def tops(self, plane: Plane, number: int) -> int:
+        """The top bits of the codes that end in a word of a group."""
+        pieces = [p for code in plane.codes for p in code if p.word == number]
         ends = [p.shift + p.width - 1 for p in pieces if p.low + p.width == self.format.bits]
-        return sum(1 << end for end in ends) if self.flipped else 0
+        return sum(1 << end for end in ends)
 
     def whole_words(self, e: Emitter, i: Index) -> Vectors:
         """The words of 8-bit codes that hold row i, and three others."""
         ((loaded, plane, piece),) = self.pieces(i)
-        return loaded.words_of(e, i, plane, piece.word, self.flip(plane, piece.word))
+        return self.words(e, i, loaded, plane, piece.word)
 
     def lanes(self, e: Emitter, i: Index, first: int) -> SSAValue:
         """Codes packed along the lanes: each lane picks its word and shifts it."""
@@ -114,12 +121,9 @@ class Decoded(Tile):
 
     source: Unpacked
 
-    @property
-    def middle(self) -> float | None:
-        """Half of how many unsigned codes there are, packed along the rows."""
-        format = self.source.format
-        is_unsigned = format.is_integer and not format.signed
-        return 2.0 ** (format.bits - 1) if is_unsigned and not self.source.along_lanes else None
+    def has_middle(self, number: float) -> bool:
+        """Whether a number is half of how many codes there are, packed along the rows."""
+        return not self.source.along_lanes and number == self.source.format.middle != 0
 
     def less_middle(self) -> Decoded:
         """The values of unsigned codes, less the middle: those of signed ones."""

@@ -300,9 +300,6 @@ class Emitter:
     def and_(self, value: SSAValue, mask: int) -> SSAValue:
         return self.emit(build(llvm.AndOp, [value, self.bits(mask)]))
 
-    def flip(self, value: SSAValue, mask: int) -> SSAValue:
-        return self.emit(build(llvm.XOrOp, [value, self.bits(mask)]))
-
     def or_(self, a: SSAValue, b: SSAValue) -> SSAValue:
         return self.emit(build(llvm.OrOp, [a, b]))
 

@@ -16,7 +16,7 @@ from xdsl.ir import Attribute, SSAValue
 from gqc.codegen.cpu.dot import accumulate
 from gqc.codegen.cpu.emitter import BinaryOp, Emitter, Index
 from gqc.codegen.cpu.functions import WHOLE
-from gqc.codegen.cpu.tiles import Loaded, Registers, Tile, Vectors
+from gqc.codegen.cpu.tiles import Loaded, Registers, Tile, Vectors, shifted
 from gqc.errors import GqcError
 from gqc.formats.elements import Element
 from gqc.formats.packing import WORD, planes_of, whole_words
@@ -44,7 +44,8 @@ class Quads(Tile):
         for loaded, plane in zip(self.planes, planes_of(self.format.bits, "quads"), strict=True):
             (piece,) = plane.codes[i.offset % len(plane.codes)]
             mask = ((1 << piece.width) - 1) * 0x01010101 << piece.low
-            words = loaded.shifted(e, i, plane, piece.word, piece.shift - piece.low)
+            words = loaded.words_of(e, i, plane, piece.word)
+            words = shifted(e, words, piece.shift - piece.low)
             bits = [cleared(e, word, mask) for word in words]
             codes = [e.or_(c, b) for c, b in zip(codes, bits, strict=True)] if codes else bits
         return codes

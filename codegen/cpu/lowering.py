@@ -236,7 +236,7 @@ def elementwise(operation: Callable[[Emitter, SSAValue, SSAValue], SSAValue]) ->
 def lower_subtract(lowering: Lowering, op: arith.SubfOp) -> None:
     """Half of how many codes there are is taken from the codes, not from what they stand for."""
     a, b = (lowering.tiles[v] for v in op.operands)
-    if isinstance(a, codes.Decoded) and isinstance(b, tiles.Full) and b.value == a.middle:
+    if isinstance(a, codes.Decoded) and isinstance(b, tiles.Full) and a.has_middle(b.value):
         lowering.tiles[op.result] = a.less_middle()
     else:
         elementwise(Emitter.fsub)(lowering, op)

@@ -82,6 +82,11 @@ class Tile(ABC):
         return interleave(e, self.splat(e, i, j), self.splat(e, i, j + 1))
 
 
+def shifted(e: Emitter, words: Vectors, right: int) -> Vectors:
+    """Words of a tile of codes, each shifted once."""
+    return [e.once(("shift", word, right), lambda w=word: e.shift(w, right)) for word in words]
+
+
 def as_pairs(e: Emitter, words: SSAValue) -> SSAValue:
     """32-bit lanes as twice as many bf16 lanes."""
     return e.bitcast(words, e.vector(bf16, 2 * e.isa.lanes))
@@ -310,21 +315,10 @@ class Loaded(Tile):
         type_ = VectorType(i32, [self.columns])
         return e.once((address, type_), lambda: e.load(address, type_, self.array.align))
 
-    def words_of(self, e: Emitter, i: Index, plane: Plane, number: int, flip: int = 0) -> Vectors:
-        """A word of the group that holds row i of the codes packed here, loaded once; some of its
-        bits are flipped."""
+    def words_of(self, e: Emitter, i: Index, plane: Plane, number: int) -> Vectors:
+        """A word of the group that holds row i of the codes packed here, loaded once."""
         word = e.multiply(e.divide(i, len(plane.codes)), plane.words) + number
-        words = e.once((self, word.base, word.offset), lambda: self.prefetched(e, word))
-        if not flip:
-            return words
-        return [e.once(("flip", w), lambda w=w: e.flip(w, flip)) for w in words]
-
-    def shifted(
-        self, e: Emitter, i: Index, plane: Plane, number: int, right: int, flip: int = 0
-    ) -> Vectors:
-        """The same, shifted once."""
-        words = self.words_of(e, i, plane, number, flip)
-        return [e.once(("shift", w, right), lambda w=w: e.shift(w, right)) for w in words]
+        return e.once((self, word.base, word.offset), lambda: self.prefetched(e, word))
 
     def prefetched(self, e: Emitter, i: Index) -> Vectors:
         """Row i, and a later one asked for."""

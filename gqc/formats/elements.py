@@ -45,6 +45,11 @@ class Element:
         return max(1, self.bits - self.signed)
 
     @property
+    def middle(self) -> float:
+        """Half of how many codes an unsigned integer has, which makes them signed ones; else 0."""
+        return 2.0 ** (self.bits - 1) if self.is_integer and not self.signed else 0.0
+
+    @property
     def minimum(self) -> float:
         return min(v for v in self.values if math.isfinite(v))
 

@@ -10,7 +10,6 @@ values as they are dequantized, in float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gqc.formats.block_scaled import BlockScaled, per_block
@@ -70,20 +69,20 @@ class Search:
 
     def run(self, scale_rule: str) -> None:
         """Try all that there is to try, from what was considered first."""
-        for scale, zero in [*self.starts(scale_rule)]:
+        for scale, zero in self.starts(scale_rule):
             for part in SHRINK:
                 self.consider_line(self.consider(*self.shrunk(scale, zero, part)))
         for _ in range(TURNS):
             self.consider_line(codes_under(self.blocks, self.scale, self.zero, self.type))
 
-    def starts(self, scale_rule: str) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+    def starts(self, scale_rule: str) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
         """Scales and zero points of whole ranges: what was considered first, and the rule's for
         the block's mirror image, negated, where codes reach less far above 0 than below."""
-        yield self.scale.float(), self.zero
-        element = self.type.format
-        if self.zero is None and element.maximum < -element.minimum:
-            low, high = self.blocks.amin((1, 3)), self.blocks.amax((1, 3))
-            yield -SCALE_RULES[scale_rule](-high, -low, element.bits), None
+        first, element = (self.scale.float(), self.zero), self.type.format
+        if self.zero is not None or element.maximum >= -element.minimum:
+            return [first]
+        low, high = self.blocks.amin((1, 3)), self.blocks.amax((1, 3))
+        return [first, (-SCALE_RULES[scale_rule](-high, -low, element.bits), None)]
 
     def shrunk(
         self, scale: torch.Tensor, zero: torch.Tensor | None, part: float
