@@ -44,20 +44,23 @@ class Element:
             return self.mantissa + 1
         return max(1, self.bits - self.signed)
 
-    @property
+    @cached_property
     def middle(self) -> float:
-        """Half of how many codes an unsigned integer has, which makes them signed ones; else 0."""
-        return 2.0 ** (self.bits - 1) if self.is_integer and not self.signed else 0.0
+        """Half of how many codes an unsigned integer has, which makes them signed ones; else 0.
 
-    @property
+        Codes of one bit have none: -1 and 0 are no nearer to zero than 0 and 1."""
+        has_middle = self.is_integer and not self.signed and self.bits > 1
+        return 2.0 ** (self.bits - 1) if has_middle else 0.0
+
+    @cached_property
     def minimum(self) -> float:
         return min(v for v in self.values if math.isfinite(v))
 
-    @property
+    @cached_property
     def maximum(self) -> float:
         return max(v for v in self.values if math.isfinite(v))
 
-    @property
+    @cached_property
     def emax(self) -> int:
         """Exponent of the greatest power of two among the values."""
         return math.frexp(self.maximum)[1] - 1

@@ -63,14 +63,16 @@ def reference(
     """y in float64, and a bound of the error of sums in f32 and of rounding the output.
 
     A GPU's weight tile is rounded to the type of the activations, a CPU's is exact. Terms of a sum
-    are bounded by |x|·(|q·s| + |z·s|), for a CPU sums codes and zero points apart.
+    are bounded by |x|·(|q·s| + |z·s|), for a CPU sums codes and zero points apart, and takes the
+    middle of the codes from both where x is f32.
     """
     dense = quantized.dequantize(torch.float64)
     if TARGETS[target].backend == "triton":
         dense = quantized.dequantize().to(x.dtype).double()
     codes = BlockScaled(quantized.type, quantized.codes, quantized.scale, quantized.zero)
     times = codes.codes.shape[1] // codes.scale.shape[1]
-    scaled = codes.codes.double() * codes.scale.double().repeat_interleave(times, 1)
+    middle = quantized.type.format.middle if f == "f32" else 0.0
+    scaled = (codes.codes.double() - middle) * codes.scale.double().repeat_interleave(times, 1)
     y = x.double() @ dense.T
     size = x.double().abs() @ (scaled.abs() + (dense - scaled).abs()).T
     if bias is not None:
