@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 import tiers
 import torch
+from hypothesis import settings
 from torch import nn
 from xdsl.dialects.builtin import TensorType
 from xdsl.parser import Parser
@@ -21,6 +22,11 @@ from gqc.formats.block_scaled import BlockScaled
 from gqc.formats.byte_layouts import SCALE_PLACES
 from gqc.passes.quantize_kernel import Decoded, Packed, build_quantize
 from gqc.quantizers import microscaling
+
+# The same examples each time, so that what fails is what was changed; `pytest
+# --hypothesis-profile=default` looks for others.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 TORCH_TYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
