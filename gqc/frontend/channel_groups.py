@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.export import ExportedProgram
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp, TensorType, f32, i64
 from xdsl.ir import Block, SSAValue
@@ -81,17 +80,18 @@ the vector."""
 
 
 def channel_groups(
-    model: nn.Module | ExportedProgram,
-    example_inputs: Any = None,
+    model: nn.Module,
+    example_inputs: Any,
     kinds: Sequence[str] = ("scale",),
-    dynamic_shapes: Any = None,
 ) -> dict[str, list[Group]]:
     """The groups of a model's linear layers by kind, in the order in which it calls them.
 
-    kinds: `scale` (factors by channels) or `gather` (a permutation). The model is not changed.
-    Raises GqcError as `gqc.compile` does on what cannot be captured.
+    kinds: `scale` (factors by channels) or `gather` (a permutation). The model is not changed, and
+    captured at the shapes of its example: which layers read which channels depends on no other, and
+    symbols for batch and sequence take three times as long. Raises GqcError as `gqc.compile` does
+    on what cannot be captured.
     """
-    module = import_fx(capture(model, example_inputs, dynamic_shapes)).module
+    module = import_fx(capture(model, example_inputs, dynamic_shapes={})).module
     RecognizeLinears().apply(Context(), module)
     return {kind: groups_of(module.clone(), kind) for kind in kinds}
 
