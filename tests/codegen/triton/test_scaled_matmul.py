@@ -67,9 +67,9 @@ ALLOWED = "128-bit loads: w by 64 bits"
 
 
 def gated(python: str, start: int) -> list[str]:
-    """Problems of every eleventh row of the table, each with one of its tilings in turn."""
+    """Problems of every 23rd row of the table, each with one of its tilings in turn."""
     jobs, rows = [], []
-    for i, (key, row) in enumerate([*NATIVE.items()][start::11]):
+    for i, (key, row) in enumerate([*NATIVE.items()][start::23]):
         tiling = row.tilings[i % len(row.tilings)]
         jobs.append((scaled.build_scaled(key, 4096, 4096, tiling, bias=True), key[0]))
         rows.append(row)
@@ -93,7 +93,7 @@ def test_native_kernels_pass_the_gates() -> None:
 )
 def test_native_kernels_pass_the_gates_with_triton_3_6() -> None:
     assert TRITON36 is not None
-    assert gated(TRITON36, 2) == []
+    assert gated(TRITON36, 21) == []
 
 
 def test_arrays_whose_pitch_no_descriptor_holds_are_copied_by_pointers() -> None:
