@@ -28,11 +28,11 @@ from rich.table import Table
 
 from gqc.formats.elements import ELEMENTS
 from gqc.schemes import preset
-from gqc.targets import ANY, TARGETS, Target, Tiling, resolve
+from gqc.targets import ANY, TARGETS, Target, Tiling, Tilings, resolve
 
 RESULTS = Path(__file__).parent / "results" / "cpu_tilings.json"
 SCHEMES = ["int2_g128", "int3_g128", "int4_g32", "int4_g128", "w4a16_mxfp4", "int8_g128"]
-TILES = ((1, 64), (1, 32), (2, 64), (4, 64), (4, 32), (8, 32))
+TILES = ((1, 64), (1, 32), (2, 64), (4, 64), (4, 32), (4, 16), (8, 32), (8, 16))
 PANELS = ((4, 64), (4, 32), (8, 32))
 CANDIDATES = (
     *(Tiling(ANY, bm, bn, 0) for bm, bn in TILES),
@@ -40,16 +40,16 @@ CANDIDATES = (
 )
 
 
-def chosen(target: Target, scheme: str, rows: int) -> Tiling:
+def chosen(target: Target, scheme: str, rows: int, activation: str) -> Tiling:
     """The table's tile for a number of rows."""
-    tilings = target.tilings_of(ELEMENTS[preset(scheme).element].bits)
+    tilings = target.tilings_of(ELEMENTS[preset(scheme).element].bits, activation)
     found = next(t for t in tilings if rows <= t.rows or t.rows == ANY)
     return replace(found, rows=ANY)
 
 
 def layer(target: Target, tiling: Tiling, scheme: str, n: int, k: int, options: Any) -> Compiled:
     """A layer whose kernels have one tile for any number of rows."""
-    only = replace(target, tilings=(tiling,), wide_tilings=())
+    only = replace(target, tilings=Tilings((tiling,)), f32_tilings=None)
     with mock.patch.dict(TARGETS, {target.name: only}):
         weight = random_weight(n, k)
         return Compiled(weight, 0, options.threads, scheme, options.activations, target.name)
@@ -82,7 +82,7 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                         times[rows][name(tiling)] = ms
                 del compiled
             for rows, by_name in times.items():
-                choice = name(chosen(target, scheme, rows))
+                choice = name(chosen(target, scheme, rows, options.activations))
                 yield {"n": n, "k": k, "scheme": scheme, "m": rows, "choice": choice, "ms": by_name}
 
 

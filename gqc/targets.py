@@ -23,6 +23,8 @@ class Tiling:
     """One bucket of rows: the output tile BM×BN, and the step BK of K (0: the format's block).
 
     panel: rows for which weights are decoded to memory once; 0: in registers, for each tile anew.
+    paired: BN where a tile has to hold pairs of columns, of two weights that were merged, if that
+    is more than BN.
     """
 
     rows: int
@@ -32,6 +34,20 @@ class Tiling:
     warps: int = 1
     stages: int = 1
     panel: int = 0
+    paired: int = 0
+
+
+@dataclass(frozen=True)
+class Tilings:
+    """Buckets of rows, and those of codes of some widths, where they differ."""
+
+    usual: tuple[Tiling, ...]
+    wide: tuple[Tiling, ...] = ()
+    widths: tuple[int, ...] = (5, 6, 7, 8)
+
+    def of(self, bits: int) -> tuple[Tiling, ...]:
+        """The buckets of a weight whose codes have so many bits."""
+        return self.wide if self.wide and bits in self.widths else self.usual
 
 
 Formats = Mapping[str, tuple[str, ...]]
@@ -58,17 +74,18 @@ class Target:
     lanes: int
     scale: str
     """Where the scale is applied: `before` the dot (to the weight) or `after` (to the sum)."""
-    tilings: tuple[Tiling, ...]
-    wide_tilings: tuple[Tiling, ...] = ()
-    """The same for codes of more than 4 bits, where they differ."""
+    tilings: Tilings
+    f32_tilings: Tilings | None = None
+    """The same for activations in f32, where they differ."""
     matrix_rows: int = 0
     """Rows of x in bf16 that a CPU's matrix unit multiplies at once by a panel; 0: it has none."""
     programs: int = 1
     """How many programs a launch of few rows should have: K is split until there are so many."""
 
-    def tilings_of(self, bits: int) -> tuple[Tiling, ...]:
-        """The buckets of a weight whose codes have so many bits."""
-        return (bits > 4 and self.wide_tilings) or self.tilings
+    def tilings_of(self, bits: int, element: str) -> tuple[Tiling, ...]:
+        """The buckets of a weight whose codes have so many bits, by the activations' float type."""
+        tilings = self.f32_tilings if element == "f32" and self.f32_tilings else self.tilings
+        return tilings.of(bits)
 
     def dots(self, element: str) -> bool:
         """Whether it has an instruction for dots of this float type, and not only of f32."""
@@ -77,7 +94,7 @@ class Target:
 
 def gpu(name: str, matrix_unit: str, *tilings: Tiling) -> Target:
     units = {"f16": matrix_unit, "bf16": matrix_unit}
-    return Target(name, "triton", units, "k_words", 1, "before", tilings)
+    return Target(name, "triton", units, "k_words", 1, "before", Tilings(tilings))
 
 
 PROGRAMS = 8
@@ -89,8 +106,8 @@ def cpu(
     name: str,
     f32: str,
     bf16: str,
-    tilings: tuple[Tiling, ...],
-    wide_tilings: tuple[Tiling, ...] = (),
+    tilings: Tilings,
+    f32_tilings: Tilings | None = None,
     matrix_rows: int = 0,
 ) -> Target:
     units = {"f32": f32, "bf16": bf16, "f16": f32}
@@ -102,7 +119,7 @@ def cpu(
         64,
         "after",
         tilings,
-        wide_tilings,
+        f32_tilings,
         matrix_rows,
         PROGRAMS,
     )
@@ -128,25 +145,26 @@ AMD = (
     Tiling(ANY, 128, 128, 64, 8, 2),
 )
 
-AVX512 = (
-    Tiling(1, 1, 64, 0),
-    Tiling(2, 2, 64, 0),
-    Tiling(16, 4, 64, 0),
-    Tiling(ANY, 4, 64, 0, panel=256),
+SINGLE = (Tiling(1, 1, 64, 0), Tiling(2, 2, 64, 0))
+PANEL = Tiling(ANY, 4, 64, 0, panel=256)
+AVX512 = Tilings(
+    usual=(*SINGLE, Tiling(16, 4, 64, 0), PANEL),
+    wide=(*SINGLE, Tiling(4, 4, 32, 0), Tiling(16, 8, 32, 0), PANEL),
 )
-AVX512_WIDE = (
-    Tiling(1, 1, 64, 0),
-    Tiling(2, 2, 64, 0),
-    Tiling(4, 4, 32, 0),
-    Tiling(16, 8, 32, 0),
-    Tiling(ANY, 4, 64, 0, panel=256),
+MIDDLE_F32 = Tiling(16, 8, 16, 0, paired=32)
+"""Values of x are broadcast as they are loaded: few columns for each cost nothing."""
+AVX512_F32 = Tilings(
+    usual=(*SINGLE, Tiling(4, 4, 64, 0), MIDDLE_F32, PANEL),
+    wide=(*SINGLE, Tiling(4, 4, 16, 0, paired=32), MIDDLE_F32, PANEL),
+    widths=(3, 5, 6, 7),  # those that are put together of several words
 )
-"""For codes whose tables and halves take more registers."""
-NARROW = (
-    Tiling(1, 1, 32, 0),
-    Tiling(2, 2, 32, 0),
-    Tiling(16, 4, 16, 0),
-    Tiling(ANY, 4, 16, 0, panel=256),
+NARROW = Tilings(
+    (
+        Tiling(1, 1, 32, 0),
+        Tiling(2, 2, 32, 0),
+        Tiling(16, 4, 16, 0),
+        Tiling(ANY, 4, 16, 0, panel=256),
+    )
 )
 
 TARGETS: dict[str, Target] = {
@@ -161,11 +179,11 @@ TARGETS: dict[str, Target] = {
         gpu("sm_120", "mma.sync", *SMALL_SHARED),
         gpu("gfx942", "v_mfma", *AMD),
         gpu("gfx950", "v_mfma", *AMD),
-        cpu("cpu_amx", "vfmadd", "vdpbf16ps or tdpbf16ps", AVX512, AVX512_WIDE, 32),
-        cpu("cpu_avx512bf16", "vfmadd", "vdpbf16ps", AVX512, AVX512_WIDE),
-        cpu("cpu_cooperlake", "vfmadd", "vdpbf16ps", AVX512, AVX512_WIDE),
-        cpu("cpu_avx512vnni", "vfmadd", "vfmadd", AVX512, AVX512_WIDE),
-        cpu("cpu_avx512", "vfmadd", "vfmadd", AVX512, AVX512_WIDE),
+        cpu("cpu_amx", "vfmadd", "vdpbf16ps or tdpbf16ps", AVX512, AVX512_F32, 32),
+        cpu("cpu_avx512bf16", "vfmadd", "vdpbf16ps", AVX512, AVX512_F32),
+        cpu("cpu_cooperlake", "vfmadd", "vdpbf16ps", AVX512, AVX512_F32),
+        cpu("cpu_avx512vnni", "vfmadd", "vfmadd", AVX512, AVX512_F32),
+        cpu("cpu_avx512", "vfmadd", "vfmadd", AVX512, AVX512_F32),
         cpu("cpu_avxvnni", "vfmadd", "vfmadd", NARROW),
         cpu("cpu_avx2", "vfmadd", "vfmadd", NARROW),
         cpu("cpu_neon", "fmla", "fmla", NARROW),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import (
@@ -40,7 +40,7 @@ from gqc.targets import ANY, Target, resolve
 
 
 def kernel_name(matmul: gq.MatmulTOp, unpack: gq.UnpackOp, schedule: gq.ScheduleAttr) -> str:
-    """A name that says all that the kernel depends on."""
+    """A name that says all that the kernel depends on, but for its tile."""
     type_ = gq.block_scaled(unpack.weight)
     assert type_ is not None
     n, k = gq.tensor_shape(unpack.weight)
@@ -60,7 +60,7 @@ def kernel_name(matmul: gq.MatmulTOp, unpack: gq.UnpackOp, schedule: gq.Schedule
 
 @dataclass
 class LowerMatmul(RewritePattern):
-    """A matmul of unpacked operands is one launch; kernels of equal name are one.
+    """A matmul of unpacked operands is one launch; kernels of equal name and tile are one.
 
     x is floats or, of a native matmul, unpacked codes; the weight is unpacked, and of an emulated
     matmul dequantized.
@@ -68,6 +68,8 @@ class LowerMatmul(RewritePattern):
 
     target: str
     kernels: dict[str, tile.KernelOp]
+    schedules: dict[str, gq.ScheduleAttr] = field(default_factory=dict)
+    """Of the first kernel of each name."""
 
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: gq.MatmulTOp, rewriter: PatternRewriter) -> None:
@@ -81,10 +83,7 @@ class LowerMatmul(RewritePattern):
         names, rows = [], []
         for schedule in op.schedules:
             assert isinstance(schedule, gq.ScheduleAttr)
-            name = kernel_name(op, unpack, schedule)
-            if name not in self.kernels:
-                self.kernels[name] = build_matmul(name, self.target, op, unpack, schedule)
-            names.append(name)
+            names.append(self.kernel(op, unpack, schedule))
             rows.append(schedule.rows.data)
         launch = gq.LaunchOp(names, rows, inputs, unpack.parts, op.bias, [op.result.type])
         describe(launch, op, unpack)
@@ -93,6 +92,16 @@ class LowerMatmul(RewritePattern):
         for dead in dict.fromkeys([*casts, unpack]):
             if not any(result.uses for result in dead.results):
                 rewriter.erase(dead)
+
+    def kernel(self, op: gq.MatmulTOp, unpack: gq.UnpackOp, schedule: gq.ScheduleAttr) -> str:
+        """Name of the kernel for a schedule, which is built the first time."""
+        name = kernel_name(op, unpack, schedule)
+        if self.schedules.setdefault(name, schedule) != schedule:
+            stem, _, bucket = name.rpartition("_")  # tiles of merged weights may have more columns
+            name = f"{stem}_n{schedule.sizes[1]}_{bucket}"
+        if name not in self.kernels:
+            self.kernels[name] = build_matmul(name, self.target, op, unpack, schedule)
+        return name
 
 
 def build_matmul(

@@ -11,7 +11,7 @@ from xdsl.passes import ModulePass
 
 from gqc.dialects import gq
 from gqc.formats.packing import whole_words
-from gqc.passes.helpers import matmuls, native_row
+from gqc.passes.helpers import matmuls, merged, native_row
 from gqc.targets import ANY, Target, Tiling, resolve
 
 
@@ -23,9 +23,10 @@ def step_of(tiling: Tiling, block: int, k: int, bits: int) -> int:
     return max(step, whole_words(bits))
 
 
-def columns_of(tiling: Tiling, type_: gq.BlockScaledType) -> int:
+def columns_of(tiling: Tiling, type_: gq.BlockScaledType, matmul: gq.MatmulTOp) -> int:
     """BN: the tiling's, and whole words of zero points where these are packed."""
-    return max(tiling.bn, whole_words(type_.format.bits)) if type_.mode.integer else tiling.bn
+    columns = max(tiling.bn, tiling.paired) if len(merged(matmul.weight)) == 2 else tiling.bn
+    return max(columns, whole_words(type_.format.bits)) if type_.mode.integer else columns
 
 
 PART_CODES = 1 << 17
@@ -59,7 +60,7 @@ def schedule(tiling: Tiling, target: Target, matmul: gq.MatmulTOp) -> gq.Schedul
         scale = "before"
     elif tiling.panel:
         scale = "after" if rounds(type_, matmul, target) else "before"
-    sizes = (rows_of(tiling, target, matmul, step), columns_of(tiling, type_), step)
+    sizes = (rows_of(tiling, target, matmul, step), columns_of(tiling, type_, matmul), step)
     parts = parts_of(tiling, target, shape, *sizes[1:])
     counts = tiling.warps, tiling.stages, tiling.panel, parts
     return gq.ScheduleAttr(tiling.rows, sizes, scale, *counts)
@@ -84,7 +85,7 @@ def native_schedule(tiling: Tiling, target: Target, matmul: gq.MatmulTOp) -> gq.
     type_, shape = gq.block_scaled(matmul.weight), gq.tensor_shape(matmul.weight)
     assert type_ is not None
     group = type_.block_of(shape)[1]
-    tile = (tiling.bm, columns_of(tiling, type_), tiling.bk or group)
+    tile = (tiling.bm, columns_of(tiling, type_, matmul), tiling.bk or group)
     parts = parts_of(tiling, target, shape, *tile[1:])
     counts = tiling.warps, tiling.stages, tiling.panel, parts
     return gq.ScheduleAttr(tiling.rows, tile, "unit", *counts)
@@ -103,7 +104,8 @@ class SplitMBuckets(ModulePass):
         for matmul in matmuls(op):
             kind = matmul.decision.kind.data if matmul.decision is not None else None
             if kind == "emulated":
-                tilings = target.tilings_of(weight_type(matmul).format.bits)
+                bits, element = weight_type(matmul).format.bits, str(gq.element_type(matmul.x))
+                tilings = target.tilings_of(bits, element)
                 schedules = [schedule(t, target, matmul) for t in tilings]
                 matmul.schedules = ArrayAttr(schedules)
             elif kind == "native":

@@ -140,12 +140,19 @@ class Decoded(Tile):
 
     def row(self, e: Emitter, i: Index) -> Vectors:
         if self.in_pairs(e) and self.source.format.bits > e.isa.table_bits:
-            odd = i.offset % 2
-            return [half(e, pair, odd == 1) for pair in self.pair_words(e, i + -odd)]
+            return self.half_of_pairs(e, i + -(i.offset % 2), i.offset % 2)
         if self.source.along_lanes:
             return [decode(e, code, self.source.format) for code in self.source.row(e, i)]
         codes, start = self.source.codes(e, i, e.isa.table_bits)
         return [decode(e, code, self.source.format, start) for code in codes]
+
+    def half_of_pairs(self, e: Emitter, i: Index, odd: int) -> Vectors:
+        """Row i, even, or i + 1, in f32: by arithmetic if a table takes four registers or more."""
+        format = self.source.format
+        if not format.is_integer or format.bits <= e.isa.pair_table_bits + 1:
+            return [half(e, pair, odd == 1) for pair in self.pair_words(e, i)]
+        codes, start = self.pair_codes(e, i)
+        return [decode_integer(e, pair, format, start + HALF * odd) for pair in codes]
 
     def in_pairs(self, e: Emitter) -> bool:
         """Whether pairs of rows are decoded at once, to bf16."""
@@ -164,10 +171,16 @@ class Decoded(Tile):
             if format.bits == 8:
                 words = self.source.whole_words(e, i)
                 return [tables.pairs_of_bytes(e, word, format, i.offset) for word in words]
-            codes, start = self.source.codes(e, i, e.isa.pair_table_bits, 0x10001)
+            codes, start = self.pair_codes(e, i)
             return [tables.pairs(e, pairs, format, start) for pairs in codes]
 
         return e.once(("pairs", self, i.base, i.offset), make)
+
+    def pair_codes(self, e: Emitter, i: Index) -> tuple[Vectors, int]:
+        """Codes of rows i and i + 1, i even, in the halves of lanes, and the bit at which they
+        begin there."""
+        key = "pair codes", self, i.base, i.offset
+        return e.once(key, lambda: self.source.codes(e, i, e.isa.pair_table_bits, 0x10001))
 
     def splat(self, e: Emitter, i: Index, j: Index) -> SSAValue:
         raise GqcError("one element of a packed tile")
@@ -180,14 +193,15 @@ def decode(e: Emitter, code: SSAValue, format: Element, start: int = 0) -> SSAVa
         assert e.isa.permute_f32
         return e.intrinsic(e.isa.permute_f32, [table, code], e.vector(f32))
     if format.is_integer:
-        return decode_integer(e, code, format)
+        return decode_integer(e, code, format, start)
     return e.decode_float(code, format)
 
 
-def decode_integer(e: Emitter, code: SSAValue, format: Element) -> SSAValue:
+def decode_integer(e: Emitter, code: SSAValue, format: Element, start: int) -> SSAValue:
     if format.signed:
-        top = e.bits(WORD - format.bits)
-        clean = e.emit(llvm.AShrOp(e.emit(llvm.ShlOp(code, top)), top))
+        top = WORD - format.bits
+        moved = e.shift(code, start - top)
+        clean = e.emit(llvm.AShrOp(moved, e.bits(top)))
     else:
-        clean = e.and_(code, (1 << format.bits) - 1)
+        clean = e.and_(e.shift(code, start), (1 << format.bits) - 1)
     return e.emit(llvm.SIToFPOp(clean, e.vector(f32)))

@@ -27,12 +27,18 @@ def bf16_bits(value: float) -> int:
     return bits >> 16
 
 
+@cache
+def table_of(format: Element) -> list[int]:
+    """Bits of the values of all codes in bf16, as signed integers."""
+    return [bf16_bits(value) for value in format.values]
+
+
 def pairs(e: Emitter, codes: SSAValue, format: Element, start: int = 0) -> SSAValue:
     """bf16 pairs of pairs of codes, in halves of lanes from a bit on: from a table in one register,
     in two, or in four."""
     lanes = 2 * e.isa.lanes
     type_ = e.vector(i16, lanes)
-    table, indices = [bf16_bits(v) for v in format.values], e.bitcast(codes, type_)
+    table, indices = table_of(format), e.bitcast(codes, type_)
     if len(table) <= lanes:
         assert e.isa.permute_i16
         whole = e.dense(i16, repeated(table, lanes, start))

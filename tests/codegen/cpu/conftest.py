@@ -96,7 +96,7 @@ class Linear:
     def kernel(self, isa: str, rows: int, tiling: Tiling | None = None) -> tile.KernelOp:
         """The kernel that the compiler makes for a tier and a number of rows."""
         target = TARGETS[f"cpu_{isa}"]
-        tilings = target.tilings_of(self.element.format.bits)
+        tilings = target.tilings_of(self.element.format.bits, self.activation)
         tiling = tiling or next(t for t in tilings if t.rows in (ANY, *range(rows, 99)))
         layout = gq.LayoutAttr(target.layout, target.lanes)
         activation = TensorType(
