@@ -50,20 +50,21 @@ def dense_attribute(element: Attribute, values: tuple[float, ...]) -> DenseIntOr
 # Ops
 
 
+MODELS: dict[Hashable, Operation] = {}
+"""Ops by what they were made of. Types of operands are known by identity, since to hash one takes
+longer than to make an op; a model holds them."""
+
+
 def build(kind: Callable[..., Operation], operands: Sequence[SSAValue], *others: Hashable) -> Any:
     """`kind(*operands, *others)`, an op without regions: several times as fast as that."""
-    model = model_of(kind, tuple([value.type for value in operands]), others)
+    key = kind, others, *[id(value.type) for value in operands]
+    model = MODELS.get(key)
+    if model is None:
+        block = Block(arg_types=[value.type for value in operands])
+        model = MODELS[key] = kind(*block.args, *others)
     return type(model).create(
         operands=operands, result_types=model.result_types, properties=model.properties
     )
-
-
-@cache
-def model_of(
-    kind: Callable[..., Operation], types: tuple[Attribute, ...], others: tuple[Hashable, ...]
-) -> Operation:
-    """An op on operands of these types, of which others take all but the operands."""
-    return kind(*Block(arg_types=types).args, *others)
 
 
 def load_op(address: SSAValue, type_: Attribute, align: int) -> Operation:

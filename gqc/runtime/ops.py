@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -56,8 +56,9 @@ class Launch:
         return f"{self.name}.{self.target}.{digest}"
 
     def kernel(self, bucket: int) -> tile.KernelOp:
-        """The kernel of a bucket."""
-        op = parse_ir(self.buckets[bucket][1]).body.block.first_op
+        """The kernel of a bucket: the compiler's, or read from its text once that is gone."""
+        text = self.buckets[bucket][1]
+        op = KERNELS.get(text) or parse_ir(text).body.block.first_op
         assert isinstance(op, tile.KernelOp)
         return op
 
@@ -185,11 +186,15 @@ def registered(key: str) -> Launch:
 TEXTS: WeakKeyDictionary[tile.KernelOp, str] = WeakKeyDictionary()
 """Texts of kernels, printed once: the layers of a model share few."""
 
+KERNELS: WeakValueDictionary[str, tile.KernelOp] = WeakValueDictionary()
+"""The same by text."""
+
 
 def kernel_text(kernel: tile.KernelOp) -> str:
     """Text of a kernel."""
     if kernel not in TEXTS:
         TEXTS[kernel] = print_ir(kernel, locations=False)
+        KERNELS[TEXTS[kernel]] = kernel
     return TEXTS[kernel]
 
 
