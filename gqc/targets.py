@@ -145,17 +145,17 @@ AMD = (
     Tiling(ANY, 128, 128, 64, 8, 2),
 )
 
-SINGLE = (Tiling(1, 1, 64, 0), Tiling(2, 2, 64, 0))
+FEW = (Tiling(1, 1, 64, 0), Tiling(2, 2, 64, 0))
 PANEL = Tiling(ANY, 4, 64, 0, panel=256)
 AVX512 = Tilings(
-    usual=(*SINGLE, Tiling(16, 4, 64, 0), PANEL),
-    wide=(*SINGLE, Tiling(4, 4, 32, 0), Tiling(16, 8, 32, 0), PANEL),
+    usual=(*FEW, Tiling(16, 4, 64, 0), PANEL),
+    wide=(*FEW, Tiling(4, 4, 32, 0), Tiling(16, 8, 32, 0), PANEL),
 )
 MIDDLE_F32 = Tiling(16, 8, 16, 0, paired=32)
 """Values of x are broadcast as they are loaded: few columns for each cost nothing."""
 AVX512_F32 = Tilings(
-    usual=(*SINGLE, Tiling(4, 4, 64, 0), MIDDLE_F32, PANEL),
-    wide=(*SINGLE, Tiling(4, 4, 16, 0, paired=32), MIDDLE_F32, PANEL),
+    usual=(*FEW, Tiling(4, 4, 64, 0), MIDDLE_F32, PANEL),
+    wide=(*FEW, Tiling(4, 4, 16, 0, paired=32), MIDDLE_F32, PANEL),
     widths=(3, 5, 6, 7),  # those that are put together of several words
 )
 NARROW = Tilings(

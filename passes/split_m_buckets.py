@@ -24,7 +24,8 @@ def step_of(tiling: Tiling, block: int, k: int, bits: int) -> int:
 
 
 def columns_of(tiling: Tiling, type_: gq.BlockScaledType, matmul: gq.MatmulTOp) -> int:
-    """BN: the tiling's, and whole words of zero points where these are packed."""
+    """BN: the tiling's; pairs of columns where two weights were merged, and whole words of zero
+    points where these are packed."""
     columns = max(tiling.bn, tiling.paired) if len(merged(matmul.weight)) == 2 else tiling.bn
     return max(columns, whole_words(type_.format.bits)) if type_.mode.integer else columns
 

@@ -71,8 +71,21 @@ func.func @two_significant_bits(%x : tensor<?x128xbf16>, %q : tensor<64x128x!gq.
   func.return %y : tensor<?x64xbf16>
 }
 
+// Some rows of f32 are multiplied by few columns, but a tile holds pairs of those of merged weights.
+// CPU-LABEL: func.func @floats
+// CPU:         #gq.schedule<rows = 4, tile = 4x64x32, scale = after, warps = 1, stages = 1>,
+// CPU-SAME:    #gq.schedule<rows = 16, tile = 8x16x32, scale = after, warps = 1, stages = 1>,
+// CPU-LABEL: func.func @pairs_of_floats
+// CPU:         #gq.schedule<rows = 16, tile = 8x32x32, scale = after, warps = 1, stages = 1>,
 func.func @floats(%x : tensor<?x128xf32>, %q : tensor<64x128x!gq.block_scaled<1x32 : f16 : ui4>>) -> tensor<?x64xf32> {
   %w = gq.dcast %q : tensor<64x128x!gq.block_scaled<1x32 : f16 : ui4>> -> tensor<64x128xf32>
+  %y = gq.matmul_t %x, %w decision <emulated, "why"> : (tensor<?x128xf32>, tensor<64x128xf32>) -> tensor<?x64xf32>
+  func.return %y : tensor<?x64xf32>
+}
+
+func.func @pairs_of_floats(%x : tensor<?x128xf32>, %p : tensor<32x128x!gq.block_scaled<1x32 : f16 : ui4>>, %q : tensor<32x128x!gq.block_scaled<1x32 : f16 : ui4>>) -> tensor<?x64xf32> {
+  %both = gq.concat %p, %q : tensor<32x128x!gq.block_scaled<1x32 : f16 : ui4>>, tensor<32x128x!gq.block_scaled<1x32 : f16 : ui4>> -> tensor<64x128x!gq.block_scaled<1x32 : f16 : ui4>>
+  %w = gq.dcast %both : tensor<64x128x!gq.block_scaled<1x32 : f16 : ui4>> -> tensor<64x128xf32>
   %y = gq.matmul_t %x, %w decision <emulated, "why"> : (tensor<?x128xf32>, tensor<64x128xf32>) -> tensor<?x64xf32>
   func.return %y : tensor<?x64xf32>
 }
