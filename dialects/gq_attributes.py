@@ -355,6 +355,11 @@ class ScheduleAttr(ParametrizedAttribute):
         m, n, k = (n.data for n in self.tile)
         return m, n, k
 
+    @property
+    def tiling(self) -> tuple[Attribute, ...]:
+        """All but the rows: what a kernel is built by."""
+        return self.parameters[1:]
+
     def verify(self) -> None:
         require(len(self.tile) == 3, self.name, "C1", "the tile must have three sizes, MxNxK")
         counts = (*self.sizes, self.parts.data)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gqc.formats.packing import whole_words
 from gqc.native import Native
-from gqc.targets import ANY, Tiling
+from gqc.targets import ANY, Tiling, in_turns
 
 if TYPE_CHECKING:
     from gqc.dialects.gq import BlockScaledType
@@ -29,14 +29,17 @@ LANES = 32
 """A tile's columns: narrow panels, so that what a tile reads lies side by side."""
 
 # Sums in i32 and in f32 for each row and vector of a tile stay in registers: 32 of them, or 16.
-WIDE = (Tiling(1, 1, LANES, 0), Tiling(2, 2, LANES, 0), Tiling(ANY, 4, LANES, 0))
+FEW, FOUR = (Tiling(1, 1, LANES, 0), Tiling(2, 2, LANES, 0)), Tiling(ANY, 4, LANES, 0)
+WIDE = (*FEW, FOUR)
+# Of eight rows some are spilled at the ends of blocks, but the weight is decoded half as often.
+EIGHT = (*FEW, *in_turns(FOUR, Tiling(8, 8, LANES, 0)), FOUR)
 NARROW = (Tiling(1, 1, LANES, 0), Tiling(ANY, 2, 16, 0))
 QUARTER = (Tiling(1, 1, LANES, 0), Tiling(ANY, 4, 8, 0))
 
-TILES = (*WIDE[:2], Tiling(16, 4, LANES, 0), Tiling(ANY, 32, LANES, 0, panel=256))
+TILES = (*FEW, Tiling(16, 4, LANES, 0), Tiling(ANY, 32, LANES, 0, panel=256))
 
 AMX = dot("vpdpbusd or tdpbsud", *TILES)
-VNNI, VNNI_256, NEON = dot("vpdpbusd", *WIDE), dot("vpdpbusd", *NARROW), dot("sdot", *QUARTER)
+VNNI, VNNI_256, NEON = dot("vpdpbusd", *EIGHT), dot("vpdpbusd", *NARROW), dot("sdot", *QUARTER)
 
 INTEGER_DOTS: Mapping[str, tuple[Native, Native]] = {
     "cpu_amx": (AMX, AMX),
@@ -44,7 +47,7 @@ INTEGER_DOTS: Mapping[str, tuple[Native, Native]] = {
     "cpu_cooperlake": (VNNI, VNNI),
     "cpu_avx512vnni": (VNNI, VNNI),
     # vpmaddubsw saturates sums of two products beyond i16: codes of 8 bits are widened first.
-    "cpu_avx512": (dot("vpmaddubsw", *WIDE), dot("vpmaddwd", *WIDE)),
+    "cpu_avx512": (dot("vpmaddubsw", *WIDE), dot("vpmaddwd", *EIGHT)),
     "cpu_avxvnni": (VNNI_256, VNNI_256),
     "cpu_avx2": (dot("vpmaddubsw", *NARROW), dot("vpmaddwd", *NARROW)),
     "cpu_neon": (NEON, NEON),

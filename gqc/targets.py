@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gqc.errors import GqcError
@@ -147,16 +147,24 @@ AMD = (
 
 FEW = (Tiling(1, 1, 64, 0), Tiling(2, 2, 64, 0))
 PANEL = Tiling(ANY, 4, 64, 0, panel=256)
+
+
+def in_turns(four: Tiling, eight: Tiling) -> tuple[Tiling, ...]:
+    """Buckets of 3 to 16 rows, by tiles of four rows and of eight: a tile decodes the weight once
+    for its rows, and computes all of them, 16 where there are 9."""
+    buckets = ((4, four), (8, eight), (12, four), (16, eight))
+    return tuple(replace(tiling, rows=rows) for rows, tiling in buckets)
+
+
 AVX512 = Tilings(
     usual=(*FEW, Tiling(16, 4, 64, 0), PANEL),
-    wide=(*FEW, Tiling(4, 4, 32, 0), Tiling(16, 8, 32, 0), PANEL),
+    wide=(*FEW, *in_turns(Tiling(4, 4, 32, 0), Tiling(8, 8, 32, 0)), PANEL),
 )
-MIDDLE_F32 = Tiling(16, 8, 16, 0, paired=32)
-"""Values of x are broadcast as they are loaded, so few columns cost nothing for each. Of 9 to 12
-rows it computes 16, which takes longer than tiles of four would."""
+EIGHT_F32 = Tiling(8, 8, 16, 0, paired=32)
+"""Values of x are broadcast as they are loaded, so few columns cost nothing for each."""
 AVX512_F32 = Tilings(
-    usual=(*FEW, Tiling(4, 4, 64, 0), MIDDLE_F32, PANEL),
-    wide=(*FEW, Tiling(4, 4, 16, 0, paired=32), MIDDLE_F32, PANEL),
+    usual=(*FEW, *in_turns(Tiling(4, 4, 64, 0), EIGHT_F32), PANEL),
+    wide=(*FEW, *in_turns(Tiling(4, 4, 16, 0, paired=32), EIGHT_F32), PANEL),
     widths=(3, 5, 6, 7),  # those that are put together of several words
 )
 NARROW = Tilings(

@@ -58,12 +58,25 @@ def kernel_name(matmul: gq.MatmulTOp, unpack: gq.UnpackOp, schedule: gq.Schedule
     return f"matmul_{activation}{x_scale}_{format_}_{n}x{k}{bias}_{rows}"
 
 
+def unpack_of(matmul: gq.MatmulTOp) -> gq.UnpackOp:
+    """The unpacking of a scheduled matmul's weight."""
+    weight = matmul.weight.owner
+    unpack = weight.source.owner if isinstance(weight, gq.DcastOp) else weight
+    assert isinstance(unpack, gq.UnpackOp)
+    return unpack
+
+
+def schedules_of(matmul: gq.MatmulTOp) -> list[gq.ScheduleAttr]:
+    """Its schedules, one for each bucket of rows; none before it has any."""
+    return [s for s in matmul.schedules or () if isinstance(s, gq.ScheduleAttr)]
+
+
 @dataclass
 class LowerMatmul(RewritePattern):
     """A matmul of unpacked operands is one launch; kernels of equal name and tile are one.
 
-    x is floats or, of a native matmul, unpacked codes; the weight is unpacked, and of an emulated
-    matmul dequantized.
+    Buckets of one tile share a kernel, which has the name of the last of them. x is floats or, of a
+    native matmul, unpacked codes; the weight is unpacked, and of an emulated matmul dequantized.
     """
 
     target: str
@@ -75,16 +88,13 @@ class LowerMatmul(RewritePattern):
     def match_and_rewrite(self, op: gq.MatmulTOp, rewriter: PatternRewriter) -> None:
         if op.schedules is None:
             return
-        x, weight = op.x.owner, op.weight.owner
-        unpack = weight.source.owner if isinstance(weight, gq.DcastOp) else weight
-        assert isinstance(unpack, gq.UnpackOp)
+        x, weight, unpack = op.x.owner, op.weight.owner, unpack_of(op)
         native = isinstance(x, gq.UnpackOp)
         inputs = [*x.parts] if native else [op.x, *x_scales(op)]
-        names, rows = [], []
-        for schedule in op.schedules:
-            assert isinstance(schedule, gq.ScheduleAttr)
-            names.append(self.kernel(op, unpack, schedule))
-            rows.append(schedule.rows.data)
+        schedules = schedules_of(op)
+        last = {schedule.tiling: schedule for schedule in schedules}
+        names = [self.kernel(op, unpack, last[schedule.tiling]) for schedule in schedules]
+        rows = [schedule.rows.data for schedule in schedules]
         launch = gq.LaunchOp(names, rows, inputs, unpack.parts, op.bias, [op.result.type])
         describe(launch, op, unpack)
         replace(rewriter, op, [launch])

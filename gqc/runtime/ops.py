@@ -47,7 +47,8 @@ class Launch:
     weights: Arrays
     outputs: Arrays
     buckets: tuple[tuple[int, str], ...]
-    launchers: dict[int, Launcher] = field(default_factory=dict, compare=False)
+    launchers: dict[str, Launcher] = field(default_factory=dict, compare=False)
+    """By text: buckets of one tile have one kernel."""
 
     @cached_property
     def key(self) -> str:
@@ -67,10 +68,11 @@ class Launch:
         bucket = 0
         while 0 <= self.buckets[bucket][0] < rows:
             bucket += 1
-        if bucket not in self.launchers:
+        text = self.buckets[bucket][1]
+        if text not in self.launchers:
             backend = BACKENDS[TARGETS[self.target].backend]
-            self.launchers[bucket] = backend.load(self.kernel(bucket))
-        return self.launchers[bucket]
+            self.launchers[text] = backend.load(self.kernel(bucket))
+        return self.launchers[text]
 
     def results(self, x: Tensor) -> list[Tensor]:
         """Empty outputs for x [..., K], the last one [..., N]."""

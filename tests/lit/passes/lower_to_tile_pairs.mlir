@@ -1,12 +1,15 @@
 // lower-to-tile: layers of one shape, of which one was merged and has tiles of more columns, have
-// kernels of their own where these differ, and share the others.
+// kernels of their own where these differ, and share the others. Buckets of one tile have one kernel,
+// named as the last of them.
 // RUN: gqc-opt %s -p assign-layouts{target=cpu_avx512},split-m-buckets{target=cpu_avx512},lower-to-tile{target=cpu_avx512} | filecheck %s
 
 // CHECK-LABEL: func.func @one_weight
-// CHECK:         gq.launch [@[[NAME:[a-z0-9_]+]]_m1, {{.*}}, @[[NAME]]_m16, @[[NAME]]_any] rows [1, 2, 4, 16, -1]
+// CHECK:         gq.launch [@[[NAME:[a-z0-9_]+]]_m1, @[[NAME]]_m2, @[[NAME]]_m12, @[[NAME]]_m16, @[[NAME]]_m12, @[[NAME]]_m16, @[[NAME]]_any] rows [1, 2, 4, 8, 12, 16, -1]
 // CHECK-LABEL: func.func @two_weights
-// CHECK:         gq.launch [@[[NAME]]_m1, {{.*}}, @[[NAME]]_n32_m16, @[[NAME]]_any] rows [1, 2, 4, 16, -1]
+// CHECK:         gq.launch [@[[NAME]]_m1, @[[NAME]]_m2, @[[NAME]]_m12, @[[NAME]]_n32_m16, @[[NAME]]_m12, @[[NAME]]_n32_m16, @[[NAME]]_any] rows [1, 2, 4, 8, 12, 16, -1]
 // CHECK:       tile.kernel @[[NAME]]_m1(
+// CHECK:       tile.kernel @[[NAME]]_m2(
+// CHECK:       tile.kernel @[[NAME]]_m12({{.*}} tile<4, 64>
 // CHECK:       tile.kernel @[[NAME]]_m16({{.*}} tile<8, 16>
 // CHECK:       tile.kernel @[[NAME]]_any(
 // CHECK:       tile.kernel @[[NAME]]_n32_m16({{.*}} tile<8, 32>

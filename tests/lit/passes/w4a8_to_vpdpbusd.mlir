@@ -5,7 +5,7 @@
 // CHECK:      %[[SUM:.*]], %[[SCALE:.*]], %[[CODES:.*]] = gq.launch [@quantize_bf16_si8_g32_f32_amax_64_packed_summed_any] rows [-1] on(%x : tensor<?x64xbf16>) -> tensor<?x2xi32>, tensor<?x2xf32>, tensor<?x64xi8>
 // CHECK:      gq.pack %{{.*}} layout <lane_quads, lanes = 32>
 // CHECK-SAME: -> tensor<2x8x32xi32>, tensor<2x2x32xf16>
-// CHECK:      gq.launch [@matmul_bf16_si8_si4_g32_f16_48x64_m1, @matmul_bf16_si8_si4_g32_f16_48x64_m2, @matmul_bf16_si8_si4_g32_f16_48x64_any]
+// CHECK:      gq.launch [@matmul_bf16_si8_si4_g32_f16_48x64_m1, @matmul_bf16_si8_si4_g32_f16_48x64_m2, @matmul_bf16_si8_si4_g32_f16_48x64_any, @matmul_bf16_si8_si4_g32_f16_48x64_m16, @matmul_bf16_si8_si4_g32_f16_48x64_any, @matmul_bf16_si8_si4_g32_f16_48x64_m16, @matmul_bf16_si8_si4_g32_f16_48x64_any] rows [1, 2, 4, 8, 12, 16, -1]
 // CHECK-SAME: on(%[[CODES]], %[[SCALE]], %[[SUM]] :
 // CHECK-SAME: decision = #gq.decision<native, "vpdpbusd takes si8 by si4 under f32 and f16">
 
