@@ -27,6 +27,7 @@ from gqc.passes.helpers import (
     count,
     layer_name,
     layer_names,
+    matmuls,
     replace,
     weight_names,
     weight_of,
@@ -67,7 +68,7 @@ def unpack_of(matmul: gq.MatmulTOp) -> gq.UnpackOp:
 
 
 def schedules_of(matmul: gq.MatmulTOp) -> list[gq.ScheduleAttr]:
-    """Its schedules, one for each bucket of rows; none before it has any."""
+    """Its schedules, one for each bucket of rows; before it has any, none."""
     return [s for s in matmul.schedules or () if isinstance(s, gq.ScheduleAttr)]
 
 
@@ -167,11 +168,28 @@ def refuse_other_layouts(module: ModuleOp, target: Target) -> None:
         )
 
 
+def refuse_wide_tiles(module: ModuleOp) -> None:
+    """Raise one error for all layers with a tile of columns that are not of one panel."""
+    wide = []
+    for matmul in matmuls(module):
+        if matmul.schedules is None:
+            continue
+        lanes = unpack_of(matmul).layout.lanes.data
+        columns = {schedule.sizes[1] for schedule in schedules_of(matmul)}
+        wide += [(matmul, lanes, bn) for bn in sorted(columns) if lanes > 1 and lanes % bn]
+    if wide:
+        layers = "\n".join(f"  {layer_name(m)}: {bn} columns of {n} lanes" for m, n, bn in wide)
+        raise GqcError(
+            f"a tile's columns have to divide the lanes of its weight's layout, which "
+            f"{count(len(wide), 'tile')} cannot:\n{layers}\nchoose another tile"
+        )
+
+
 @dataclass(frozen=True)
 class LowerToTile(ModulePass):
     """legal → kernels: launches, and the kernels they launch at the module's end.
 
-    Raises GqcError that names the layers packed for another target.
+    Raises GqcError that names the layers packed for another target, or of tiles that do not fit.
     """
 
     name = "lower-to-tile"
@@ -180,6 +198,7 @@ class LowerToTile(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         refuse_other_layouts(op, resolve(self.target))
+        refuse_wide_tiles(op)
         kernels: dict[str, tile.KernelOp] = {}
         pattern = LowerMatmul(self.target, kernels)
         PatternRewriteWalker(pattern, apply_recursively=False).rewrite_module(op)
