@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import llvmlite
 from llvmlite import binding
-from xdsl.backend.llvm.convert import convert_module
 
-from gqc.codegen.cpu import cache, llvm_types
+from gqc.codegen.cpu import cache
 from gqc.codegen.cpu.isa import Isa, host_features, missing
+from gqc.codegen.cpu.llvm_printer import print_module
 from gqc.codegen.cpu.lowering import lower
 from gqc.codegen.cpu.threads import OPENMP
 from gqc.dialects.tile import KernelOp, shape_of
@@ -36,8 +36,7 @@ CROSS = {"aarch64": "aarch64-unknown-linux-gnu"}
 
 def llvm_text(kernel: KernelOp, isa: Isa) -> str:
     """The kernel as LLVM IR text, before optimization."""
-    llvm_types.register()
-    return str(convert_module(lower(kernel, isa), fallback_target_triple=""))
+    return print_module(lower(kernel, isa))
 
 
 def foreign(isa: Isa) -> str | None:

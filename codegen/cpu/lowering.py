@@ -105,6 +105,8 @@ class Lowering:
         for argument, pointer in zip(kernel.body.block.args, self.pointers, strict=False):
             array = Array(pointer, element_of(argument), shape_of(argument), size)
             self.arrays[argument] = array
+            pointer.name_hint = argument.name_hint
+        size.name_hint = "M"
         self.indices: dict[SSAValue, Index] = {}
         self.tiles: dict[SSAValue, Tile] = {}
 

@@ -20,7 +20,7 @@
 // LLVM:         call void @"llvm.x86.tileloadd64"(i8 6, ptr %{{.*}}, i64 128)
 // LLVM:         call void @"llvm.x86.tdpbsud"(i8 0, i8 4, i8 6)
 // LLVM:         call void @"llvm.x86.tilestored64"(i8 3, ptr %{{.*}}, i64 128)
-// LLVM:         mul <16 x i32> %{{.*}}, <i32 -8,
+// LLVM:         mul <16 x i32> %{{.*}}, splat (i32 -8)
 // LLVM:         add <16 x i32>
 // LLVM:         sitofp <16 x i32>
 func.func @forward(%x : tensor<?x64xbf16>) -> tensor<?x48xbf16> {

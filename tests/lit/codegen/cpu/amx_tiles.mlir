@@ -8,11 +8,11 @@
 // CHECK:      define void @"matmul_bf16_f4E2M1FN_g32_f8E8M0FNU_64x128_m16.program"
 // CHECK:        call <16 x float> @"llvm.x86.avx512bf16.dpbf16ps.512"
 // CHECK-NOT:    llvm.x86.tdpbf16ps
-// CHECK:      define void @"matmul_bf16_f4E2M1FN_g32_f8E8M0FNU_64x128_any.program"(ptr noalias %{{.*}}, i64 %[[M:"[.0-9]+"]], i64 %{{.*}}, i64 %{{.*}})
+// CHECK:      define void @"matmul_bf16_f4E2M1FN_g32_f8E8M0FNU_64x128_any.program"(ptr noalias %{{.*}}, i64 %[[M:[.\w]+]], i64 %{{.*}}, i64 %{{.*}})
 // CHECK:        and i64 %[[M]], 31
-// CHECK:        call void @"llvm.x86.ldtilecfg"(ptr %[[WHOLE:".*"]])
+// CHECK:        call void @"llvm.x86.ldtilecfg"(ptr %[[WHOLE:[.\w]+]])
 // CHECK:        icmp ult i64 %{{.*}}, 32
-// CHECK:        call void @"llvm.x86.ldtilecfg"(ptr %[[LAST:".*"]])
+// CHECK:        call void @"llvm.x86.ldtilecfg"(ptr %[[LAST:[.\w]+]])
 // CHECK:        call void @"llvm.x86.tileloadd64"(i8 0, ptr %{{.*}}, i64 256)
 // CHECK:        call void @"llvm.x86.tileloadd64"(i8 4, ptr %{{.*}}, i64 256)
 // CHECK:        call void @"llvm.x86.tileloadd64"(i8 6, ptr %{{.*}}, i64 256)

@@ -6,19 +6,19 @@
 // y is rounded by integer arithmetic: the instruction would make its subnormals zeros.
 
 // CHECK:      define void @"matmul.program"
-// CHECK:        %[[WORDS:".*"]] = load <16 x i32>, ptr %{{.*}}, align 4
+// CHECK:        %[[WORDS:[.\w]+]] = load <16 x i32>, ptr %{{.*}}, align 4
 // CHECK:        call void @"llvm.prefetch.p0"
-// CHECK-NEXT:   %[[BITS:".*"]] = bitcast <16 x i32> %[[WORDS]] to <32 x i16>
-// CHECK-NEXT:   %[[CODES:".*"]] = call <32 x i16> @"llvm.x86.avx512.permvar.hi.512"(<32 x i16> <i16 0, i16 16256, i16 16384, {{.*}}>, <32 x i16> %[[BITS]])
-// CHECK:        %[[PAIR:".*"]] = bitcast <32 x i16> %[[CODES]] to <32 x bfloat>
+// CHECK-NEXT:   %[[BITS:[.\w]+]] = bitcast <16 x i32> %[[WORDS]] to <32 x i16>
+// CHECK-NEXT:   %[[CODES:[.\w]+]] = call <32 x i16> @"llvm.x86.avx512.permvar.hi.512"(<32 x i16> <i16 0, i16 16256, i16 16384, {{.*}}>, <32 x i16> %[[BITS]])
+// CHECK:        %[[PAIR:[.\w]+]] = bitcast <32 x i16> %[[CODES]] to <32 x bfloat>
 // CHECK:        load <1 x i32>, ptr %{{.*}}, align 2
 // CHECK:        call <16 x float> @"llvm.x86.avx512bf16.dpbf16ps.512"(<16 x float> {{.*}}, <32 x bfloat> %{{.*}}, <32 x bfloat> %[[PAIR]])
 // CHECK:        call <16 x float> @"llvm.x86.avx512bf16.dpbf16ps.512"(<16 x float> {{.*}}, <32 x bfloat> %{{.*}}, <32 x bfloat> %[[PAIR]])
-// CHECK-NEXT:   lshr <16 x i32> %[[WORDS]], <i32 4, {{.*}}>
+// CHECK-NEXT:   lshr <16 x i32> %[[WORDS]], splat (i32 4)
 // CHECK:        fpext <16 x half>
 // CHECK:        fmul contract <16 x float>
 // CHECK-NEXT:   fadd contract <16 x float>
-// CHECK:        add <16 x i32> %{{.*}}, <i32 32767, {{.*}}>
+// CHECK:        add <16 x i32> %{{.*}}, splat (i32 32767)
 // CHECK:        trunc <16 x i32> %{{.*}} to <16 x i16>
 // CHECK:        store <16 x bfloat>
 

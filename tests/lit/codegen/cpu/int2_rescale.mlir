@@ -6,26 +6,26 @@
 // each value stands four times in a row, and the one after that is four bits further.
 
 // CHECK:      define void @"matmul_bf16_ui2_g32_f16_rescale_f16_64x128_m1.program"
-// CHECK:        %[[WORDS:".*"]] = load <16 x i32>, ptr %{{.*}}, align 4
-// CHECK:        %[[BITS:".*"]] = bitcast <16 x i32> %[[WORDS]] to <32 x i16>
-// CHECK-NEXT:   %[[CODES:".*"]] = call <32 x i16> @"llvm.x86.avx512.permvar.hi.512"(<32 x i16> <i16 0, i16 16256, i16 16384, i16 16448, i16 0, i16 16256, i16 16384, i16 16448, {{.*}}>, <32 x i16> %[[BITS]])
-// CHECK:        %[[PAIR:".*"]] = bitcast <32 x i16> %[[CODES]] to <32 x bfloat>
+// CHECK:        %[[WORDS:[.\w]+]] = load <16 x i32>, ptr %{{.*}}, align 4
+// CHECK:        %[[BITS:[.\w]+]] = bitcast <16 x i32> %[[WORDS]] to <32 x i16>
+// CHECK-NEXT:   %[[CODES:[.\w]+]] = call <32 x i16> @"llvm.x86.avx512.permvar.hi.512"(<32 x i16> <i16 0, i16 16256, i16 16384, i16 16448, i16 0, i16 16256, i16 16384, i16 16448, {{.*}}>, <32 x i16> %[[BITS]])
+// CHECK:        %[[PAIR:[.\w]+]] = bitcast <32 x i16> %[[CODES]] to <32 x bfloat>
 // CHECK:        call <16 x float> @"llvm.x86.avx512bf16.dpbf16ps.512"(<16 x float> {{.*}}, <32 x bfloat> %{{.*}}, <32 x bfloat> %[[PAIR]])
-// CHECK:        %[[NEXT:".*"]] = bitcast <16 x i32> %[[WORDS]] to <32 x i16>
+// CHECK:        %[[NEXT:[.\w]+]] = bitcast <16 x i32> %[[WORDS]] to <32 x i16>
 // CHECK-NEXT:   call <32 x i16> @"llvm.x86.avx512.permvar.hi.512"(<32 x i16> <i16 0, i16 0, i16 0, i16 0, i16 16256, i16 16256, i16 16256, i16 16256, i16 16384, {{.*}}>, <32 x i16> %[[NEXT]])
-// CHECK-NOT:    lshr <16 x i32> %[[WORDS]], <i32 2, {{.*}}>
-// CHECK:        lshr <16 x i32> %[[WORDS]], <i32 4, {{.*}}>
+// CHECK-NOT:    lshr <16 x i32> %[[WORDS]], splat (i32 2)
+// CHECK:        lshr <16 x i32> %[[WORDS]], splat (i32 4)
 
 // After a group's dot, its scale times the dot, and its offset times the sum of x.
-// CHECK:        %[[SCALES:".*"]] = getelementptr half, ptr %".3"
-// CHECK-NEXT:   %[[S16:".*"]] = load <16 x half>, ptr %[[SCALES]], align 2
-// CHECK-NEXT:   %[[S:".*"]] = fpext <16 x half> %[[S16]] to <16 x float>
-// CHECK:        %[[SCALED:".*"]] = fmul contract <16 x float> %{{.*}}, %[[S]]
-// CHECK:        %[[SUM:".*"]] = fadd contract <16 x float> %{{.*}}, %[[SCALED]]
-// CHECK:        %[[ZEROS:".*"]] = getelementptr half, ptr %".4"
-// CHECK-NEXT:   %[[Z16:".*"]] = load <16 x half>, ptr %[[ZEROS]], align 2
-// CHECK-NEXT:   %[[Z:".*"]] = fpext <16 x half> %[[Z16]] to <16 x float>
-// CHECK:        %[[OFFSET:".*"]] = fmul contract <16 x float> %{{.*}}, %[[Z]]
+// CHECK:        %[[SCALES:[.\w]+]] = getelementptr half, ptr %scale.{{[0-9]+}}
+// CHECK-NEXT:   %[[S16:[.\w]+]] = load <16 x half>, ptr %[[SCALES]], align 2
+// CHECK-NEXT:   %[[S:[.\w]+]] = fpext <16 x half> %[[S16]] to <16 x float>
+// CHECK:        %[[SCALED:[.\w]+]] = fmul contract <16 x float> %{{.*}}, %[[S]]
+// CHECK:        %[[SUM:[.\w]+]] = fadd contract <16 x float> %{{.*}}, %[[SCALED]]
+// CHECK:        %[[ZEROS:[.\w]+]] = getelementptr half, ptr %zero.{{[0-9]+}}
+// CHECK-NEXT:   %[[Z16:[.\w]+]] = load <16 x half>, ptr %[[ZEROS]], align 2
+// CHECK-NEXT:   %[[Z:[.\w]+]] = fpext <16 x half> %[[Z16]] to <16 x float>
+// CHECK:        %[[OFFSET:[.\w]+]] = fmul contract <16 x float> %{{.*}}, %[[Z]]
 // CHECK:        fadd contract <16 x float> %[[SUM]], %[[OFFSET]]
 
 // Signed: the values are 0, 1, −2, −1, and nothing is summed but the dot.

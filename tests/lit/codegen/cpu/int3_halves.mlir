@@ -6,24 +6,24 @@
 // it.
 
 // CHECK:      define void @"matmul.program"
-// CHECK:        %[[FIRST:".*"]] = load <8 x i32>
+// CHECK:        %[[FIRST:[.\w]+]] = load <8 x i32>
 // CHECK:        call <8 x float> @"llvm.x86.avx2.permps"(<8 x float> <float {{.*}}>, <8 x i32> %[[FIRST]])
-// CHECK:        %[[NEXT:".*"]] = lshr <8 x i32> %[[FIRST]], <i32 16, {{.*}}>
+// CHECK:        %[[NEXT:[.\w]+]] = lshr <8 x i32> %[[FIRST]], splat (i32 16)
 // CHECK:        call <8 x float> @"llvm.x86.avx2.permps"(<8 x float> <float {{.*}}>, <8 x i32> %[[NEXT]])
-// CHECK:        %[[LOW:".*"]] = lshr <8 x i32> %[[FIRST]], <i32 15, {{.*}}>
-// CHECK:        %[[MIDDLE:".*"]] = lshr <8 x i32> %{{.*}}, <i32 14, {{.*}}>
-// CHECK:        %[[ONE:".*"]] = and <8 x i32> %[[LOW]], <i32 1, {{.*}}>
-// CHECK-NEXT:   %[[ABOVE:".*"]] = and <8 x i32> %[[MIDDLE]], <i32 {{-2|4294967294}}, {{.*}}>
-// CHECK-NEXT:   %[[TWO:".*"]] = or <8 x i32> %[[ONE]], %[[ABOVE]]
-// CHECK:        lshr <8 x i32> %{{.*}}, <i32 13, {{.*}}>
-// CHECK:        and <8 x i32> %[[TWO]], <i32 3, {{.*}}>
-// CHECK:        %[[CODE:".*"]] = or <8 x i32>
+// CHECK:        %[[LOW:[.\w]+]] = lshr <8 x i32> %[[FIRST]], splat (i32 15)
+// CHECK:        %[[MIDDLE:[.\w]+]] = lshr <8 x i32> %{{.*}}, splat (i32 14)
+// CHECK:        %[[ONE:[.\w]+]] = and <8 x i32> %[[LOW]], splat (i32 1)
+// CHECK-NEXT:   %[[ABOVE:[.\w]+]] = and <8 x i32> %[[MIDDLE]], splat (i32 -2)
+// CHECK-NEXT:   %[[TWO:[.\w]+]] = or <8 x i32> %[[ONE]], %[[ABOVE]]
+// CHECK:        lshr <8 x i32> %{{.*}}, splat (i32 13)
+// CHECK:        and <8 x i32> %[[TWO]], splat (i32 3)
+// CHECK:        %[[CODE:[.\w]+]] = or <8 x i32>
 // CHECK:        call <8 x float> @"llvm.x86.avx2.permps"(<8 x float> <float {{.*}}>, <8 x i32> %[[CODE]])
 // CHECK:        load <1 x i32>, ptr %{{.*}}, align 2
-// CHECK:        shl <8 x i32> %{{.*}}, <i32 16, {{.*}}>
+// CHECK:        shl <8 x i32> %{{.*}}, splat (i32 16)
 // CHECK:        call <8 x float> @"llvm.fma.v8f32"
 // CHECK:        load <2 x i32>, ptr %{{.*}}, align 4
-// CHECK-NEXT:   shufflevector <2 x i32> %{{.*}}, <2 x i32> %{{.*}}, <8 x i32> <i32 0, i32 0, i32 0, i32 0, i32 0, i32 0, i32 0, i32 0>
+// CHECK-NEXT:   shufflevector <2 x i32> %{{.*}}, <2 x i32> %{{.*}}, <8 x i32> splat (i32 0)
 // CHECK-NEXT:   lshr <8 x i32> %{{.*}}, <i32 0, i32 16, i32 2, i32 18, i32 4, i32 20, i32 6, i32 22>
 
 tile.kernel @matmul(%x: memref<?x64xbf16>, %w: memref<1x6x64xi32>, %scale: memref<1x2x64xf16>, %zero2: memref<1x2x4xi32>, %zero1: memref<1x2x2xi32>, %y: memref<?x64xbf16>) tile<1, 32> attributes {target = "cpu_avx2", num_warps = 1 : i64, num_stages = 1 : i64} {

@@ -6,18 +6,18 @@
 // more make two quads of them, and each is multiplied by four bytes of x in every lane.
 
 // CHECK:      define void @"dot.program"
-// CHECK:        %[[WORDS:".*"]] = load <16 x i32>, ptr %{{.*}}, align 4
+// CHECK:        %[[WORDS:[.\w]+]] = load <16 x i32>, ptr %{{.*}}, align 4
 // CHECK:        call void @"llvm.prefetch.p0"
-// CHECK-NEXT:   %[[FIRST:".*"]] = and <16 x i32> %[[WORDS]], <i32 252645135, {{.*}}>
+// CHECK-NEXT:   %[[FIRST:[.\w]+]] = and <16 x i32> %[[WORDS]], splat (i32 252645135)
 // CHECK:        load <1 x i32>, ptr %{{.*}}, align 1
-// CHECK:        call <16 x i32> @"llvm.x86.avx512.vpdpbusd.512"(<16 x i32> <i32 -8, {{.*}}>, <16 x i32> %[[FIRST]], <16 x i32> %{{.*}})
-// CHECK-NEXT:   %[[MOVED:".*"]] = lshr <16 x i32> %[[WORDS]], <i32 4, {{.*}}>
-// CHECK-NEXT:   %[[SECOND:".*"]] = and <16 x i32> %[[MOVED]], <i32 252645135, {{.*}}>
+// CHECK:        call <16 x i32> @"llvm.x86.avx512.vpdpbusd.512"(<16 x i32> splat (i32 -8), <16 x i32> %[[FIRST]], <16 x i32> %{{.*}})
+// CHECK-NEXT:   %[[MOVED:[.\w]+]] = lshr <16 x i32> %[[WORDS]], splat (i32 4)
+// CHECK-NEXT:   %[[SECOND:[.\w]+]] = and <16 x i32> %[[MOVED]], splat (i32 252645135)
 // CHECK:        call <16 x i32> @"llvm.x86.avx512.vpdpbusd.512"(<16 x i32> %{{.*}}, <16 x i32> %[[SECOND]], <16 x i32> %{{.*}})
 // CHECK-NEXT:   sitofp <16 x i32>
 
-// AVX2:         %[[PAIRS:".*"]] = call <16 x i16> @"llvm.x86.avx2.pmadd.ub.sw"(<32 x i8> %{{.*}}, <32 x i8> %{{.*}})
-// AVX2-NEXT:    %[[QUAD:".*"]] = call <8 x i32> @"llvm.x86.avx2.pmadd.wd"(<16 x i16> %[[PAIRS]], <16 x i16> <i16 1, {{.*}}>)
+// AVX2:         %[[PAIRS:[.\w]+]] = call <16 x i16> @"llvm.x86.avx2.pmadd.ub.sw"(<32 x i8> %{{.*}}, <32 x i8> %{{.*}})
+// AVX2-NEXT:    %[[QUAD:[.\w]+]] = call <8 x i32> @"llvm.x86.avx2.pmadd.wd"(<16 x i16> %[[PAIRS]], <16 x i16> splat (i16 1))
 // AVX2-NEXT:    add <8 x i32> {{.*}}, %[[QUAD]]
 
 // TRITON:     kernel dot: the Triton backend reads no quads

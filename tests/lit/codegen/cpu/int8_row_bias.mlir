@@ -5,32 +5,32 @@
 // whole, and the bias and the output are masked.
 
 // CHECK:      define void @"matmul_f16_si8_row_f16_60x96_bias_m1.program"
-// CHECK:        %[[N:".*"]] = mul i64 %{{.*}}, 32
-// CHECK:        %[[WORDS:".*"]] = load <8 x i32>, ptr %{{.*}}, align 4
-// CHECK:        %[[UP:".*"]] = shl <8 x i32> %[[WORDS]], <i32 24, {{.*}}>
-// CHECK-NEXT:   %[[CODE:".*"]] = ashr <8 x i32> %[[UP]], <i32 24, {{.*}}>
-// CHECK-NEXT:   %[[VALUE:".*"]] = sitofp <8 x i32> %[[CODE]] to <8 x float>
+// CHECK:        %[[N:[.\w]+]] = mul i64 %{{.*}}, 32
+// CHECK:        %[[WORDS:[.\w]+]] = load <8 x i32>, ptr %{{.*}}, align 4
+// CHECK:        %[[UP:[.\w]+]] = shl <8 x i32> %[[WORDS]], splat (i32 24)
+// CHECK-NEXT:   %[[CODE:[.\w]+]] = ashr <8 x i32> %[[UP]], splat (i32 24)
+// CHECK-NEXT:   %[[VALUE:[.\w]+]] = sitofp <8 x i32> %[[CODE]] to <8 x float>
 // CHECK:        load <1 x half>, ptr %{{.*}}, align 2
-// CHECK:        %[[X:".*"]] = fpext <8 x half> %{{.*}} to <8 x float>
+// CHECK:        %[[X:[.\w]+]] = fpext <8 x half> %{{.*}} to <8 x float>
 // CHECK-NEXT:   call <8 x float> @"llvm.fma.v8f32"(<8 x float> %[[X]], <8 x float> %[[VALUE]], <8 x float> {{.*}})
-// CHECK:        lshr <8 x i32> %[[WORDS]], <i32 16, {{.*}}>
+// CHECK:        lshr <8 x i32> %[[WORDS]], splat (i32 16)
 
 // The scale is that of the row, whatever k is, once for 32 columns of it.
-// CHECK:        %[[PANEL:".*"]] = mul i64 %{{.*}}, 64
-// CHECK-NEXT:   %[[LANE:".*"]] = add i64 %[[PANEL]], %{{.*}}
-// CHECK-NEXT:   %[[AT:".*"]] = getelementptr half, ptr %".3", i64 %[[LANE]]
-// CHECK-NEXT:   %[[HALF:".*"]] = load <8 x half>, ptr %[[AT]], align 2
-// CHECK-NEXT:   %[[SCALE:".*"]] = fpext <8 x half> %[[HALF]] to <8 x float>
-// CHECK:        %[[SCALED:".*"]] = fmul contract <8 x float> %{{.*}}, %[[SCALE]]
-// CHECK:        %[[SUM:".*"]] = fadd contract <8 x float> %{{.*}}, %[[SCALED]]
+// CHECK:        %[[PANEL:[.\w]+]] = mul i64 %{{.*}}, 64
+// CHECK-NEXT:   %[[LANE:[.\w]+]] = add i64 %[[PANEL]], %{{.*}}
+// CHECK-NEXT:   %[[AT:[.\w]+]] = getelementptr half, ptr %scale.{{[0-9]+}}, i64 %[[LANE]]
+// CHECK-NEXT:   %[[HALF:[.\w]+]] = load <8 x half>, ptr %[[AT]], align 2
+// CHECK-NEXT:   %[[SCALE:[.\w]+]] = fpext <8 x half> %[[HALF]] to <8 x float>
+// CHECK:        %[[SCALED:[.\w]+]] = fmul contract <8 x float> %{{.*}}, %[[SCALE]]
+// CHECK:        %[[SUM:[.\w]+]] = fadd contract <8 x float> %{{.*}}, %[[SCALED]]
 
-// CHECK:        %[[BIAS:".*"]] = getelementptr half, ptr %".4", i64 %[[N]]
+// CHECK:        %[[BIAS:[.\w]+]] = getelementptr half, ptr %bias.{{[0-9]+}}, i64 %[[N]]
 // CHECK-NEXT:   sub i64 60, %[[N]]
-// CHECK:        %[[MASK:".*"]] = icmp slt <8 x i64> <i64 0, i64 1, {{.*}}>, %{{.*}}
-// CHECK-NEXT:   %[[LOADED:".*"]] = call <8 x i16> @"llvm.masked.load.v8i16.p0"(ptr %[[BIAS]], i32 2, <8 x i1> %[[MASK]], {{.*}})
-// CHECK-NEXT:   %[[B16:".*"]] = bitcast <8 x i16> %[[LOADED]] to <8 x half>
-// CHECK-NEXT:   %[[B:".*"]] = fpext <8 x half> %[[B16]] to <8 x float>
-// CHECK:        %[[Y:".*"]] = fadd contract <8 x float> %[[SUM]], %[[B]]
+// CHECK:        %[[MASK:[.\w]+]] = icmp slt <8 x i64> <i64 0, i64 1, {{.*}}>, %{{.*}}
+// CHECK-NEXT:   %[[LOADED:[.\w]+]] = call <8 x i16> @"llvm.masked.load.v8i16.p0"(ptr %[[BIAS]], i32 2, <8 x i1> %[[MASK]], {{.*}})
+// CHECK-NEXT:   %[[B16:[.\w]+]] = bitcast <8 x i16> %[[LOADED]] to <8 x half>
+// CHECK-NEXT:   %[[B:[.\w]+]] = fpext <8 x half> %[[B16]] to <8 x float>
+// CHECK:        %[[Y:[.\w]+]] = fadd contract <8 x float> %[[SUM]], %[[B]]
 // CHECK:        fptrunc <8 x float> %[[Y]] to <8 x half>
 // CHECK:        call void @"llvm.masked.store.v8i16.p0"(<8 x i16> %{{.*}}, ptr %{{.*}}, i32 2, <8 x i1> %[[MASK]])
 

@@ -6,26 +6,26 @@
 // ends, 0 and 255, get the bit that makes them 2^-127 and NaN.
 
 // CHECK:      define void @"matmul.program"
-// CHECK:        %[[FIRST:".*"]] = load <8 x i32>, ptr %{{.*}}, align 4
-// CHECK:        %[[TOP:".*"]] = shl <8 x i32> %[[FIRST]], <i32 26, {{.*}}>
-// CHECK-NEXT:   %[[MOVED:".*"]] = ashr <8 x i32> %[[TOP]], <i32 6, {{.*}}>
-// CHECK-NEXT:   %[[PLACED:".*"]] = and <8 x i32> %[[MOVED]], <i32 {{-2114977792|2179989504}}, {{.*}}>
-// CHECK-NEXT:   %[[SMALL:".*"]] = bitcast <8 x i32> %[[PLACED]] to <8 x float>
-// CHECK-NEXT:   %[[VALUE:".*"]] = fmul contract <8 x float> %[[SMALL]]
+// CHECK:        %[[FIRST:[.\w]+]] = load <8 x i32>, ptr %{{.*}}, align 4
+// CHECK:        %[[TOP:[.\w]+]] = shl <8 x i32> %[[FIRST]], splat (i32 26)
+// CHECK-NEXT:   %[[MOVED:[.\w]+]] = ashr <8 x i32> %[[TOP]], splat (i32 6)
+// CHECK-NEXT:   %[[PLACED:[.\w]+]] = and <8 x i32> %[[MOVED]], splat (i32 -2114977792)
+// CHECK-NEXT:   %[[SMALL:[.\w]+]] = bitcast <8 x i32> %[[PLACED]] to <8 x float>
+// CHECK-NEXT:   %[[VALUE:[.\w]+]] = fmul contract <8 x float> %[[SMALL]]
 // CHECK:        call <8 x float> @"llvm.fma.v8f32"
-// CHECK:        %[[FOUR:".*"]] = lshr <8 x i32> %[[FIRST]], <i32 12, {{.*}}>
-// CHECK:        %[[TWO:".*"]] = lshr <8 x i32> %{{.*}}, <i32 8, {{.*}}>
-// CHECK:        %[[LOW:".*"]] = and <8 x i32> %[[FOUR]], <i32 15, {{.*}}>
-// CHECK-NEXT:   %[[HIGH:".*"]] = and <8 x i32> %[[TWO]], <i32 {{-16|4294967280}}, {{.*}}>
-// CHECK-NEXT:   %[[CODE:".*"]] = or <8 x i32> %[[LOW]], %[[HIGH]]
-// CHECK:        shl <8 x i32> %[[CODE]], <i32 26, {{.*}}>
-// CHECK:        %[[SCALES:".*"]] = getelementptr i8, ptr %".3"
-// CHECK-NEXT:   %[[BYTES:".*"]] = load <8 x i8>, ptr %[[SCALES]], align 1
-// CHECK:        %[[EXPONENT:".*"]] = zext <8 x i8> %{{.*}} to <8 x i32>
-// CHECK-NEXT:   %[[SHIFTED:".*"]] = shl <8 x i32> %[[EXPONENT]], <i32 23, {{.*}}>
-// CHECK-NEXT:   %[[BITS:".*"]] = call <8 x i32> @"llvm.smax.v8i32"(<8 x i32> %[[SHIFTED]], <8 x i32> <i32 4194304, {{.*}}>)
-// CHECK-NEXT:   %[[POWER:".*"]] = bitcast <8 x i32> %[[BITS]] to <8 x float>
-// CHECK-NEXT:   %[[SCALE:".*"]] = call <8 x float> @"llvm.fma.v8f32"(<8 x float> %[[POWER]], <8 x float> <float 0x0, {{.*}}>, <8 x float> %[[POWER]])
+// CHECK:        %[[FOUR:[.\w]+]] = lshr <8 x i32> %[[FIRST]], splat (i32 12)
+// CHECK:        %[[TWO:[.\w]+]] = lshr <8 x i32> %{{.*}}, splat (i32 8)
+// CHECK:        %[[LOW:[.\w]+]] = and <8 x i32> %[[FOUR]], splat (i32 15)
+// CHECK-NEXT:   %[[HIGH:[.\w]+]] = and <8 x i32> %[[TWO]], splat (i32 -16)
+// CHECK-NEXT:   %[[CODE:[.\w]+]] = or <8 x i32> %[[LOW]], %[[HIGH]]
+// CHECK:        shl <8 x i32> %[[CODE]], splat (i32 26)
+// CHECK:        %[[SCALES:[.\w]+]] = getelementptr i8, ptr %scale.{{[0-9]+}}
+// CHECK-NEXT:   %[[BYTES:[.\w]+]] = load <8 x i8>, ptr %[[SCALES]], align 1
+// CHECK:        %[[EXPONENT:[.\w]+]] = zext <8 x i8> %{{.*}} to <8 x i32>
+// CHECK-NEXT:   %[[SHIFTED:[.\w]+]] = shl <8 x i32> %[[EXPONENT]], splat (i32 23)
+// CHECK-NEXT:   %[[BITS:[.\w]+]] = call <8 x i32> @"llvm.smax.v8i32"(<8 x i32> %[[SHIFTED]], <8 x i32> splat (i32 4194304))
+// CHECK-NEXT:   %[[POWER:[.\w]+]] = bitcast <8 x i32> %[[BITS]] to <8 x float>
+// CHECK-NEXT:   %[[SCALE:[.\w]+]] = call <8 x float> @"llvm.fma.v8f32"(<8 x float> %[[POWER]], <8 x float> splat (float 0.0), <8 x float> %[[POWER]])
 // CHECK:        fmul contract <8 x float> %{{.*}}, %[[SCALE]]
 
 tile.kernel @matmul(%x: memref<?x64xf32>, %w: memref<1x12x64xi32>, %scale: memref<1x2x64xf8E8M0FNU>, %y: memref<?x64xf32>) tile<1, 32> attributes {target = "cpu_avx2", num_warps = 1 : i64, num_stages = 1 : i64} {

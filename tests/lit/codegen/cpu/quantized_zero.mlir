@@ -4,42 +4,42 @@
 // One-bit codes: look-ups of zeros and ones, 32 columns of K in a word, three of a half by one shift.
 
 // CHECK:      define void @"matmul_bf16_ui1_g64_f32_quantized_ui1_64x128_m1.program"
-// CHECK:        %[[WORDS:".*"]] = load <8 x i32>, ptr %{{.*}}, align 4
-// CHECK:        %[[CODE:".*"]] = call <8 x float> @"llvm.x86.avx2.permps"(<8 x float> <float {{ *}}0x0, float 0x3ff0000000000000, {{.*}}>, <8 x i32> %[[WORDS]])
+// CHECK:        %[[WORDS:[.\w]+]] = load <8 x i32>, ptr %{{.*}}, align 4
+// CHECK:        %[[CODE:[.\w]+]] = call <8 x float> @"llvm.x86.avx2.permps"(<8 x float> <float 0.0, float 1.0, {{.*}}>, <8 x i32> %[[WORDS]])
 // CHECK:        call <8 x float> @"llvm.fma.v8f32"(<8 x float> %{{.*}}, <8 x float> %[[CODE]], <8 x float> %{{.*}})
-// CHECK:        lshr <8 x i32> %[[WORDS]], <i32 16, {{.*}}>
-// CHECK:        call <8 x float> @"llvm.x86.avx2.permps"(<8 x float> <float {{ *}}0x0, float {{ *}}0x0, float 0x3ff0000000000000, {{.*}}>, <8 x i32> %[[WORDS]])
-// CHECK-NOT:    lshr <8 x i32> %[[WORDS]], <i32 1, {{.*}}>
-// CHECK:        lshr <8 x i32> %[[WORDS]], <i32 3, {{.*}}>
+// CHECK:        lshr <8 x i32> %[[WORDS]], splat (i32 16)
+// CHECK:        call <8 x float> @"llvm.x86.avx2.permps"(<8 x float> <float 0.0, float 0.0, float 1.0, {{.*}}>, <8 x i32> %[[WORDS]])
+// CHECK-NOT:    lshr <8 x i32> %[[WORDS]], splat (i32 1)
+// CHECK:        lshr <8 x i32> %[[WORDS]], splat (i32 3)
 
 // One word of zero points is those of 32 columns; scale · zero · the sum of x is subtracted.
-// CHECK:        %[[ZEROS:".*"]] = getelementptr i32, ptr %".4"
-// CHECK-NEXT:   %[[WORD:".*"]] = load <1 x i32>, ptr %[[ZEROS]], align 4
-// CHECK-NEXT:   %[[LANES:".*"]] = shufflevector <1 x i32> %[[WORD]], <1 x i32> %[[WORD]], <8 x i32> <i32 0, i32 0, {{.*}}>
-// CHECK-NEXT:   %[[BITS:".*"]] = lshr <8 x i32> %[[LANES]], <i32 0, i32 16, i32 1, i32 17, i32 2, i32 18, i32 3, i32 19>
+// CHECK:        %[[ZEROS:[.\w]+]] = getelementptr i32, ptr %zero.{{[0-9]+}}
+// CHECK-NEXT:   %[[WORD:[.\w]+]] = load <1 x i32>, ptr %[[ZEROS]], align 4
+// CHECK-NEXT:   %[[LANES:[.\w]+]] = shufflevector <1 x i32> %[[WORD]], <1 x i32> %[[WORD]], <8 x i32> splat (i32 0)
+// CHECK-NEXT:   %[[BITS:[.\w]+]] = lshr <8 x i32> %[[LANES]], <i32 0, i32 16, i32 1, i32 17, i32 2, i32 18, i32 3, i32 19>
 // CHECK:        lshr <8 x i32> %{{.*}}, <i32 12, i32 28, i32 13, i32 29, i32 14, i32 30, i32 15, i32 31>
-// CHECK:        %[[ZERO:".*"]] = call <8 x float> @"llvm.x86.avx2.permps"({{.*}}, <8 x i32> %[[BITS]])
-// CHECK:        %[[OFFSET:".*"]] = fmul contract <8 x float> %{{.*}}, %[[ZERO]]
-// CHECK:        %[[SHIFT:".*"]] = fmul contract <8 x float> %{{.*}}, %[[OFFSET]]
+// CHECK:        %[[ZERO:[.\w]+]] = call <8 x float> @"llvm.x86.avx2.permps"({{.*}}, <8 x i32> %[[BITS]])
+// CHECK:        %[[OFFSET:[.\w]+]] = fmul contract <8 x float> %{{.*}}, %[[ZERO]]
+// CHECK:        %[[SHIFT:[.\w]+]] = fmul contract <8 x float> %{{.*}}, %[[OFFSET]]
 // CHECK:        fsub contract <8 x float> %{{.*}}, %[[SHIFT]]
 
 // bf16 without bf16 instructions: y is rounded to even by adding 0x7fff and its lowest kept bit.
-// CHECK:        %[[LOWEST:".*"]] = and <8 x i32> %{{.*}}, <i32 1, {{.*}}>
-// CHECK-NEXT:   add <8 x i32> %[[LOWEST]], <i32 32767, {{.*}}>
+// CHECK:        %[[LOWEST:[.\w]+]] = and <8 x i32> %{{.*}}, splat (i32 1)
+// CHECK-NEXT:   add <8 x i32> %[[LOWEST]], splat (i32 32767)
 
 // Unsigned bytes, codes and zero points alike: masked, not extended, and converted.
 // EIGHT:      define void @"matmul_bf16_ui8_g64_f32_quantized_ui8_64x128_m1.program"
-// EIGHT:        %[[WORDS:".*"]] = load <8 x i32>, ptr %{{.*}}, align 4
-// EIGHT:        %[[CODE:".*"]] = and <8 x i32> %[[WORDS]], <i32 255, {{.*}}>
+// EIGHT:        %[[WORDS:[.\w]+]] = load <8 x i32>, ptr %{{.*}}, align 4
+// EIGHT:        %[[CODE:[.\w]+]] = and <8 x i32> %[[WORDS]], splat (i32 255)
 // EIGHT-NEXT:   sitofp <8 x i32> %[[CODE]] to <8 x float>
-// EIGHT:        %[[ZEROS:".*"]] = getelementptr i32, ptr %".4"
-// EIGHT-NEXT:   %[[EIGHT:".*"]] = load <8 x i32>, ptr %[[ZEROS]], align 4
-// EIGHT-NEXT:   %[[LANES:".*"]] = shufflevector <8 x i32> %[[EIGHT]], <8 x i32> %[[EIGHT]], <8 x i32> <i32 0, i32 0, i32 0, i32 0, i32 1, i32 1, i32 1, i32 1>
-// EIGHT-NEXT:   %[[BITS:".*"]] = lshr <8 x i32> %[[LANES]], <i32 0, i32 16, i32 8, i32 24, i32 0, i32 16, i32 8, i32 24>
-// EIGHT:        %[[BYTES:".*"]] = and <8 x i32> %[[BITS]], <i32 255, {{.*}}>
-// EIGHT-NEXT:   %[[ZERO:".*"]] = sitofp <8 x i32> %[[BYTES]] to <8 x float>
-// EIGHT:        %[[OFFSET:".*"]] = fmul contract <8 x float> %{{.*}}, %[[ZERO]]
-// EIGHT:        %[[SHIFT:".*"]] = fmul contract <8 x float> %{{.*}}, %[[OFFSET]]
+// EIGHT:        %[[ZEROS:[.\w]+]] = getelementptr i32, ptr %zero.{{[0-9]+}}
+// EIGHT-NEXT:   %[[EIGHT:[.\w]+]] = load <8 x i32>, ptr %[[ZEROS]], align 4
+// EIGHT-NEXT:   %[[LANES:[.\w]+]] = shufflevector <8 x i32> %[[EIGHT]], <8 x i32> %[[EIGHT]], <8 x i32> <i32 0, i32 0, i32 0, i32 0, i32 1, i32 1, i32 1, i32 1>
+// EIGHT-NEXT:   %[[BITS:[.\w]+]] = lshr <8 x i32> %[[LANES]], <i32 0, i32 16, i32 8, i32 24, i32 0, i32 16, i32 8, i32 24>
+// EIGHT:        %[[BYTES:[.\w]+]] = and <8 x i32> %[[BITS]], splat (i32 255)
+// EIGHT-NEXT:   %[[ZERO:[.\w]+]] = sitofp <8 x i32> %[[BYTES]] to <8 x float>
+// EIGHT:        %[[OFFSET:[.\w]+]] = fmul contract <8 x float> %{{.*}}, %[[ZERO]]
+// EIGHT:        %[[SHIFT:[.\w]+]] = fmul contract <8 x float> %{{.*}}, %[[OFFSET]]
 // EIGHT:        fsub contract <8 x float> %{{.*}}, %[[SHIFT]]
 
 func.func @forward(%x : tensor<?x128xbf16>) -> tensor<?x64xbf16> {
