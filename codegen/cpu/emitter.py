@@ -351,15 +351,11 @@ class Emitter:
         """
         top = self.shift(code, format.bits - 32)  # the sign's copies stay above the exponent
         moved = self.emit(build(llvm.AShrOp, [top, self.bits(8 - format.exponent)]))
-        if format.specials == "none":
-            return self.from_fields(moved, None, format)
         greatest = self.bits(format.values.index(format.maximum) << 23 - format.mantissa)
         magnitude = self.and_(moved, (1 << format.bits - 1) - 1 << 23 - format.mantissa)
         return self.from_fields(moved, self.compare("sgt", magnitude, greatest), format)
 
-    def from_fields(
-        self, moved: SSAValue, is_special: SSAValue | None, format: Element
-    ) -> SSAValue:
+    def from_fields(self, moved: SSAValue, is_special: SSAValue, format: Element) -> SSAValue:
         """f32 values of codes of a float format, moved to where f32 has its fields, with copies of
         the sign above.
 
@@ -371,8 +367,6 @@ class Emitter:
         small = self.and_(moved, 0x80000000 | magnitude)
         bias = self.full(math.ldexp(1.0, 127 - format.bias))
         value = self.fmul(self.bitcast(small, self.vector(f32)), bias)
-        if is_special is None:
-            return value
         exponent = self.and_(
             self.emit(build(llvm.SExtOp, [is_special], self.vector(i32))), 0x7F800000
         )

@@ -1,24 +1,30 @@
 // RUN: gqc-opt %s -t "llvm{isa=avx2}" | filecheck %s
 
 // Six-bit floats, 16 in three words, under E8M0 scales. A code wider than the look-up is decoded by
-// moving its fields to their places in f32, the sign with them; the last four codes are put together
-// of what is left of two words. A scale is one byte, the exponent of an f32; its
-// ends, 0 and 255, get the bit that makes them 2^-127 and NaN.
+// moving its fields to their places in f32 and its exponent to f32's bias; a subnormal, y, is then
+// 2y − 1, which of normal numbers is not less than y. The last four codes are put together of what
+// is left of two words. A scale is one byte, the exponent of an f32; its ends, 0 and 255, get the
+// bit that makes them 2^-127 and NaN.
 
 // CHECK:      define void @"matmul.program"
 // CHECK:        %[[FIRST:[.\w]+]] = load <8 x i32>, ptr %{{.*}}, align 4
+// CHECK:        %[[MOVED:[.\w]+]] = shl <8 x i32> %[[FIRST]], splat (i32 20)
+// CHECK-NEXT:   %[[FIELDS:[.\w]+]] = and <8 x i32> %[[MOVED]], splat (i32 32505856)
+// CHECK-NEXT:   %[[BITS:[.\w]+]] = add <8 x i32> %[[FIELDS]], splat (i32 1056964608)
+// CHECK-NEXT:   %[[Y:[.\w]+]] = bitcast <8 x i32> %[[BITS]] to <8 x float>
+// CHECK-NEXT:   %[[LESS:[.\w]+]] = call <8 x float> @"llvm.fma.v8f32"(<8 x float> %[[Y]], <8 x float> splat (float 2.0), <8 x float> splat (float -1.0))
+// CHECK-NEXT:   %[[LESS_BITS:[.\w]+]] = bitcast <8 x float> %[[LESS]] to <8 x i32>
+// CHECK-NEXT:   %[[MAGNITUDE:[.\w]+]] = call <8 x i32> @"llvm.umin.v8i32"(<8 x i32> %[[BITS]], <8 x i32> %[[LESS_BITS]])
 // CHECK:        %[[TOP:[.\w]+]] = shl <8 x i32> %[[FIRST]], splat (i32 26)
-// CHECK-NEXT:   %[[MOVED:[.\w]+]] = ashr <8 x i32> %[[TOP]], splat (i32 6)
-// CHECK-NEXT:   %[[PLACED:[.\w]+]] = and <8 x i32> %[[MOVED]], splat (i32 -2114977792)
-// CHECK-NEXT:   %[[SMALL:[.\w]+]] = bitcast <8 x i32> %[[PLACED]] to <8 x float>
-// CHECK-NEXT:   %[[VALUE:[.\w]+]] = fmul contract <8 x float> %[[SMALL]]
+// CHECK-NEXT:   %[[SIGN:[.\w]+]] = and <8 x i32> %[[TOP]], splat (i32 -2147483648)
+// CHECK-NEXT:   or <8 x i32> %[[MAGNITUDE]], %[[SIGN]]
 // CHECK:        call <8 x float> @"llvm.fma.v8f32"
 // CHECK:        %[[FOUR:[.\w]+]] = lshr <8 x i32> %[[FIRST]], splat (i32 12)
 // CHECK:        %[[TWO:[.\w]+]] = lshr <8 x i32> %{{.*}}, splat (i32 8)
 // CHECK:        %[[LOW:[.\w]+]] = and <8 x i32> %[[FOUR]], splat (i32 15)
 // CHECK-NEXT:   %[[HIGH:[.\w]+]] = and <8 x i32> %[[TWO]], splat (i32 -16)
 // CHECK-NEXT:   %[[CODE:[.\w]+]] = or <8 x i32> %[[LOW]], %[[HIGH]]
-// CHECK:        shl <8 x i32> %[[CODE]], splat (i32 26)
+// CHECK:        shl <8 x i32> %[[CODE]], splat (i32 20)
 // CHECK:        %[[SCALES:[.\w]+]] = getelementptr i8, ptr %scale.{{[0-9]+}}
 // CHECK-NEXT:   %[[BYTES:[.\w]+]] = load <8 x i8>, ptr %[[SCALES]], align 1
 // CHECK:        %[[EXPONENT:[.\w]+]] = zext <8 x i8> %{{.*}} to <8 x i32>
