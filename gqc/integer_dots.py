@@ -8,6 +8,7 @@ two scales of the group are applied in f32.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gqc.formats.packing import whole_words
@@ -29,11 +30,12 @@ LANES = 32
 """A tile's columns: narrow panels, so that what a tile reads lies side by side."""
 
 # Sums in i32 and in f32 for each row and vector of a tile stay in registers: 32 of them, or 16.
-FEW, FOUR = (Tiling(1, 1, LANES, 0), Tiling(2, 2, LANES, 0)), Tiling(ANY, 4, LANES, 0)
+ONE, TWO, FOUR = Tiling(1, 1, LANES, 0), Tiling(2, 2, LANES, 0), Tiling(ANY, 4, LANES, 0)
+FEW = (ONE, TWO)
 WIDE = (*FEW, FOUR)
-# Of eight rows some are spilled at the ends of blocks, but the weight is decoded half as often.
+# Of twice as many some are spilled at the ends of blocks, but weights are decoded half as often.
 EIGHT = (*FEW, *in_turns(FOUR, Tiling(8, 8, LANES, 0)), FOUR)
-NARROW = (Tiling(1, 1, LANES, 0), Tiling(ANY, 2, 16, 0))
+NARROW = (*FEW, Tiling(4, 4, 16, 0), replace(TWO, rows=6), Tiling(ANY, 4, 16, 0))
 QUARTER = (Tiling(1, 1, LANES, 0), Tiling(ANY, 4, 8, 0))
 
 TILES = (*FEW, Tiling(16, 4, LANES, 0), Tiling(ANY, 32, LANES, 0, panel=256))
