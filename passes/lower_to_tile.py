@@ -63,7 +63,8 @@ def unpack_of(matmul: gq.MatmulTOp) -> gq.UnpackOp:
     """The unpacking of a scheduled matmul's weight."""
     weight = matmul.weight.owner
     unpack = weight.source.owner if isinstance(weight, gq.DcastOp) else weight
-    assert isinstance(unpack, gq.UnpackOp)
+    if not isinstance(unpack, gq.UnpackOp):
+        raise GqcError(f"{layer_name(matmul)}: its weight is not packed: run assign-layouts first")
     return unpack
 
 
@@ -107,7 +108,7 @@ class LowerMatmul(RewritePattern):
     def kernel(self, op: gq.MatmulTOp, unpack: gq.UnpackOp, schedule: gq.ScheduleAttr) -> str:
         """Name of the kernel for a schedule, which is built the first time."""
         name = kernel_name(op, unpack, schedule)
-        if self.schedules.setdefault(name, schedule) != schedule:
+        while self.schedules.setdefault(name, schedule) != schedule:
             stem, _, bucket = name.rpartition("_")  # tiles of merged weights may have more columns
             name = f"{stem}_n{schedule.sizes[1]}_{bucket}"
         if name not in self.kernels:
@@ -168,28 +169,41 @@ def refuse_other_layouts(module: ModuleOp, target: Target) -> None:
         )
 
 
-def refuse_wide_tiles(module: ModuleOp) -> None:
-    """Raise one error for all layers with a tile of columns that are not of one panel."""
-    wide = []
-    for matmul in matmuls(module):
-        if matmul.schedules is None:
-            continue
-        lanes = unpack_of(matmul).layout.lanes.data
-        columns = {schedule.sizes[1] for schedule in schedules_of(matmul)}
-        wide += [(matmul, lanes, bn) for bn in sorted(columns) if lanes > 1 and lanes % bn]
-    if wide:
-        layers = "\n".join(f"  {layer_name(m)}: {bn} columns of {n} lanes" for m, n, bn in wide)
-        raise GqcError(
-            f"a tile's columns have to divide the lanes of its weight's layout, which "
-            f"{count(len(wide), 'tile')} cannot:\n{layers}\nchoose another tile"
-        )
+def refuse_other_tiles(module: ModuleOp) -> None:
+    """Raise one error for all layers with tiles that kernels cannot be made of."""
+    others = [
+        f"  {layer_name(matmul)}: {misfit}"
+        for matmul in matmuls(module)
+        for schedule in schedules_of(matmul)
+        if (misfit := misfit_of(schedule, unpack_of(matmul)))
+    ]
+    if others:
+        layers = "\n".join(dict.fromkeys(others))
+        raise GqcError(f"no kernel can be made of these tiles:\n{layers}\nchoose others")
+
+
+def misfit_of(schedule: gq.ScheduleAttr, unpack: gq.UnpackOp) -> str:
+    """What is wrong with a tile for a weight, if anything is: its columns lie in one panel of the
+    layout, its step of K is of whole groups or in one; where a CPU scales sums, it is one."""
+    type_, lanes = gq.block_scaled(unpack.weight), unpack.layout.lanes.data
+    assert type_ is not None
+    _, columns, step = schedule.sizes
+    group = type_.block_of(gq.tensor_shape(unpack.weight))[1]
+    whole_row = group == gq.tensor_shape(unpack.weight)[1]
+    if lanes > 1 and lanes % columns:
+        return f"{columns} columns do not divide the {lanes} lanes of a panel"
+    if not whole_row and step % group and group % step:
+        return f"a step of {step} is neither in a group of {group} nor whole groups"
+    if not whole_row and lanes > 1 and schedule.scale.data != "before" and step != group:
+        return f"a step of {step} is scaled after it, but groups are of {group}"
+    return ""
 
 
 @dataclass(frozen=True)
 class LowerToTile(ModulePass):
     """legal → kernels: launches, and the kernels they launch at the module's end.
 
-    Raises GqcError that names the layers packed for another target, or of tiles that do not fit.
+    Raises GqcError that names the layers: packed for another target, or not, or of other tiles.
     """
 
     name = "lower-to-tile"
@@ -198,7 +212,7 @@ class LowerToTile(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         refuse_other_layouts(op, resolve(self.target))
-        refuse_wide_tiles(op)
+        refuse_other_tiles(op)
         kernels: dict[str, tile.KernelOp] = {}
         pattern = LowerMatmul(self.target, kernels)
         PatternRewriteWalker(pattern, apply_recursively=False).rewrite_module(op)

@@ -37,14 +37,18 @@ SCALARS: dict[type[Attribute], str] = {
     llvm.LLVMPointerType: "ptr",
     llvm.LLVMVoidType: "void",
 }
+NOALIAS = "llvm.noalias"
 MANGLED = {"float": "f32", "half": "f16", "bfloat": "bf16"}
 """Types in the names of intrinsics."""
 
 
 def print_module(module: ModuleOp) -> str:
     """LLVM assembly of a module of functions. Raises GqcError on an op that kernels do not have."""
-    printer = Printer()
-    functions = [printer.function(op) for op in module.ops if isinstance(op, llvm.FuncOp)]
+    printer, functions = Printer(), []
+    for op in module.ops:
+        if not isinstance(op, llvm.FuncOp):
+            raise GqcError(f"{op.name} has no LLVM assembly here")
+        functions.append(printer.function(op))
     return "\n\n".join([*functions, *printer.declarations.values()]) + "\n"
 
 
@@ -72,17 +76,17 @@ class Printer:
     # Functions
 
     def function(self, func: llvm.FuncOp) -> str:
-        type_, name = func.function_type, f'@"{func.sym_name.data}"'
+        type_, name = func.function_type, symbol(func.sym_name.data)
         result = self.type(type_.output)
         if not func.body.blocks:
             return f"declare {result} {name}({', '.join(map(self.type, type_.inputs))})"
         assert func.arg_attrs is not None
         self.name_values(func.body.blocks)
-        arguments = ", ".join(
-            f"{self.type(arg.type)}{' noalias' if attributes.data else ''} {self.names[arg]}"
-            for arg, attributes in zip(func.body.blocks[0].args, func.arg_attrs, strict=True)
-        )
-        lines = [f"define {result} {name}({arguments}) {{"]
+        arguments = [
+            f"{self.type(arg.type)} {'noalias ' if NOALIAS in given.data else ''}{self.names[arg]}"
+            for arg, given in zip(func.body.blocks[0].args, func.arg_attrs, strict=True)
+        ]
+        lines = [f"define {result} {name}({', '.join(arguments)}) {{"]
         for block in func.body.blocks:
             lines += self.block(block)
         return "\n".join([*lines, "}"])
@@ -123,13 +127,13 @@ class Printer:
 
     def call(self, op: Operation, name: str) -> str:
         result = self.type(op.results[0].type) if op.results else "void"
-        return f'call {result} @"{name}"({", ".join([self.typed[v] for v in op.operands])})'
+        return f"call {result} {symbol(name)}({', '.join([self.typed[v] for v in op.operands])})"
 
     def intrinsic(self, op: Operation, name: str) -> str:
         if name not in self.declarations:
             result = self.type(op.results[0].type) if op.results else "void"
             inputs = ", ".join(self.type(v.type) for v in op.operands)
-            self.declarations[name] = f'declare {result} @"{name}"({inputs})'
+            self.declarations[name] = f"declare {result} {symbol(name)}({inputs})"
         return self.call(op, name)
 
 
@@ -147,7 +151,12 @@ def branches_to(block: Block) -> list[tuple[Block, Sequence[SSAValue]]]:
     return found
 
 
-# Types and constants
+# Names, types and constants
+
+
+def symbol(name: str) -> str:
+    """The name of a function, quoted."""
+    return '@"{}"'.format(name.replace("\\", "\\5C").replace('"', "\\22"))
 
 
 def type_text(type_: Attribute) -> str:
@@ -165,7 +174,7 @@ def type_text(type_: Attribute) -> str:
 
 
 def number(value: float) -> str:
-    """An integer, or a float that its type has exactly; infinities and NaNs are those of f32."""
+    """An integer, or a float its type has exactly; infinities and NaNs by their bits in f64."""
     if isinstance(value, int):
         return str(value)
     if not math.isfinite(value):
@@ -197,7 +206,7 @@ CONSTANTS: dict[type[Operation], Callable[[Printer, Any], str]] = {
     llvm.ConstantOp: lambda p, op: p.text(op.properties["value"], value_text),
     llvm.ZeroOp: lambda p, op: "zeroinitializer",
     llvm.UndefOp: lambda p, op: "undef",
-    llvm.AddressOfOp: lambda p, op: f'@"{op.global_name.string_value()}"',
+    llvm.AddressOfOp: lambda p, op: symbol(op.global_name.string_value()),
 }
 
 # Instructions

@@ -32,13 +32,13 @@ OPENMP = {
 """What a kernel imports, beside the `memset` that LLVM makes of loops."""
 
 
-def function(name: str, inputs: Sequence[Attribute], linkage: str = "internal") -> llvm.FuncOp:
+def function(name: str, inputs: Sequence[Attribute]) -> llvm.FuncOp:
     """A function without a result; what its pointers reach does not overlap."""
     noalias = DictionaryAttr({"llvm.noalias": UnitAttr()})
     return llvm.FuncOp(
         name,
         llvm.LLVMFunctionType(inputs),
-        llvm.LinkageAttr(linkage),
+        llvm.LinkageAttr("external"),
         body=Region(Block(arg_types=inputs)),
         other_props={
             "arg_attrs": ArrayAttr(noalias if t == PTR else DictionaryAttr({}) for t in inputs)
@@ -125,7 +125,7 @@ def stack(e: Emitter, count: SSAValue, type_: Attribute, align: int) -> SSAValue
 def entry(kernel: tile.KernelOp, name: str, worker: str, finish: str, isa: Isa) -> llvm.FuncOp:
     """(pointers…, M): start the threads; little work is done by the caller's thread alone, and so
     is what comes after a sum of parts."""
-    func = function(name, [*(PTR for _ in kernel.body.block.args), i64], "external")
+    func = function(name, [*(PTR for _ in kernel.body.block.args), i64])
     e = Emitter(isa, func.body.block)
     *arrays, size = func.body.block.args
     sums = [] if kernel.sum_of_parts is None else [room_for_parts(kernel, e, size)]

@@ -16,7 +16,7 @@ from xdsl.ir import Attribute
 
 from gqc.codegen.cpu import jit
 from gqc.codegen.cpu.isa import ISAS
-from gqc.codegen.cpu.llvm_printer import print_module, value_text
+from gqc.codegen.cpu.llvm_printer import print_module, symbol, value_text
 from gqc.codegen.cpu.lowering import lower
 from gqc.codegen.cpu.threads import function
 from gqc.errors import GqcError
@@ -25,9 +25,9 @@ from gqc.errors import GqcError
 @pytest.mark.parametrize("rows", [1, 16, 64])
 @pytest.mark.parametrize("format_", ["ui3, zero = f16, zero_mode = rescale", "si8"])
 def test_assembly_is_that_of_xdsls_backend(linear, format_, rows):
-    """Which has no bf16, nor bytes of 8-bit floats: f16 scales, f32 x."""
+    """Which has no bf16, nor bytes of 8-bit floats: f16 scales, f16 x."""
     isa = ISAS["avx2"]
-    module = lower(linear(64, 128, f"1x32 : f16 : {format_}", "f32").kernel("avx2", rows), isa)
+    module = lower(linear(64, 128, f"1x32 : f16 : {format_}", "f16").kernel("avx2", rows), isa)
     texts = str(convert_module(module, fallback_target_triple="")), print_module(module)
     machine = jit.target_machine(isa)
     theirs, ours = (machine.emit_assembly(jit.optimized(text, machine)) for text in texts)
@@ -46,6 +46,10 @@ def test_floats_are_printed_exactly(value):
     assert struct.pack("<f", read) == struct.pack("<f", value)
 
 
+def test_names_are_escaped():
+    assert symbol('a"b\\c') == '@"a\\22b\\5Cc"'
+
+
 def squares(type_: Attribute, kind: Any) -> ModuleOp:
     """A function of one value, which does an op on that and itself."""
     squaring = function("f", [type_])
@@ -61,3 +65,8 @@ def squares(type_: Attribute, kind: Any) -> ModuleOp:
 def test_what_kernels_do_not_have_is_refused(type_, kind, message):
     with pytest.raises(GqcError, match=message):
         print_module(squares(type_, kind))
+
+
+def test_what_is_no_function_is_refused():
+    with pytest.raises(GqcError, match=r"llvm\.mlir\.global has no LLVM"):
+        print_module(ModuleOp([llvm.GlobalOp(f32, "x", "internal")]))
