@@ -28,7 +28,7 @@ INTEGERS = [f"int{bits}_g{group}" for bits in range(1, 9) for group in (32, 128)
 FLOATS = ["w4a16_mxfp4", "w4a16_nvfp4", "w6a16_mxfp6", "w8a16_mxfp8", "w8a16_mxint8"]
 WITH_INPUTS = ["w4a8_g32", "w4a8_g128", "w8a8_g32", "w8a8_g128"]
 MANY = 64
-"""Rows for the kernel of any number of them."""
+"""Rows for a kernel of that many; one that fewer rows are launched on too is called with these."""
 LIMIT = 150
 """Milliseconds that a first call may take."""
 
@@ -86,7 +86,7 @@ def in_a_process(cache: str, options: argparse.Namespace) -> Times:
     done = subprocess.run(
         [sys.executable, __file__, "--times", json.dumps(parts)],
         env=os.environ | {"GQC_CACHE": cache},
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
@@ -134,6 +134,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--times", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.activations == ["f32"] and not {*options.schemes} - {*WITH_INPUTS}:
+        parser.error("schemes that quantize inputs are measured with bf16 alone")
     if options.times:
         print(json.dumps(first_calls(**options.times)))
         return
