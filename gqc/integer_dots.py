@@ -30,8 +30,8 @@ LANES = 32
 """A tile's columns: narrow panels, so that what a tile reads lies side by side."""
 
 # Sums in i32 and in f32 for each row and vector of a tile stay in registers: 32 of them, or 16.
-ONE, TWO, FOUR = Tiling(1, 1, LANES, 0), Tiling(2, 2, LANES, 0), Tiling(ANY, 4, LANES, 0)
-FEW = (ONE, TWO)
+TWO, FOUR = Tiling(2, 2, LANES, 0), Tiling(ANY, 4, LANES, 0)
+FEW = (Tiling(1, 1, LANES, 0), TWO)
 WIDE = (*FEW, FOUR)
 # Of twice as many some are spilled at the ends of blocks, but weights are decoded half as often.
 EIGHT = (*FEW, *in_turns(FOUR, Tiling(8, 8, LANES, 0)), FOUR)

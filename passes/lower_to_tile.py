@@ -188,13 +188,15 @@ def misfit_of(schedule: gq.ScheduleAttr, unpack: gq.UnpackOp) -> str:
     type_, lanes = gq.block_scaled(unpack.weight), unpack.layout.lanes.data
     assert type_ is not None
     _, columns, step = schedule.sizes
-    group = type_.block_of(gq.tensor_shape(unpack.weight))[1]
-    whole_row = group == gq.tensor_shape(unpack.weight)[1]
+    shape = gq.tensor_shape(unpack.weight)
+    group = type_.block_of(shape)[1]
     if lanes > 1 and lanes % columns:
         return f"{columns} columns do not divide the {lanes} lanes of a panel"
-    if not whole_row and step % group and group % step:
+    if group == shape[1]:
+        return ""
+    if step % group and group % step:
         return f"a step of {step} is neither in a group of {group} nor whole groups"
-    if not whole_row and lanes > 1 and schedule.scale.data != "before" and step != group:
+    if lanes > 1 and schedule.scale.data != "before" and step != group:
         return f"a step of {step} is scaled after it, but groups are of {group}"
     return ""
 

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 
 from xdsl.dialects import llvm
 from xdsl.dialects.builtin import i8, i32, i64
-from xdsl.ir import Attribute, SSAValue
+from xdsl.ir import SSAValue
 
 from gqc.codegen.cpu import int8
-from gqc.codegen.cpu.emitter import PTR, Emitter, Index
+from gqc.codegen.cpu.emitter import Emitter, Index
+from gqc.codegen.cpu.threads import stack
 from gqc.codegen.cpu.tiles import CACHE_LINE, Array, Full, Loaded, LoadedTogether, Tile
 from gqc.errors import GqcError
 
@@ -59,7 +60,7 @@ def dot(e: Emitter, acc: Tile, lhs: Loaded, rhs: LoadedTogether) -> Tile:
         raise GqcError("a second dot in a kernel for AMX")
     depth = math.gcd(lhs.columns, rhs.array.together * LANES)
     with e.at_start():
-        memory = stack(e, math.prod(acc.shape), acc.element)
+        memory = stack(e, e.integer(math.prod(acc.shape)), acc.element, CACHE_LINE)
         widths = 4 * depth // rhs.array.together, depth // rhs.array.together
         configurations = Configurations.make(e, lhs.array.size, *widths)
         result = Array(memory, acc.element, acc.shape, e.integer(acc.rows))
@@ -78,12 +79,6 @@ def dot(e: Emitter, acc: Tile, lhs: Loaded, rhs: LoadedTogether) -> Tile:
 
 def is_zero(tile: Tile) -> bool:
     return isinstance(tile, Full) and tile.value == 0
-
-
-def stack(e: Emitter, count: int, element: Attribute) -> SSAValue:
-    """Memory of one program."""
-    place = llvm.AllocaOp(e.integer(count), element, alignment=CACHE_LINE)
-    return e.emit(llvm.BitcastOp(e.emit(place), PTR))
 
 
 # Configuration
@@ -152,7 +147,7 @@ def configuration(e: Emitter, width: int, depth: int, upper: SSAValue, lower: SS
         ones = e.integer(sum(1 << 8 * tile for tile in tiles))
         rows = e.arithmetic(llvm.AddOp, rows, e.arithmetic(llvm.MulOp, ones, count))
     words[6] = rows
-    place = stack(e, len(words), i64)
+    place = stack(e, e.integer(len(words)), i64, CACHE_LINE)
     for n, word in words.items():
         e.store(word, e.address(place, i64, Index.constant(n)), 8)
     return place

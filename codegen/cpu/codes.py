@@ -17,7 +17,7 @@ from xdsl.dialects.builtin import f32, i32
 from xdsl.ir import SSAValue
 
 from gqc.codegen.cpu import tables
-from gqc.codegen.cpu.emitter import Emitter, Index
+from gqc.codegen.cpu.emitter import Emitter, Index, magnitude_mask
 from gqc.codegen.cpu.tiles import Loaded, Tile, Vectors, as_pairs, half, shifted
 from gqc.errors import GqcError
 from gqc.formats.elements import ELEMENTS, Element
@@ -217,16 +217,14 @@ def decode_magnitude(e: Emitter, code: SSAValue, format: Element) -> SSAValue:
     With its exponent moved to f32's bias a normal number is right. A subnormal has become y, the
     half of least + itself, where `least` is the least normal number: it is 2y − least, which is
     not less than y for normal ones. Multiplying f32 subnormals instead, as `Emitter.from_fields`
-    does for wider formats, takes Intel's CPUs some hundred cycles for each vector that has any.
+    does for wider formats, which have few, is left to microcode by Intel's CPUs: to hundreds of
+    instructions for a vector that has any (VTune's help, "Floating-point assists").
     """
-    fields = e.and_(
-        e.shift(code, format.mantissa - 23), (1 << format.bits - 1) - 1 << 23 - format.mantissa
-    )
+    fields = e.and_(e.shift(code, format.mantissa - 23), magnitude_mask(format))
     moved = e.emit(llvm.AddOp(fields, e.bits(127 - format.bias << 23)))
     y, least = e.bitcast(moved, e.vector(f32)), math.ldexp(1.0, 1 - format.bias)
     twice = e.bitcast(e.fma(y, e.full(2.0), e.full(-least)), e.vector(i32))
-    smaller = e.intrinsic(f"llvm.umin.v{e.isa.lanes}i32", [moved, twice], moved.type)
-    return e.bitcast(smaller, e.vector(f32))
+    return e.bitcast(e.extreme("umin", moved, twice), e.vector(f32))
 
 
 def decode_integer(e: Emitter, code: SSAValue, format: Element, start: int) -> SSAValue:

@@ -91,6 +91,11 @@ class Index:
         return self.low >= 0 and self.high is not None and self.high + extent <= bound
 
 
+def magnitude_mask(format: Element) -> int:
+    """Exponent and mantissa of a float format, where f32 has these."""
+    return (1 << format.bits - 1) - 1 << 23 - format.mantissa
+
+
 class Emitter:
     """Appends ops to a block; loops and branches move on to a new block."""
 
@@ -326,13 +331,17 @@ class Emitter:
         bytes_ = self.bitcast(value, self.vector(i8))
         return self.power_of_e8m0(self.emit(build(llvm.ZExtOp, [bytes_], self.vector(i32))))
 
+    def extreme(self, which: str, a: SSAValue, b: SSAValue) -> SSAValue:
+        """umin, umax, smin or smax of i32 lanes."""
+        return self.intrinsic(f"llvm.{which}.v{self.isa.lanes}i32", [a, b], a.type)
+
     def power_of_e8m0(self, exponent: SSAValue) -> SSAValue:
         """2^(byte − 127) of E8M0 in i32 lanes (OCP MX v1.0, section 5.4.1): bytes are the exponents
         of f32, but for the two at the ends. 0 is a subnormal there, greater than what the shift
         gives; and 255 is no number, as infinity times zero is.
         """
         least, power = self.bits(0x400000), self.shift(exponent, -23)
-        bits = self.intrinsic(f"llvm.smax.v{self.isa.lanes}i32", [power, least], power.type)
+        bits = self.extreme("smax", power, least)
         value = self.bitcast(bits, self.vector(f32))
         return self.fma(value, self.full(0.0), value)
 
@@ -352,7 +361,7 @@ class Emitter:
         top = self.shift(code, format.bits - 32)  # the sign's copies stay above the exponent
         moved = self.emit(build(llvm.AShrOp, [top, self.bits(8 - format.exponent)]))
         greatest = self.bits(format.values.index(format.maximum) << 23 - format.mantissa)
-        magnitude = self.and_(moved, (1 << format.bits - 1) - 1 << 23 - format.mantissa)
+        magnitude = self.and_(moved, magnitude_mask(format))
         return self.from_fields(moved, self.compare("sgt", magnitude, greatest), format)
 
     def from_fields(self, moved: SSAValue, is_special: SSAValue, format: Element) -> SSAValue:
@@ -363,16 +372,12 @@ class Emitter:
         normal (so it needs a CPU that does not flush them to zero: torch's default). Special ones
         get f32's last exponent, under which theirs are infinities and NaNs too.
         """
-        magnitude = (1 << format.bits - 1) - 1 << 23 - format.mantissa
-        small = self.and_(moved, 0x80000000 | magnitude)
+        small = self.and_(moved, 0x80000000 | magnitude_mask(format))
         bias = self.full(math.ldexp(1.0, 127 - format.bias))
         value = self.fmul(self.bitcast(small, self.vector(f32)), bias)
-        exponent = self.and_(
-            self.emit(build(llvm.SExtOp, [is_special], self.vector(i32))), 0x7F800000
-        )
-        return self.bitcast(
-            self.or_(self.bitcast(value, self.vector(i32)), exponent), self.vector(f32)
-        )
+        lanes = self.emit(build(llvm.SExtOp, [is_special], self.vector(i32)))
+        bits = self.or_(self.bitcast(value, self.vector(i32)), self.and_(lanes, 0x7F800000))
+        return self.bitcast(bits, self.vector(f32))
 
     def round(self, value: SSAValue, element: Attribute) -> SSAValue:
         """f32 lanes rounded to values of another float type: the nearest, ties to even."""

@@ -32,7 +32,15 @@ from gqc.codegen.cpu import amx, codes, functions, int8, panels, parts, quantize
 from gqc.codegen.cpu.dot import dot
 from gqc.codegen.cpu.emitter import PTR, Emitter, Index
 from gqc.codegen.cpu.isa import Isa
-from gqc.codegen.cpu.threads import OPENMP, entry, function, grid_columns, pointers_of, worker
+from gqc.codegen.cpu.threads import (
+    OPENMP,
+    entry,
+    function,
+    grid_columns,
+    pointers_of,
+    stack,
+    worker,
+)
 from gqc.codegen.cpu.tiles import Array, Loaded, Registers, Tile
 from gqc.dialects import tile
 from gqc.dialects.tile import element_of, shape_of
@@ -220,8 +228,7 @@ def lower_alloca(lowering: Lowering, op: memref.AllocaOp) -> None:
     """Memory of one program lies on its thread's stack."""
     e, shape, element = lowering.e, shape_of(op.memref), element_of(op.memref)
     held = i8 if element == UI8 else element
-    stack = llvm.AllocaOp(e.integer(math.prod(shape)), held, alignment=tiles.CACHE_LINE)
-    pointer = e.emit(llvm.BitcastOp(e.emit(stack), PTR))
+    pointer = stack(e, e.integer(math.prod(shape)), held, tiles.CACHE_LINE)
     together = element == UI8 or (element == bf16 and e.isa.dot_bf16 is not None)
     kind = tiles.Interleaved if together else Array
     lowering.arrays[op.memref] = kind(pointer, element, shape, e.integer(shape[0]))

@@ -107,11 +107,11 @@ def greatest_magnitude(e: Emitter, vectors: Vectors) -> SSAValue:
     """Bits of the greatest magnitude of some vectors, in every lane; NaN's are above infinity's."""
     first, *rest = [e.and_(e.bitcast(v, e.vector(i32)), MAGNITUDE) for v in vectors]
     for vector in rest:
-        first = extreme(e, "umax", first, vector)
+        first = e.extreme("umax", first, vector)
     distance = e.isa.lanes // 2
     while distance:
         other = e.shuffle(first, [lane ^ distance for lane in range(e.isa.lanes)])
-        first = extreme(e, "umax", first, other)
+        first = e.extreme("umax", first, other)
         distance //= 2
     return first
 
@@ -120,7 +120,7 @@ def mx_scale(e: Emitter, amax: SSAValue, element: Element, rule: str) -> SSAValu
     """E8M0 scales as f32, of the bits of amax."""
     raised = e.emit(llvm.AddOp(amax, e.bits(MX_ROUNDING[rule](element))))
     exponent = e.emit(llvm.SubOp(e.shift(raised, FRACTION_BITS), e.bits(element.emax)))
-    exponent = extreme(e, "smax", extreme(e, "smin", exponent, e.bits(2 * BIAS)), e.bits(0))
+    exponent = e.extreme("smax", e.extreme("smin", exponent, e.bits(2 * BIAS)), e.bits(0))
     if rule in INF_IS_GREATEST:
         is_inf = e.compare("eq", amax, e.bits(INFINITY))
         exponent = e.select(is_inf, e.bits(2 * BIAS), exponent)
@@ -130,9 +130,9 @@ def mx_scale(e: Emitter, amax: SSAValue, element: Element, rule: str) -> SSAValu
 
 def f32_scale(e: Emitter, amax: SSAValue, element: Element) -> SSAValue:
     """Scales in f32, of the bits of amax."""
-    finite = e.bitcast(extreme(e, "umin", amax, e.bits(INFINITY - 1)), e.vector(f32))
+    finite = e.bitcast(e.extreme("umin", amax, e.bits(INFINITY - 1)), e.vector(f32))
     bits = e.bitcast(divide(e, finite, e.full(element.maximum)), e.vector(i32))
-    raised = extreme(e, "umax", bits, e.bits(bits_of(LEAST_NORMAL)))
+    raised = e.extreme("umax", bits, e.bits(bits_of(LEAST_NORMAL)))
     return e.bitcast(e.select(is_nan(e, amax), e.bits(NAN), raised), e.vector(f32))
 
 
@@ -144,7 +144,7 @@ def nvfp4_scale(
     if of_tensor is not None:
         scale = divide(e, scale, of_tensor)
     bits = e.bitcast(scale, e.vector(i32))
-    raised = extreme(e, "smax", bits, e.bits(bits_of(E4M3.decode(1))))
+    raised = e.extreme("smax", bits, e.bits(bits_of(E4M3.decode(1))))
     rounded = round_to(e, e.bitcast(raised, e.vector(f32)), E4M3)
     return e.select(
         is_nan(e, e.and_(bits, MAGNITUDE)), e.bitcast(e.bits(NAN), rounded.type), rounded
@@ -161,9 +161,9 @@ def round_to(e: Emitter, value: SSAValue, element: Element) -> SSAValue:
     """
     bits = e.bitcast(value, e.vector(i32))
     magnitude = e.and_(bits, MAGNITUDE)
-    kept = extreme(e, "umin", magnitude, e.bits(bits_of(element.maximum)))
+    kept = e.extreme("umin", magnitude, e.bits(bits_of(element.maximum)))
     least, up = whole_quanta(element)
-    power = extreme(e, "umax", e.and_(kept, INFINITY), e.bits(least))
+    power = e.extreme("umax", e.and_(kept, INFINITY), e.bits(least))
     whole = e.emit(llvm.AddOp(power, e.bits(up)))
     whole = e.bitcast(whole, e.vector(f32))
     rounded = e.fsub(e.fadd(e.bitcast(kept, e.vector(f32)), whole), whole)
@@ -177,11 +177,6 @@ def round_to(e: Emitter, value: SSAValue, element: Element) -> SSAValue:
 
 def is_nan(e: Emitter, magnitude: SSAValue) -> SSAValue:
     return e.compare("ugt", magnitude, e.bits(INFINITY))
-
-
-def extreme(e: Emitter, which: str, a: SSAValue, b: SSAValue) -> SSAValue:
-    """umin, umax, smin or smax of i32 lanes."""
-    return e.intrinsic(f"llvm.{which}.v{e.isa.lanes}i32", [a, b], a.type)
 
 
 def bits_of(value: float) -> int:

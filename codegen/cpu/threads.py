@@ -118,8 +118,8 @@ def work_of_row(kernel: tile.KernelOp) -> int:
 
 
 def stack(e: Emitter, count: SSAValue, type_: Attribute, align: int) -> SSAValue:
-    """Memory of the function; llvmlite types what alloca returns, and a cast makes it a pointer."""
-    return e.emit(llvm.BitcastOp(e.emit(llvm.AllocaOp(count, type_, alignment=align)), PTR))
+    """Memory of the function."""
+    return e.emit(llvm.AllocaOp(count, type_, alignment=align))
 
 
 def entry(kernel: tile.KernelOp, name: str, worker: str, finish: str, isa: Isa) -> llvm.FuncOp:
