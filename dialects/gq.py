@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from xdsl.dialects.builtin import (
     AnyFloat,
     ArrayAttr,
-    DenseArrayBase,
     FlatSymbolRefAttrConstr,
     StringAttr,
     SymbolRefAttr,
     TensorType,
     f32,
-    i64,
 )
 from xdsl.ir import Attribute, Dialect, SSAValue
 from xdsl.irdl import (
@@ -41,7 +39,7 @@ from gqc.dialects.gq_attributes import BlockScaledType, DecisionAttr, LayoutAttr
 from gqc.dialects.gq_channels import GatherChannelsOp, RotateChannelsOp, ScaleChannelsOp
 from gqc.dialects.gq_concat import ConcatOp
 from gqc.dialects.gq_fused import FusedOp, YieldOp
-from gqc.targets import ANY
+from gqc.dialects.gq_launch import LaunchOp
 
 TENSOR_SCALE = TensorType(f32, [1])
 """Type of the scale of a whole tensor."""
@@ -407,75 +405,6 @@ class UnpackOp(IRDLOperation):
 
     def verify_(self) -> None:
         verify_parts(self, self.weight, self.parts)
-
-
-@irdl_op_definition
-class LaunchOp(IRDLOperation):
-    """Run the tile kernel of the first bucket that holds the rows of the first input.
-
-    Rows are the product of all its dimensions but the last; a bucket of `targets.ANY` (-1) rows is
-    unbounded. A kernel's arguments are inputs, weights, bias and results, in this order. Without
-    weights, it quantizes its inputs; with them, what its epilogue reads are the last inputs.
-    Attributes, if any, say what the launch was made of: `layer` and `weight`, or all of those that
-    were merged, the weight's type `packed` and its `layout`.
-
-    C1 there is a kernel for each bucket.
-    C2 buckets rise, and only the last is unbounded.
-    C3 there is an input and a result.
-    """
-
-    name = "gq.launch"
-
-    inputs = var_operand_def(TensorType)
-    parts = var_operand_def(TensorType)
-    bias = opt_operand_def(TensorType)
-    kernels = prop_def(ArrayAttr[SymbolRefAttr])
-    rows = prop_def(DenseArrayBase.constr(i64))
-    irdl_options = (AttrSizedOperandSegments(as_property=True),)
-    outputs = var_result_def(TensorType)
-    traits = traits_def(Pure())
-    assembly_format = (
-        "$kernels `rows` $rows `on` `(` $inputs `:` type($inputs) `)`"
-        " (`weights` `(` $parts^ `:` type($parts) `)`)? (`bias` `(` $bias^ `:` type($bias) `)`)?"
-        " attr-dict `->` type($outputs)"
-    )
-
-    def __init__(
-        self,
-        kernels: Sequence[str],
-        rows: Sequence[int],
-        inputs: Sequence[SSAValue],
-        parts: Sequence[SSAValue],
-        bias: SSAValue | None,
-        outputs: Sequence[Attribute],
-    ):
-        super().__init__(
-            operands=[inputs, parts, bias],
-            properties={
-                "kernels": ArrayAttr([SymbolRefAttr(k) for k in kernels]),
-                "rows": DenseArrayBase.from_list(i64, list(rows)),
-            },
-            result_types=[outputs],
-        )
-
-    @property
-    def buckets(self) -> list[tuple[int, str]]:
-        """(most rows, kernel name) in rising order; the last is `ANY`."""
-        names = [k.root_reference.data for k in self.kernels]
-        return list(zip((int(r) for r in self.rows.get_values()), names, strict=True))
-
-    def verify_(self) -> None:
-        rows = [int(r) for r in self.rows.get_values()]
-        require(len(rows) == len(self.kernels) > 0, self, "C1", "one kernel for each bucket")
-        bounded = rows[:-1]
-        require(
-            rows[-1] == ANY and bounded == sorted(set(bounded)) and min([1, *bounded]) > 0,
-            self,
-            "C2",
-            f"buckets {rows} must rise and end unbounded (-1)",
-        )
-        both = len(self.inputs) > 0 and len(self.outputs) > 0
-        require(both, self, "C3", "needs an input and a result")
 
 
 Gq = Dialect(

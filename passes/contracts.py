@@ -23,12 +23,13 @@ CHANNELS = (gq.ScaleChannelsOp, gq.GatherChannelsOp, gq.RotateChannelsOp)
 CONCAT = (gq.ConcatOp,)
 CASTS = (gq.QcastOp, gq.DcastOp, gq.PackOp, gq.UnpackOp)
 FUSED = (gq.FusedOp, gq.YieldOp)
+LAUNCHES = (gq.LaunchOp, gq.YieldOp)
 
 ALLOWED: dict[str, tuple[type[Operation], ...]] = {
     "imported": (*TORCH, gq.MatmulTOp),
     "grouped": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, gq.QcastOp, *CHANNELS, *CONCAT),
     "legal": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, *CASTS, *FUSED, *CHANNELS, *CONCAT),
-    "kernels": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, gq.LaunchOp, gq.RotateChannelsOp),
+    "kernels": (*TORCH, gq.MatmulTOp, gq.TensorScaleOp, *LAUNCHES, gq.RotateChannelsOp),
 }
 """Operations that a function may hold at each stage, besides its own frame."""
 

@@ -7,7 +7,9 @@ does not take place.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from xdsl.builder import Builder, ImplicitBuilder
 from xdsl.dialects import arith
@@ -18,15 +20,16 @@ from xdsl.dialects.builtin import (
     IntegerAttr,
     MemRefType,
     StringAttr,
+    TensorType,
     VectorType,
     f32,
     i64,
 )
-from xdsl.ir import SSAValue
+from xdsl.ir import Block, Region, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from gqc.dialects import gq, tile
-from gqc.dialects.fx import CallOp
+from gqc.dialects.fx import CallOp, call
 from gqc.passes.kernel_builder import cast, named
 from gqc.passes.producers import COPIES, tile_of
 
@@ -50,6 +53,22 @@ class Epilogue:
     def result(self) -> SSAValue:
         return self.ops[-1].results[0]
 
+    def body(self) -> Region:
+        """The same calls as a function of the matmul's result and the inputs, for `gq.launch`."""
+        product = self.heads[0]
+        if self.panel is not None:
+            assert isinstance(product.owner, CallOp)
+            product = product.owner.operands[0]
+        block = Block(arg_types=[product.type, *(value.type for value in self.inputs)])
+        for argument, value in zip(block.args, (product, *self.inputs), strict=True):
+            argument.name_hint = value.name_hint
+        heads = [block.args[0]] if self.panel is None else take_halves(block, self.panel)
+        mapping = dict(zip(self.inputs, block.args[1:], strict=True))
+        mapping |= dict(zip(self.heads, heads, strict=True))
+        block.add_ops([op.clone(mapping) for op in self.ops])
+        block.add_op(gq.YieldOp(mapping[self.result]))
+        return Region(block)
+
     @property
     def words(self) -> list[str]:
         """The functions that are called: `silu`, `mul`."""
@@ -68,6 +87,24 @@ class Epilogue:
         ]
         types = (*(value.type for value in self.inputs), self.result.type)
         return len(self.heads), self.panel, types, tuple(calls)
+
+
+def take_halves(block: Block, panel: int) -> list[SSAValue]:
+    """Add to a block what takes its first argument, whose columns alternate in panels, apart."""
+    product = block.args[0]
+    *rows, columns = gq.tensor_shape(product)
+    count, element = columns // (2 * panel), gq.element_type(product)
+
+    def then(callee: str, *args: Any, shape: Sequence[int]) -> SSAValue:
+        op = call(callee, args, {}, [TensorType(element, [*rows, *shape])])
+        block.add_op(op)
+        return op.results[0]
+
+    size = (count, 2, panel)
+    panels = then("aten.unflatten.int", product, -1, list(size), shape=size)
+    halves = [then("aten.select.int", panels, -2, half, shape=(count, panel)) for half in (0, 1)]
+    flat = "aten.flatten.using_ints"
+    return [then(flat, half, -2, -1, shape=(columns // 2,)) for half in halves]
 
 
 def stores_of(kernel: tile.KernelOp) -> list[tile.StoreOp]:

@@ -77,7 +77,8 @@ class Fusion:
         inputs = [*launch.inputs, *epilogue.inputs]
         shape = (*gq.tensor_shape(launch.outputs[0])[:-1], gq.tensor_shape(epilogue.result)[-1])
         types = [TensorType(gq.element_type(epilogue.result), shape)]
-        new = gq.LaunchOp(names, rows, inputs, launch.parts, launch.bias, types)
+        body = epilogue.body()
+        new = gq.LaunchOp(names, rows, inputs, launch.parts, launch.bias, types, body)
         new.attributes.update(launch.attributes)
         if epilogue.panel is not None:
             alternate(launch, epilogue.panel)

@@ -55,10 +55,10 @@ class Lowering:
         results.reverse()  # a kernel writes codes last
         fused = cast.source.owner
         sources = fused.inputs if isinstance(fused, gq.FusedOp) else [cast.source]
+        body = fused.body.clone() if isinstance(fused, gq.FusedOp) else None
         inputs = [*sources, *([] if scale is None else [scale])]
-        launch = gq.LaunchOp(
-            [self.kernel(user, cast)], [ANY], inputs, (), None, [r.type for r in results]
-        )
+        types = [result.type for result in results]
+        launch = gq.LaunchOp([self.kernel(user, cast)], [ANY], inputs, (), None, types, body)
         launch.location = user.location
         for old, new in zip(results, launch.outputs, strict=True):
             new.name_hint = old.name_hint

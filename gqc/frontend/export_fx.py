@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from xdsl.dialects.builtin import (
+    AnyFloat,
     DictionaryAttr,
     IntegerAttr,
     ModuleOp,
@@ -350,7 +351,18 @@ class Exporter:
         x, *others = inputs
         parts = [self.nodes[part] for part in op.parts]
         bias = self.nodes[op.bias] if op.bias is not None else None
-        self.call(op, torch.ops.gqc.matmul.default, x, others, parts, bias, key)
+        target = torch.ops.gqc.matmul.default
+        self.call(op, target, x, others, parts, bias, key, *self.sources(op.inputs[0]))
+
+    def sources(self, x: SSAValue) -> tuple[Any, ...]:
+        """What has the gradients of a matmul's x, where that is codes, and what quantized it."""
+        quantizer = x.owner
+        if isinstance(element_type(x), AnyFloat) and DTYPES[element_type(x)].itemsize > 1:
+            return ()
+        if not isinstance(quantizer, LaunchOp):
+            return ()
+        key = register_launch(launch_of(quantizer, self.kernels))
+        return [self.nodes[value] for value in quantizer.inputs], key
 
     def export_tensor_scale(self, op: TensorScaleOp) -> None:
         element = str(op.format.element)

@@ -1,1 +1,5 @@
-"""Runtime: the torch operator that launches compiled kernels."""
+"""Runtime: the torch operators that compiled models call, with their gradients."""
+
+from gqc.runtime import gradients, ops
+
+__all__ = ["gradients", "ops"]

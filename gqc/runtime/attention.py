@@ -15,6 +15,7 @@ from gqc.codegen import cpu
 from gqc.codegen.cpu import isa
 from gqc.dialects.torch_types import ELEMENT_TYPES
 from gqc.passes.attention_kernel import STEP, Heads, build_attention
+from gqc.runtime.gradients import is_plain, needs_gradient
 
 FEW_ROWS = 4
 """Rows up to which the kernel is called, which reads keys and values for each of them."""
@@ -22,10 +23,8 @@ MOST_ROOM = 1 << 18
 """Positions whose scores fit on a thread's stack."""
 
 torch.library.define("gqc::attend", "(Tensor q, Tensor keys, Tensor values, float scale) -> Tensor")
-torch.library.impl("gqc::attend", "Autograd", torch.library.fallthrough_kernel)
 
 
-@torch.library.impl("gqc::attend", "default")
 def attend(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
     """Causal attention of q [1, H, S, D], the last S of L positions, to keys and values
     [1, H/G, L, D], in one dtype; scores times `scale`. Gives [1, S, H, D].
@@ -36,6 +35,20 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
     y = attend_fake(q, keys, values, scale)
     attend_into(q, keys, values, scale, out=y)
     return y
+
+
+torch.library.impl("gqc::attend", "default", attend)
+
+
+@torch.library.impl("gqc::attend", "Autograd")
+def attend_with_gradients(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """Where gradients are asked for, all is PyTorch's."""
+    if needs_gradient((q, keys, values)):
+        return in_torch(q, keys, values, scale)
+    if is_plain(q):
+        return attend(q, keys, values, scale)
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.gqc.attend.default(q, keys, values, scale)
 
 
 def attend_into(q: Tensor, keys: Tensor, values: Tensor, scale: float, *, out: Tensor) -> None:

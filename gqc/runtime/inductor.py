@@ -46,9 +46,15 @@ def direct_launches() -> Iterator[None]:
 
 
 def lower_matmul(
-    x: Any, others: Sequence[Any], weights: Sequence[Any], bias: Any, kernel: str
+    x: Any,
+    others: Sequence[Any],
+    weights: Sequence[Any],
+    bias: Any,
+    kernel: str,
+    sources: Sequence[Any] | None = None,
+    quantizer: str | None = None,
 ) -> Any:
-    """`gqc::matmul` as a call of `launch`."""
+    """`gqc::matmul` as a call of `launch`, without what gradients need."""
     dtype, shape = registered(kernel).outputs[-1]
     tensors = [x, *others, *weights, *([] if bias is None else [bias])]
     inputs = [ir.ExternKernel.require_contiguous(ir.ExternKernel.realize_input(t)) for t in tensors]

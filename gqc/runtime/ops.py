@@ -16,10 +16,14 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 from torch import Tensor
-from xdsl.dialects.builtin import StringAttr
+from xdsl.dialects.builtin import ModuleOp, StringAttr, TensorType
+from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.ir import Region
+from xdsl.rewriter import Rewriter
 
 from gqc.backends import BACKENDS, Launcher
 from gqc.dialects import gq, tile
+from gqc.dialects.gq_attributes import BlockScaledType
 from gqc.dialects.text import parse_ir, print_ir
 from gqc.dialects.torch_types import DTYPES
 from gqc.formats import rotation
@@ -32,6 +36,15 @@ Arrays = tuple[tuple[torch.dtype, tuple[int, ...]], ...]
 """dtypes and shapes of arrays; a free number of rows is dynamic (`byte_layouts.sized`)."""
 
 
+@dataclass(frozen=True)
+class Packed:
+    """A packed weight [N, K]: its type, its shape, and the layout of its parts."""
+
+    type: BlockScaledType
+    shape: tuple[int, ...]
+    layout: gq.LayoutAttr
+
+
 @dataclass
 class Launch:
     """The kernels of one launch by buckets of rows, as text, built when they are first called.
@@ -39,6 +52,9 @@ class Launch:
     `name` is the kernels' without their bucket. Each takes the inputs, the weights (a bias is the
     last of them), and the outputs. The first input [..., K], here given as K, has free rows, and so
     have others like it, and inputs and outputs that hold scales. The last output is [..., N].
+
+    `packed` is the weight that the weights are parts of. `fused` is the text of a function: what the
+    kernels compute besides (`gq.launch`). It reads `reads` of the inputs.
     """
 
     name: str
@@ -47,13 +63,17 @@ class Launch:
     weights: Arrays
     outputs: Arrays
     buckets: tuple[tuple[int, str], ...]
+    packed: Packed | None = None
+    fused: str = ""
+    reads: int = 0
     launchers: dict[str, Launcher] = field(default_factory=dict, compare=False)
     """By text: buckets of one tile have one kernel."""
 
     @cached_property
     def key(self) -> str:
         """The name, the target, and a digest of all kernels."""
-        digest = hashlib.sha256(repr((self.target, self.buckets)).encode()).hexdigest()[:12]
+        told = (self.target, self.buckets, *([self.fused] if self.fused else []))
+        digest = hashlib.sha256(repr(told).encode()).hexdigest()[:12]
         return f"{self.name}.{self.target}.{digest}"
 
     def kernel(self, bucket: int) -> tile.KernelOp:
@@ -163,6 +183,22 @@ class Launch:
         if given != expected:
             raise ValueError(f"{self.key} takes {expected} beside x, not {given}")
 
+    def epilogue_inputs(self, others: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Those of the inputs beside x that the epilogue reads: the last."""
+        return others[len(others) - self.reads :]
+
+    def tensor_scales(self, others: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Those that x is multiplied by."""
+        return others[: len(others) - self.reads]
+
+    def weight(self, parts: Sequence[Tensor]) -> Tensor:
+        """The weight [N, K] that parts hold, decoded to float32. Raises RuntimeError if it is an
+        activation, as where two are multiplied."""
+        if self.packed is None:
+            raise RuntimeError(f"{self.key} multiplies two activations: it has no gradients")
+        row = self.packed.layout.row
+        return row.unpack(parts, self.packed.type, self.packed.shape).dequantize()
+
     def __getstate__(self) -> dict:
         return {**self.__dict__, "launchers": {}}
 
@@ -209,6 +245,7 @@ def launch_of(op: gq.LaunchOp, kernels: Mapping[str, tile.KernelOp]) -> Launch:
     arrays = [(DTYPES[tile.element_of(a)], tile.shape_of(a)) for a in kernel.body.block.args]
     inputs, outputs = len(op.inputs), len(arrays) - len(op.outputs)
     results = [(DTYPES[gq.element_type(r)], gq.tensor_shape(r)) for r in op.outputs]
+    read = 0 if op.fused is None else len(op.fused.block.args)
     return Launch(
         name=op.buckets[0][1].rsplit("_", 1)[0],
         target=target.data,
@@ -216,11 +253,39 @@ def launch_of(op: gq.LaunchOp, kernels: Mapping[str, tile.KernelOp]) -> Launch:
         weights=tuple(arrays[inputs:outputs]),
         outputs=tuple(results),
         buckets=buckets,
+        packed=packed_of(op),
+        fused="" if op.fused is None else fused_text(op.fused),
+        reads=read - 1 if read and len(op.parts) else read,
     )
 
 
+def packed_of(op: gq.LaunchOp) -> Packed | None:
+    """The packed weight that a launch multiplies by, if that is one."""
+    match op.attributes.get("packed"), op.attributes.get("layout"):
+        case TensorType() as packed, gq.LayoutAttr() as layout:
+            type_ = gq.block_scaled(packed)
+            assert type_ is not None
+            return Packed(type_, packed.get_shape(), layout)
+    return None
+
+
+def fused_text(region: Region) -> str:
+    """What is fused, as the text of a module with one function."""
+    body = region.clone()
+    last = body.block.last_op
+    assert isinstance(last, gq.YieldOp)
+    types = [argument.type for argument in body.block.args]
+    results = [last.value.type]
+    Rewriter.replace_op(last, ReturnOp(last.value))
+    function = FuncOp("fused", (types, results), body)
+    return print_ir(ModuleOp([function]), locations=False)
+
+
 LIBRARY = {
-    "matmul": "(Tensor x, Tensor[] others, Tensor[] weights, Tensor? bias, str kernel) -> Tensor",
+    "matmul": (
+        "(Tensor x, Tensor[] others, Tensor[] weights, Tensor? bias, str kernel,"
+        " Tensor[]? sources=None, str? quantizer=None) -> Tensor"
+    ),
     "quantize": "(Tensor[] inputs, str kernel) -> Tensor[]",
     "tensor_scale": "(Tensor x, str element) -> Tensor",
     "rotate": "(Tensor x, int block) -> Tensor",
@@ -229,25 +294,32 @@ LIBRARY = {
 
 for name, schema in LIBRARY.items():
     torch.library.define(f"gqc::{name}", schema)
-    # For inference: no gradients flow through the operators, and none are recorded.
-    torch.library.impl(f"gqc::{name}", "Autograd", torch.library.fallthrough_kernel)
 
 
-@torch.library.impl("gqc::matmul", "default")
-def matmul(
-    x: Tensor, others: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None, kernel: str
+def run_matmul(
+    x: Tensor,
+    others: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    bias: Tensor | None,
+    kernel: str,
+    sources: Sequence[Tensor] | None = None,
+    quantizer: str | None = None,
 ) -> Tensor:
     """x[…, K] by the packed weight [N, K], + bias [N], and the kernel's epilogue on that, if any.
 
     The result is [..., N], or [..., N/2] of what is made of two halves, in the dtype compiled for.
     `others` are first scales of x, where x is codes (its block scales) or was divided by a scale of
     the whole tensor, then what the epilogue reads, [..., N] or [N]. `weights` are the parts of the
-    kernel's layout, in its order. Raises RuntimeError on a kernel this process does not know,
+    kernel's layout, in its order. Where x is codes, `sources` are what the launch `quantizer` made
+    them of: they have the gradients. Raises RuntimeError on a kernel this process does not know,
     TypeError on tensors of another dtype than compiled for, ValueError on other shapes, or on
     tensors on several devices or not on the CPU if it is a CPU's kernel.
     """
     rest = weights if bias is None else (*weights, bias)
     return registered(kernel).run((x, *others), rest)[0]
+
+
+torch.library.impl("gqc::matmul", "default", run_matmul)
 
 
 @torch.library.impl("gqc::quantize", "default")
@@ -274,7 +346,13 @@ def rotate(x: Tensor, block: int) -> Tensor:
 
 @torch.library.register_fake("gqc::matmul")
 def matmul_fake(
-    x: Tensor, others: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None, kernel: str
+    x: Tensor,
+    others: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    bias: Tensor | None,
+    kernel: str,
+    sources: Sequence[Tensor] | None = None,
+    quantizer: str | None = None,
 ) -> Tensor:
     return registered(kernel).traced(x)[0]
 

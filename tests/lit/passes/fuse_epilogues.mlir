@@ -2,8 +2,15 @@
 // RUN: gqc-opt -p fuse-epilogues %s | filecheck %s
 
 // Activation, residual, a vector: the residual and the vector become inputs. No rounding in between.
+// The launch says in torch's operations what is fused.
 // CHECK-LABEL: func.func @residual
-// CHECK-NEXT: %z = gq.launch [@f_silu_add_mul_m1, @f_silu_add_mul_any] rows [1, -1] on(%x, %r, %v : tensor<?x4x32xbf16>, tensor<?x4x64xbf16>, tensor<64xbf16>) weights(%w : tensor<1x32x64xf32>) -> tensor<?x4x64xbf16>
+// CHECK-NEXT: %z = gq.launch [@f_silu_add_mul_m1, @f_silu_add_mul_any] rows [1, -1] on(%x, %r, %v : tensor<?x4x32xbf16>, tensor<?x4x64xbf16>, tensor<64xbf16>) weights(%w : tensor<1x32x64xf32>) -> tensor<?x4x64xbf16> fused {
+// CHECK-NEXT: ^bb0(%y: tensor<?x4x64xbf16>, %r_1: tensor<?x4x64xbf16>, %v_1: tensor<64xbf16>):
+// CHECK-NEXT: %s = fx.call "aten.silu.default"(%y)
+// CHECK-NEXT: %a = fx.call "aten.add.Tensor"(%r_1, %s)
+// CHECK-NEXT: %z_1 = fx.call "aten.mul.Tensor"(%a, %v_1)
+// CHECK-NEXT: gq.yield %z_1
+// CHECK-NEXT: }
 // CHECK-NEXT: %n = fx.call "aten.neg.default"(%z)
 // CHECK-NEXT: func.return %n
 func.func @residual(%x : tensor<?x4x32xbf16>, %w : tensor<1x32x64xf32>, %r : tensor<?x4x64xbf16>, %v : tensor<64xbf16>) -> tensor<?x4x64xbf16> {
@@ -18,9 +25,9 @@ func.func @residual(%x : tensor<?x4x32xbf16>, %w : tensor<1x32x64xf32>, %r : ten
 // Someone else reads the sum: the norm after it stays. A number tells the kernel from the other one.
 // CHECK-LABEL: func.func @two_readers
 // CHECK-NEXT: %a = gq.launch [@f_add_m1, @f_add_any]
-// CHECK-NEXT: %m = fx.call "aten.mul.Tensor"(%a, 2.0
+// CHECK: %m = fx.call "aten.mul.Tensor"(%a, 2.0
 // CHECK-NEXT: %b = gq.launch [@f_add_1_m1, @f_add_1_any] rows [1, -1] on(%x : tensor<?x32xbf16>)
-// CHECK-NEXT: func.return %a, %m, %b
+// CHECK: func.return %a, %m, %b
 func.func @two_readers(%x : tensor<?x32xbf16>, %w : tensor<1x32x64xf32>, %r : tensor<?x64xbf16>) -> (tensor<?x64xbf16>, tensor<?x64xbf16>, tensor<?x64xbf16>) {
   %y = gq.launch [@f_m1, @f_any] rows [1, -1] on(%x : tensor<?x32xbf16>) weights(%w : tensor<1x32x64xf32>) -> tensor<?x64xbf16>
   %a = fx.call "aten.add.Tensor"(%y, %r) : (tensor<?x64xbf16>, tensor<?x64xbf16>) -> tensor<?x64xbf16>
@@ -53,11 +60,11 @@ func.func @left(%x : tensor<?x32xbf16>, %w : tensor<1x32x64xf32>, %mask : tensor
 
 // Rows in other leading dimensions: the view comes after. A copy alone is left.
 // CHECK-LABEL: func.func @viewed
-// CHECK-NEXT: %z = gq.launch [@f_relu_add_m1, @f_relu_add_any] rows [1, -1] on(%x, %r : tensor<?x32xbf16>, tensor<2x?x64xbf16>) weights(%w : tensor<1x32x64xf32>) -> tensor<?x64xbf16>
-// CHECK-NEXT: %z_1 = fx.call "aten.view.default"(%z, [2, -1, 64]) : (tensor<?x64xbf16>) -> tensor<2x?x64xbf16>
+// CHECK-NEXT: %z = gq.launch [@f_relu_add_m1, @f_relu_add_any] rows [1, -1] on(%x, %r : tensor<?x32xbf16>, tensor<2x?x64xbf16>) weights(%w : tensor<1x32x64xf32>) -> tensor<?x64xbf16> fused {
+// CHECK: %z_2 = fx.call "aten.view.default"(%z, [2, -1, 64]) : (tensor<?x64xbf16>) -> tensor<2x?x64xbf16>
 // CHECK-NEXT: %u = gq.launch [@f_m1, @f_any]
 // CHECK-NEXT: %c = fx.call "aten.clone.default"(%u)
-// CHECK-NEXT: func.return %z_1, %c
+// CHECK-NEXT: func.return %z_2, %c
 func.func @viewed(%x : tensor<?x32xbf16>, %w : tensor<1x32x64xf32>, %r : tensor<2x?x64xbf16>) -> (tensor<2x?x64xbf16>, tensor<?x64xbf16>) {
   %y = gq.launch [@f_m1, @f_any] rows [1, -1] on(%x : tensor<?x32xbf16>) weights(%w : tensor<1x32x64xf32>) -> tensor<?x64xbf16>
   %v = fx.call "aten.view.default"(%y, [2, -1, 64]) : (tensor<?x64xbf16>) -> tensor<2x?x64xbf16>
@@ -73,8 +80,11 @@ func.func @viewed(%x : tensor<?x32xbf16>, %w : tensor<1x32x64xf32>, %r : tensor<
 // CHECK-LABEL: func.func @gate_up
 // CHECK: gq.concat %g, %u panel = 8
 // CHECK: gq.concat %bg, %bu panel = 8
-// CHECK: %z = gq.launch [@h_silu_mul_m1, @h_silu_mul_any] {{.*}} -> tensor<?x32xbf16>
-// CHECK-NEXT: func.return %z
+// CHECK: %z = gq.launch [@h_silu_mul_m1, @h_silu_mul_any] {{.*}} -> tensor<?x32xbf16> fused {
+// CHECK-NEXT: ^bb0(%y: tensor<?x64xbf16>):
+// CHECK-NEXT: %{{.*}} = fx.call "aten.unflatten.int"(%y, -1, [4, 2, 8]) : (tensor<?x64xbf16>) -> tensor<?x4x2x8xbf16>
+// CHECK: gq.yield
+// CHECK: func.return %z
 func.func @gate_up(%x : tensor<?x32xbf16>) -> tensor<?x32xbf16> {
   %g = gq.weight @g : tensor<32x32x!gq.block_scaled<1x32 : f32 : si8>>
   %u = gq.weight @u : tensor<32x32x!gq.block_scaled<1x32 : f32 : si8>>
