@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from xdsl.dialects.builtin import ModuleOp
 
@@ -162,7 +163,24 @@ def attach(model: nn.Module, compilation: Compilation) -> nn.Module:
     model.ir = compilation.ir  # pyright: ignore[reportArgumentType]
     model.kernels = compilation.kernels  # pyright: ignore[reportArgumentType]
     model.report = compilation.report  # pyright: ignore[reportArgumentType]
+    for module in model.modules():
+        if is_pretrained(module):
+            module.save_pretrained = refuse_saving  # pyright: ignore[reportAttributeAccessIssue]
     return model
+
+
+def is_pretrained(module: nn.Module) -> bool:
+    """Whether a module is a model of transformers, which writes all of its parameters."""
+    transformers = sys.modules.get("transformers")
+    return transformers is not None and isinstance(module, transformers.PreTrainedModel)
+
+
+def refuse_saving(*args: Any, **kwargs: Any) -> NoReturn:
+    """Raise GqcError: `from_pretrained` would not find the packed weights, and make others up."""
+    raise GqcError(
+        "a compiled model has packed weights, which from_pretrained does not read: write what "
+        "gqc.quantize gives with gqc.save(quantized, folder), and read it with gqc.load(folder)"
+    )
 
 
 class Dump:

@@ -21,8 +21,9 @@ from gqc.errors import GqcError
 from gqc.frontend.capture import capture
 from gqc.frontend.experts import has_experts
 from gqc.frontend.export_fx import export_functions, export_fx
+from gqc.frontend.fast_paths import call_linear_layers
 from gqc.frontend.import_fx import import_fx
-from gqc.frontend.linears import capture_linears, copy_shared, replace_modules
+from gqc.frontend.linears import capture_linears, copy_shared, is_conv1d, replace_modules
 from gqc.frontend.signature import Imported
 from gqc.passes.fold_channels import FoldChannels
 from gqc.passes.fold_weights import FoldWeights, FoldWeightsInto, Quantized
@@ -246,6 +247,9 @@ def rebuild(model: nn.Module, imported: Imported) -> nn.Module:
     modules = export_functions(imported, quantized)
     for path, module in modules.items():
         said = vars(model.get_submodule(path))  # in_features, out_features
+        if is_conv1d(model.get_submodule(path)):
+            said = {**said, "in_features": said["nx"], "out_features": said["nf"]}
         vars(module).update({k: v for k, v in said.items() if k not in vars(module)})
     replace_modules(model, modules)
+    call_linear_layers(model)
     return modules.get("", model)  # the model may itself be a linear layer

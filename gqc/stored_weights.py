@@ -26,7 +26,7 @@ from gqc.checkpoints.writer import unwrapped
 from gqc.dialects import gq
 from gqc.errors import GqcError
 from gqc.formats.block_scaled import BlockScaled
-from gqc.frontend.export_fx import tensor_of
+from gqc.frontend.graph_modules import tensor_of
 from gqc.frontend.linears import copy_shared, is_conv1d, is_linear, peculiarity
 from gqc.frontend.signature import Imported, canonical_names
 from gqc.legality import undecoded, unscaled

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from operator import getitem
 from typing import Any
 
@@ -15,7 +14,6 @@ from xdsl.dialects.builtin import (
     AnyFloat,
     DictionaryAttr,
     IntegerAttr,
-    ModuleOp,
     StringAttr,
     TensorType,
 )
@@ -25,7 +23,6 @@ from xdsl.ir import Operation, SSAValue
 from gqc.dialects.fx import CallOp, decode_argument, resolve_callee
 from gqc.dialects.gq import (
     LaunchOp,
-    LayoutAttr,
     MatmulTOp,
     RotateChannelsOp,
     TensorScaleOp,
@@ -33,12 +30,16 @@ from gqc.dialects.gq import (
     WeightOp,
     element_type,
 )
-from gqc.dialects.text import parse_ir, print_ir
-from gqc.dialects.tile import KernelOp
 from gqc.dialects.torch_types import DTYPES
 from gqc.errors import GqcError
-from gqc.formats.rotation import rotate
 from gqc.frontend.checks import check_constants, check_tensors, expected_tensor
+from gqc.frontend.graph_modules import (
+    GroupedQuantLinear,
+    GroupedQuantModule,
+    Source,
+    Symbols,
+    decoding_of,
+)
 from gqc.frontend.signature import Imported, Leaf, Signature
 from gqc.runtime.ops import launch_of
 from gqc.runtime.ops import register as register_launch
@@ -66,21 +67,6 @@ def export_functions(imported: Imported, functions: Iterable[str]) -> dict[str, 
     return {function: export_function(imported, symbols, function) for function in functions}
 
 
-@dataclass(frozen=True)
-class Symbols:
-    """Functions and kernels of a module by name."""
-
-    functions: dict[str, FuncOp]
-    kernels: dict[str, KernelOp]
-
-    @staticmethod
-    def of(module: ModuleOp) -> Symbols:
-        return Symbols(
-            {op.sym_name.data: op for op in module.ops if isinstance(op, FuncOp)},
-            {op.sym_name.data: op for op in module.ops if isinstance(op, KernelOp)},
-        )
-
-
 def export_function(imported: Imported, symbols: Symbols, name: str) -> GroupedQuantModule:
     """The graph module of one function, given the module's symbols; see `export_fx`."""
     if name not in symbols.functions:
@@ -89,141 +75,6 @@ def export_function(imported: Imported, symbols: Symbols, name: str) -> GroupedQ
     module = exporter.graph_module()
     module._source = Source(replace(imported, weights={}), symbols, name, exporter.names)
     return module
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """What a graph module was made of: a function of the IR, and the model without its weights."""
-
-    imported: Imported
-    symbols: Symbols
-    function: str
-    names: dict[str, str]
-    """Where the module has each weight."""
-
-    def __deepcopy__(self, memo: dict) -> Source:
-        return self
-
-    def __reduce__(self) -> tuple:
-        text = print_ir(part_of(self.symbols, self.function))
-        rest = replace(self.imported, module=ModuleOp([]))
-        return Source.restore, (text, rest, self.function, self.names)
-
-    @staticmethod
-    def restore(text: str, imported: Imported, function: str, names: dict[str, str]) -> Source:
-        module = parse_ir(text)
-        return Source(replace(imported, module=module), Symbols.of(module), function, names)
-
-
-def part_of(symbols: Symbols, function: str) -> ModuleOp:
-    """A module of one function and the kernels that it launches."""
-    part = symbols.functions[function]
-    launches = [op for op in part.walk() if isinstance(op, LaunchOp)]
-    names = dict.fromkeys(name for op in launches for _, name in op.buckets)
-    return ModuleOp([part.clone(), *(symbols.kernels[name].clone() for name in names)])
-
-
-REGISTRIES = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
-"""Where a module has its tensors and submodules."""
-
-
-class GroupedQuantModule(fx.GraphModule):
-    """A graph module that is copied with its attributes, and pickled as its IR and weights."""
-
-    _source: Source
-
-    def __init__(self, root: Any, graph: fx.Graph, class_name: str = "GroupedQuantModule"):
-        super().__init__(root, graph, class_name)
-        for registry in REGISTRIES:  # torch takes what the graph reads, and of that not all
-            vars(self)[registry].update(vars(root)[registry])
-        for name, value in vars(root).items():
-            self.__dict__.setdefault(name, value)
-
-    def _deepcopy_init(self) -> Callable[..., None]:
-        return GroupedQuantModule.__init__
-
-    def __reduce__(self) -> tuple:
-        weights = {name: tensor_of(self, fqn) for name, fqn in self._source.names.items()}
-        attributes = {k: v for k, v in vars(self).items() if k not in usual_attributes()}
-        return restore, (self._source, weights, attributes)
-
-
-class GroupedQuantLinear(GroupedQuantModule):
-    """In the place of a linear layer: others may read its weight, as they read that layer's."""
-
-    @property
-    def weight(self) -> torch.Tensor:
-        """The weight that the codes stand for, in the dtype of the activations.
-
-        [N, K]; [K, N] in the place of a Conv1D. It is computed at each access, which is slow.
-        """
-        found = matmul_of(self._source.symbols.functions[self._source.function])
-        assert found is not None
-        launch, changes = found
-        packed, layout = launch.attributes["packed"], launch.attributes["layout"]
-        assert isinstance(packed, TensorType) and isinstance(layout, LayoutAttr)
-        keys = [part.owner.key for part in launch.parts if isinstance(part.owner, WeightOp)]
-        parts = [self.stored(key) for key in keys]
-        dtype = DTYPES[element_type(launch.outputs[0])]
-        weight = layout.row.unpack(parts, packed.get_element_type(), packed.get_shape())
-        dense = weight.dequantize()
-        for op in changes:
-            keys = [value.owner.key for value in op.operands if isinstance(value.owner, WeightOp)]
-            dense = CHANGES[change_name(op)](dense, op, *map(self.stored, keys))
-        return (dense.t() if hasattr(self, "nf") else dense).to(dtype)
-
-    def stored(self, key: str) -> torch.Tensor:
-        """A tensor by the name that the IR has for it."""
-        return tensor_of(self, self._source.names[key])
-
-
-CHANGES: dict[str, Callable[..., torch.Tensor]] = {
-    "aten.mul.Tensor": lambda w, op, factor: w * factor,
-    "aten.div.Tensor": lambda w, op, factor: w / factor,
-    "aten.index_select.default": lambda w, op, order: w[:, order.argsort()],
-    "aten._to_copy.default": lambda w, op: w,
-    "gq.rotate_channels": lambda w, op: rotate(w, op.block.value.data),
-}
-"""What a layer's weight is where its input goes through this before it meets the weight w."""
-
-
-def change_name(op: Operation) -> str:
-    return op.callee.data if isinstance(op, CallOp) else op.name
-
-
-def matmul_of(function: FuncOp) -> tuple[LaunchOp, list[Operation]] | None:
-    """The launch of a packed weight, where a function is nothing but one on its argument.
-
-    Activations may be quantized on the way, and their channels changed before: by the operations
-    that are given too, last first.
-    """
-    returned = function.get_return_op()
-    match [value.owner for value in returned.arguments] if returned else []:
-        case [LaunchOp() as launch] if "packed" in launch.attributes:
-            sources, changes = set(launch.inputs), []
-            for op in reversed(function.body.block.ops):
-                if not sources & set(op.results) or isinstance(op, WeightOp):
-                    continue
-                if change_name(op) in CHANGES:
-                    changes.append(op)
-                elif not isinstance(op, LaunchOp | TensorScaleOp):
-                    return None
-                sources = sources - set(op.results) | set(op.operands)
-            inputs = {s for s in sources if not isinstance(s.owner, WeightOp)}
-            return (launch, changes) if inputs == set(function.args) else None
-    return None
-
-
-def tensor_of(module: nn.Module, fqn: str) -> torch.Tensor:
-    """A parameter or buffer by its qualified name."""
-    path, _, leaf = fqn.rpartition(".")
-    return getattr(module.get_submodule(path), leaf)
-
-
-@cache
-def usual_attributes() -> frozenset[str]:
-    """Attributes that every graph module of ours has."""
-    return frozenset(vars(GroupedQuantModule(nn.Module(), fx.Graph()))) | {"_source"}
 
 
 def restore(
@@ -241,6 +92,7 @@ class Exporter:
 
     def __init__(self, imported: Imported, symbols: Symbols, function: str):
         self.imported = imported
+        self.symbols = symbols
         self.function = symbols.functions[function]
         self.kernels = symbols.kernels
         self.root = nn.Module()
@@ -261,11 +113,17 @@ class Exporter:
         signature = self.imported.signature
         if signature is not None:
             self.graph.set_codegen(_PyTreeCodeGen(pytree_info(signature)))
-        is_layer = signature is None and matmul_of(self.function) is not None
-        if is_layer and not hasattr(self.root, "bias"):
-            self.root.register_parameter("bias", None)  # as a linear layer has it
-        kind = GroupedQuantLinear if is_layer else GroupedQuantModule
-        return kind(self.root.eval(), self.graph)
+        root = self.root.eval()
+        decoding = None
+        if signature is None:
+            decoding = decoding_of(self.symbols, self.function.sym_name.data, self.names)
+        if decoding is None:
+            return GroupedQuantModule(root, self.graph)
+        if not hasattr(root, "bias"):
+            root.register_parameter("bias", None)  # as a linear layer has it
+        layer = GroupedQuantLinear(root, self.graph)
+        layer._decoding = decoding
+        return layer
 
     def export_inputs(self) -> None:
         """A placeholder for each leaf of the inputs, and a check of what the caller passes."""

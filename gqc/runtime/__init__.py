@@ -1,5 +1,5 @@
 """Runtime: the torch operators that compiled models call, with their gradients."""
 
-from gqc.runtime import gradients, ops
+from gqc.runtime import autocast, gradients, ops
 
-__all__ = ["gradients", "ops"]
+__all__ = ["autocast", "gradients", "ops"]

@@ -53,8 +53,8 @@ class Launch:
     last of them), and the outputs. The first input [..., K], here given as K, has free rows, and so
     have others like it, and inputs and outputs that hold scales. The last output is [..., N].
 
-    `packed` is the weight that the weights are parts of. `fused` is the text of a function: what the
-    kernels compute besides (`gq.launch`). It reads `reads` of the inputs.
+    `packed` is the weight that the weights are parts of. `fused` is the text of a function: what
+    the kernels compute besides (`gq.launch`). It reads `reads` of the inputs.
     """
 
     name: str
