@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from gqc.checkpoints.checkpoint import CONFIG_KEYS, Checkpoint, open_checkpoint
+from gqc.checkpoints.gguf import Gguf
 from gqc.compiler import compile
 from gqc.errors import GqcError
 
@@ -55,6 +56,8 @@ def empty_model(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> nn.
             "a model is made from config.json by transformers: pip install transformers, or give "
             "the model"
         ) from error
+    if isinstance(checkpoint.reader, Gguf):
+        checkpoint.reader.check_whole()
     settings = {k: v for k, v in checkpoint.config.items() if k not in CONFIG_KEYS}
     kind, names = settings.pop("model_type", None), settings.get("architectures")
     if kind not in transformers.CONFIG_MAPPING:

@@ -12,6 +12,7 @@ from gqc.checkpoints.compressed_tensors import CompressedTensors
 from gqc.checkpoints.files import PICKLES, Tensors, read_json, safetensors_of
 from gqc.checkpoints.fp8 import Fp8
 from gqc.checkpoints.gguf import Gguf
+from gqc.checkpoints.gguf_file import only_model
 from gqc.checkpoints.gpt_oss import GptOss
 from gqc.checkpoints.gptq import Gptq
 from gqc.checkpoints.gqc import Gqc
@@ -124,7 +125,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a folder with a config and safetensors, or one file of safetensors or GGUF.
+    """Open a folder with a config and safetensors or with GGUF, or one file of either.
 
     Reads headers only. Nothing in the files is executed, and pickles are not opened. Raises
     GqcError on what is damaged, incomplete or unknown.
@@ -154,13 +155,11 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def gguf_in(path: Path) -> Path | None:
-    """The GGUF file that a path is, or the only one in a folder without safetensors."""
+    """The GGUF file that a path is, or the only model in a folder without safetensors."""
     if path.is_file():
         return path if path.suffix == ".gguf" else None
     found = sorted(path.glob("*.gguf")) if not any(path.glob("*.safetensors*")) else []
-    if len(found) > 1:
-        raise GqcError(f"{path}: {len(found)} GGUF files; open one of them")
-    return found[0] if found else None
+    return only_model(found) if found else None
 
 
 def quantization_of(folder: Path, config: dict[str, Any]) -> dict[str, Any]:

@@ -226,7 +226,9 @@ TORCHAO: dict[str, Callable[[], Sample]] = {
 
 F16_AT = {
     **{Type.Q4_0: (0,), Type.Q4_1: (0, 2), Type.Q5_0: (0,), Type.Q5_1: (0, 2), Type.Q8_0: (0,)},
-    **{Type.Q4_K: (0, 2), Type.Q5_K: (0, 2), Type.Q6_K: (208,)},
+    **{Type.Q4_K: (0, 2), Type.Q5_K: (0, 2), Type.Q6_K: (208,), Type.Q2_K: (80, 82)},
+    **{Type.Q3_K: (108,), Type.IQ4_NL: (0,), Type.IQ4_XS: (0,), Type.TQ2_0: (64,)},
+    **{Type.IQ3_S: (0,), Type.IQ2_XXS: (0,)},
 }
 """Where blocks have f16 numbers, which bytes at random would make inf or NaN."""
 
@@ -235,12 +237,14 @@ def blocks_of(type: Type, n: int, k: int) -> np.ndarray:
     """Bytes at random [N, bytes of a row], with sensible scales."""
     elements, size = gguf.GGML_QUANT_SIZES[type]
     random = np.random.default_rng(int(type))
-    if type not in (*F16_AT, Type.MXFP4):
+    if type not in (*F16_AT, Type.MXFP4, Type.NVFP4):
         return gguf.quants.quantize(random.standard_normal((n, k), dtype=np.float32), type)
     raw = random.integers(0, 256, (n, k // elements, size), dtype=np.uint8)
     for at in F16_AT.get(type, ()):
         numbers = random.standard_normal((n, k // elements, 1)).astype(np.float16)
         raw[..., at : at + 2] = numbers.view(np.uint8)
+    if type == Type.NVFP4:  # scales have no sign, and 0x7F is none
+        raw[..., :4] = random.integers(0, 0x80, raw[..., :4].shape)
     if type == Type.MXFP4:
         raw[..., 0] = random.integers(0, 250, raw.shape[:2])
     return raw.reshape(n, -1)
@@ -288,7 +292,7 @@ def gguf_file(type: Type, architecture: str = "llama") -> Sample:
 GGUF: dict[str, Callable[[], Sample]] = {
     **{
         type.name.lower(): lambda type=type: gguf_file(type)
-        for type in (*F16_AT, Type.MXFP4, Type.F32, Type.F16, Type.BF16)
+        for type in (*F16_AT, Type.MXFP4, Type.NVFP4, Type.F32, Type.F16, Type.BF16)
     },
     "qwen3": lambda: gguf_file(Type.Q8_0, "qwen3"),
 }

@@ -41,6 +41,12 @@ TYPES = {
     "gguf/q4_1": "1x32 : f16 : ui4, zero = f16, zero_mode = rescale",
     "gguf/q4_k": "1x32 : f32 : ui4, zero = f32, zero_mode = rescale",
     "gguf/q6_k": "1x16 : f32 : si8",
+    "gguf/q2_k": "1x16 : f32 : ui2, zero = f32, zero_mode = rescale",
+    "gguf/q3_k": "1x16 : f32 : si3",
+    "gguf/iq4_nl": "1x32 : f16 : si8",
+    "gguf/iq4_xs": "1x32 : f32 : si8",
+    "gguf/tq2_0": "1x256 : f16 : ui2, zero = f16, zero_mode = rescale",
+    "gguf/nvfp4": "1x16 : f8E4M3FN : f4E2M1FN",
     "gguf/mxfp4": "1x32 : f8E8M0FNU : f4E2M1FN",
 }
 
