@@ -293,19 +293,21 @@ def sizes(known: Hyperparameters) -> Config:
         config["vocab_size"] = table.shape[0]
     elif (tokens := known.one("vocab_size")) is not None:
         config["vocab_size"] = tokens
-    hidden, heads = known.one("embedding_length"), known.one("attention.head_count")
-    if heads is None:
-        return config
-    heads = known.size("attention.head_count", 1)
-    config["num_attention_heads"] = heads
-    config["num_key_value_heads"] = known.size("attention.head_count_kv", heads)
-    if hidden is not None:
-        hidden = known.size("embedding_length", 1)
-        config["head_dim"] = known.size("attention.key_length", max(1, hidden // heads))
-        value = known.size("attention.value_length", max(1, hidden // heads))
-        if value != config["head_dim"]:
-            known.read.discard("attention.value_length")
-    return config
+    return config | heads(known)
+
+
+def heads(known: Hyperparameters) -> Config:
+    """Numbers of heads, and their size: that of hidden states over their number if none is said."""
+    hidden = known.size("embedding_length", 1)
+    count = known.size("attention.head_count", 1)
+    size = known.size("attention.key_length", max(1, hidden // count))
+    if known.size("attention.value_length", max(1, hidden // count)) != size:
+        known.read.discard("attention.value_length")
+    if known.get("attention.head_count") is None:
+        return {}
+    config = {"num_attention_heads": count}
+    config["num_key_value_heads"] = known.size("attention.head_count_kv", count)
+    return config if known.get("embedding_length") is None else config | {"head_dim": size}
 
 
 def tokens(known: Hyperparameters, config: Config) -> Config:

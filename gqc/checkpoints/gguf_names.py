@@ -80,7 +80,8 @@ class Names:
     """The parameters of a file. Raises GqcError that names tensors that are in no parameter."""
 
     def __init__(self, file: GgufFile, prefix: str, architecture: Architecture, config: Config):
-        self.file, self.architecture, self.config = file, architecture, config
+        self.file, self.prefix = file, prefix
+        self.architecture, self.config = architecture, config
         self.shapes = shapes_of(json.dumps(config, sort_keys=True))
         self.find = tensor_names(prefix, config["num_hidden_layers"])
         self.parameters = dict(self.found())
@@ -129,7 +130,10 @@ class Names:
         if self.architecture.rotary and module in heads:
             count = self.config.get(heads[module])
             if count is None:
-                raise GqcError(f"{self.file.path}: {parameter.entries[0]}: no number of heads")
+                raise GqcError(
+                    f"{self.file.path}: has no {self.prefix}.attention.head_count, by which rows of "
+                    f"{parameter.entries[0]} are ordered; convert the model anew"
+                )
 
             def in_halves(stored: list[Stored]) -> Weight:
                 weight: Any = parameter.make(stored)
