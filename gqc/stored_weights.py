@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -192,8 +193,8 @@ def known_places(
 ) -> dict[str, Place]:
     """Where what the model takes from a source is, by the names of its parameters.
 
-    Raises GqcError if it has parameters that are not there, or one that is there twice; warns of
-    what it has no parameter for.
+    Raises GqcError if it has parameters that are not there, or one that is there twice, or if
+    modules that run have more there; warns of other things that it has no parameter for.
     """
     known = Places(model)
     found = {name: known.find(name) for name in source.names()}
@@ -212,9 +213,61 @@ def known_places(
             f"{count(len(missing), 'parameter')} of {type(model).__name__} not stored: "
             f"{some(missing)}{others}; give the model that the weights are of"
         )
+    refuse_unread(model, source, unknown, known)
     if unknown:
         warnings.warn(f"{type(model).__name__} has no {some(unknown)}: left unread", stacklevel=4)
     return places
+
+
+SPARE = re.compile(r"(^|\.)((rotary_emb\.)?inv_freq|(q|k|v|kv|prob|output)_scale)$")
+"""What changes nothing where it is not read: frequencies, which a config says, and scales of caches
+and outputs, which are not quantized here."""
+
+
+def refuse_unread(model: nn.Module, source: Source, unknown: list[str], known: Places) -> None:
+    """Raises GqcError that names parameters without a place, of modules of the model that run.
+
+    A bias of zeros adds nothing, and what the model's class says that it does not need is spare.
+    """
+    spare = [*(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()), SPARE]
+    owners: dict[str, str] = {}
+    for name in unknown:
+        renamed, _ = known.renamed(name)
+        owner = owner_of(model, renamed)
+        if owner is None or any(re.search(pattern, renamed) for pattern in spare):
+            continue
+        if not (name.endswith(".bias") and is_zero(source.read(name))):
+            owners[name] = owner
+    if owners:
+        first = next(iter(owners.values()))
+        raise GqcError(
+            f"{some([*owners])} stored, which {type(model).__name__} does not have in "
+            f"{first or 'itself'}: it would compute something else without a word; give the model "
+            "that the weights are of"
+        )
+
+
+def owner_of(model: nn.Module, name: str) -> str | None:
+    """The innermost module that a parameter would be in; None where it would be beside all that
+    runs: a module that a list or the model itself has not."""
+    owner, rest = name.rpartition(".")[0], 0
+    while owner and not has_module(model, owner):
+        owner, rest = owner.rpartition(".")[0], rest + 1
+    lists = isinstance(model.get_submodule(owner), nn.ModuleList | nn.ModuleDict | nn.Sequential)
+    tops = ("", getattr(model, "base_model_prefix", ""))
+    return None if rest and (lists or owner in tops) else owner
+
+
+def has_module(model: nn.Module, path: str) -> bool:
+    try:
+        model.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
+def is_zero(weight: Weight) -> bool:
+    return isinstance(weight, torch.Tensor) and not bool(weight.any())
 
 
 def some(names: list[str]) -> str:

@@ -131,8 +131,8 @@ class Names:
             count = self.config.get(heads[module])
             if count is None:
                 raise GqcError(
-                    f"{self.file.path}: has no {self.prefix}.attention.head_count, by which rows of "
-                    f"{parameter.entries[0]} are ordered; convert the model anew"
+                    f"{self.file.path}: has no {self.prefix}.attention.head_count, by which the "
+                    f"rows of {parameter.entries[0]} are ordered; convert the model anew"
                 )
 
             def in_halves(stored: list[Stored]) -> Weight:

@@ -14,7 +14,7 @@ from checkpoints.memory import Memory
 from checkpoints.sample import LAYER, Sample, generator
 from checkpoints.samples import SAMPLES
 from peak_memory import numbers_of
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -142,16 +142,46 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, change: str) -
     save_file(tensors, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text("{}")
     model = nn.Linear(32, 4, device="meta")
-    if change == "unknown":
-        with pytest.warns(UserWarning, match="Linear has no gain: left unread"):
-            gqc.load(tmp_path, model, scheme="int4_g32", target="cpu")
-        return
     told = {
+        "unknown": "gain stored, which Linear does not have in itself",
         "missing": "1 parameter of Linear not stored: bias",
         "shape": r"weight is \[4, 64\], the model has \[4, 32\]",
     }
     with pytest.raises(GqcError, match=told[change]):
         gqc.load(tmp_path, model, scheme="int4_g32", target="cpu")
+
+
+BLOCK = "model.layers.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        (f"{BLOCK}.self_attn.q_proj.bias", 1.0, rf"in {BLOCK}\.self_attn\.q_proj"),
+        (f"{BLOCK}.self_attn.q_norm.weight", 1.0, rf"in {BLOCK}\.self_attn"),
+        (f"{BLOCK}.mlp.gain", 1.0, rf"in {BLOCK}\.mlp"),
+        ("model.norm.bias", 1.0, r"in model\.norm"),
+        (f"{BLOCK}.self_attn.q_proj.bias", 0.0, None),
+        (f"{BLOCK}.self_attn.rotary_emb.inv_freq", 1.0, None),
+        (f"{BLOCK}.self_attn.k_scale", 1.0, None),
+        ("model.layers.7.self_attn.q_proj.weight", 1.0, None),
+        ("vision_tower.weight", 1.0, None),
+        ("model.mtp.norm.weight", 1.0, None),
+    ],
+)
+def test_a_parameter_of_a_layer_that_runs_is_not_left_unread(
+    name: str, value: float, told: str | None, tmp_path: Path
+) -> None:
+    """But for what adds nothing, or is of a layer that does not run."""
+    llama(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(tensors | {name: torch.full((64,), value)}, tmp_path / "model.safetensors")
+    if told is None:
+        with pytest.warns(UserWarning, match=f"LlamaForCausalLM has no {name}: left unread"):
+            gqc.load(tmp_path, scheme="int8_g32", target="cpu")
+    else:
+        with pytest.raises(GqcError, match=f"{name} stored, which LlamaForCausalLM .*{told}"):
+            gqc.load(tmp_path, scheme="int8_g32", target="cpu")
 
 
 def test_a_config_of_no_known_model_is_refused(tmp_path: Path) -> None:
