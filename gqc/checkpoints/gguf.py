@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class Gguf:
         self.prefix, architecture = architecture_of(self.file)
         self.config: dict[str, Any] = config_of(self.file, self.prefix, architecture)
         self.parameters = Names(self.file, self.prefix, architecture, self.config).parameters
+        self.told: set[str] = set()
 
     def check_whole(self) -> None:
         """Raises GqcError if the metadata lacks what a model cannot be made without."""
@@ -135,4 +137,8 @@ class Gguf:
             ) from error
         if not is_finite(values):
             raise self.error(entry, "has scales of inf or NaN; it is damaged")
+        if known.name not in self.told:
+            self.told.add(known.name)
+            text = f"{self.file.path}: weights in {known.name} are decoded, and run dense"
+            warnings.warn(text, stacklevel=4)
         return values

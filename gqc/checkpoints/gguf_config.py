@@ -216,7 +216,7 @@ def config_of(file: GgufFile, prefix: str, architecture: Architecture) -> Config
     config: Config = {"model_type": architecture.model_type, **architecture.implied}
     config |= sizes(known)
     for key, names in (KEYS | architecture.keys).items():
-        value = known.one(key)
+        value = None if known.get(key) is None else known.number(key, 0)
         name = next((name for name in names if hasattr(possible, name)), None)
         if value is not None and name is not None and not is_unset(key, value, name):
             config[name] = value

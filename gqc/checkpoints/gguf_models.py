@@ -74,8 +74,10 @@ def granite(known: Hyperparameters, config: Config) -> Config:
 
 
 def phi3(known: Hyperparameters, config: Config) -> Config:
-    context = known.one("rope.scaling.original_context_length")
-    return {} if context is None else {"original_max_position_embeddings": context}
+    key = "rope.scaling.original_context_length"
+    return (
+        {} if known.get(key) is None else {"original_max_position_embeddings": known.size(key, 1)}
+    )
 
 
 def mixtral(known: Hyperparameters, config: Config) -> Config:
@@ -106,9 +108,10 @@ def deepseek(known: Hyperparameters, config: Config) -> Config:
     heads = config.get("num_attention_heads")
     leading = next((i for i in layers(config) if not is_dense(known, i)), len(layers(config)))
     dense = {} if "first_k_dense_replace" in config else {"first_k_dense_replace": leading}
-    if heads is None or (rotary := known.one("rope.dimension_count")) is None:
+    if heads is None or known.get("rope.dimension_count") is None:
         return dense
-    newer = known.one("attention.key_length_mla") is not None
+    rotary = known.size("rope.dimension_count", 1)
+    newer = known.get("attention.key_length_mla") is not None
     key = "attention.key_length_mla" if newer else "attention.key_length"
     value = "attention.value_length_mla" if newer else "attention.value_length"
     if newer:
@@ -120,14 +123,14 @@ def deepseek(known: Hyperparameters, config: Config) -> Config:
     head = known.size(key, 1)
     if head <= rotary:
         raise known.error(key, f"is {head}, of which {rotary} rotate")
-    latent = known.one("attention.q_lora_rank") if has(known.file, "attn_q_a.weight") else None
+    low = known.size("attention.q_lora_rank", 1) if has(known.file, "attn_q_a.weight") else None
     return dense | {
-        "qk_rope_head_dim": known.size("rope.dimension_count", 1),
+        "qk_rope_head_dim": rotary,
         "qk_nope_head_dim": head - rotary,
         "v_head_dim": known.size(value, 1),
         "head_dim": rotary,
         "num_key_value_heads": heads,
-        "q_lora_rank": latent,
+        "q_lora_rank": low,
     }
 
 
@@ -147,8 +150,8 @@ def qwen3_next(known: Hyperparameters, config: Config) -> Config:
         raise known.error("attention.recurrent_layers", f"is for {len(recurrent)} layers")
     kinds = ["linear_attention" if recurrent[i] else "full_attention" for i in layers(config)]
     values = config.get("linear_num_value_heads")
-    inner = known.one("ssm.inner_size")
-    sizes = {} if None in (inner, values) else {"linear_value_head_dim": inner // values}
+    inner = known.number("ssm.inner_size", 0)
+    sizes = {"linear_value_head_dim": int(inner // values)} if inner and values else {}
     return dense_layers(known, config) | {"layer_types": kinds} | sizes
 
 
@@ -183,7 +186,13 @@ ARCHITECTURES: dict[str, tuple[Architecture, ...]] = {
     "gemma2": (Architecture("gemma2", norms=1, pattern=2, window=4096, more=gemma(46)),),
     "gemma3": (
         Architecture(
-            "gemma3_text", norms=1, pattern=6, apart=True, local_base=LOCAL, more=gemma(62)
+            "gemma3_text",
+            norms=1,
+            pattern=6,
+            apart=True,
+            local_base=LOCAL,
+            keys={"attn_logit_softcapping": ()},  # the config has it, and the model has not
+            more=gemma(62),
         ),
     ),
     "phi3": (Architecture("phi3", partial=True, pattern=1, more=phi3),),

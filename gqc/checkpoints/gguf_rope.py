@@ -77,8 +77,12 @@ def fraction(dim: int, head: int) -> float:
 
 def trained_context(known: Hyperparameters) -> int:
     """Tokens of the contexts that the model was first trained on."""
-    context = known.size("context_length", 1)
-    return known.size("rope.scaling.original_context_length", context)
+    key = "rope.scaling.original_context_length"
+    if known.get(key) is None:
+        key = "context_length"
+    if known.get(key) is None:
+        raise known.error(key, "is not there, by which rotary embeddings are scaled")
+    return known.size(key, 1)
 
 
 def scaling(
@@ -89,22 +93,31 @@ def scaling(
     old = known.number("rope.scale_linear", 0)
     factor = known.number("rope.scaling.factor", old) or 1.0
     attention = known.number("rope.scaling.attn_factor", 1)
-    original, file = trained_context(known), known.file
+    known.read.add("rope.scaling.original_context_length")
+    file = known.file
     if LONG in file.entries or SHORT in file.entries or kind == "longrope":
         return {
             "rope_type": "longrope",
             "short_factor": factors(file, SHORT, dim).tolist(),
             "long_factor": factors(file, LONG, dim).tolist(),
             "attention_factor": attention,
-            "original_max_position_embeddings": original,
+            "original_max_position_embeddings": trained_context(known),
         }
     if FREQS in file.entries:
         if factor != 1:
             raise known.error("rope.scaling.factor", f"is {factor}, and {FREQS} scales too")
         freqs = factors(file, FREQS, dim)
-        return {} if bool((freqs == 1).all()) else divided(freqs, base, original)
+        if bool((freqs == 1).all()):
+            return {}
+        return llama3(freqs.double(), base) or {
+            "rope_type": "longrope",
+            "short_factor": freqs.tolist(),
+            "long_factor": freqs.tolist(),
+            "attention_factor": 1.0,
+            "original_max_position_embeddings": trained_context(known),
+        }
     if kind == "yarn":
-        return yarn(known, factor, attention, original, architecture)
+        return yarn(known, factor, attention, architecture)
     if attention != 1:
         known.read.discard("rope.scaling.attn_factor")
     if kind == "none" or (kind == "linear" and factor == 1):
@@ -120,24 +133,23 @@ def yarn(
     known: Hyperparameters,
     factor: float,
     attention: float,
-    original: int,
     architecture: Architecture,
 ) -> dict[str, Any]:
     if known.one("rope.scaling.yarn_ext_factor", 1.0) not in (1, -1):
         known.read.discard("rope.scaling.yarn_ext_factor")
     said: dict[str, Any] = {"rope_type": "yarn", "factor": factor}
-    said |= {"original_max_position_embeddings": original, **architecture.yarn}
+    said |= {"original_max_position_embeddings": trained_context(known), **architecture.yarn}
     for key, name in (("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")):
-        if (value := known.one(f"rope.scaling.{key}")) is not None:
-            said[name] = float(value)
+        if known.get(f"rope.scaling.{key}") is not None:
+            said[name] = float(known.number(f"rope.scaling.{key}", 0))
     if log := known.number("rope.scaling.yarn_log_multiplier", 0) / architecture.log_unit:
         said |= {"mscale_all_dim": log, "mscale": 1.0 if architecture.log_unit == 1 else log}
     usual = magnitude(factor, said.get("mscale", 1)) / magnitude(
         factor, said.get("mscale_all_dim", 0)
     )
-    stored = known.one("rope.scaling.yarn_attn_factor")
-    if stored is not None or attention != 1:
-        said["attention_factor"] = (usual if stored is None else stored) * attention
+    stored = known.number("rope.scaling.yarn_attn_factor", 0) or usual
+    if stored != usual or attention != 1:
+        said["attention_factor"] = float(stored * attention)
     return said
 
 
@@ -161,27 +173,10 @@ def factors(file: GgufFile, name: str, dim: int) -> torch.Tensor:
     return found
 
 
-def divided(freqs: torch.Tensor, base: float, original: int) -> dict[str, Any]:
-    """Frequencies divided by factors: Llama 3's rule where it makes the same ones, else a list.
-
-    The rule is preferred because models that have a list choose it by the length of each input,
-    which cannot be captured in a graph.
-    """
-    if (rule := llama3(freqs.double(), base)) is not None:
-        return rule
-    said = freqs.tolist()
-    return {
-        "rope_type": "longrope",
-        "short_factor": said,
-        "long_factor": said,
-        "attention_factor": 1.0,
-        "original_max_position_embeddings": original,
-    }
-
-
 def llama3(freqs: torch.Tensor, base: float) -> dict[str, Any] | None:
     """Llama 3's rule that makes these factors, or None.
 
+    It is better than a list, which models choose by the length of each input: no graph captures it.
     It divides no frequency of a wavelength below c / high, all above c / low by one factor, and
     between them the reciprocal of what it divides by is linear in the frequency.
     """

@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import pytest
 import torch
 from checkpoints.gguf_writer import DEFAULT, keys_of, tensors_of, tiny, write
+from checkpoints.peers import blocks_of
 
 import gqc
 from gqc.checkpoints.checkpoint import open_checkpoint
+from gqc.checkpoints.gguf_config import KEYS, Architecture, default_config
+from gqc.checkpoints.gguf_models import ARCHITECTURES
+from gqc.checkpoints.weights import dense
 from gqc.errors import GqcError
 
 TOKENS = torch.randint(3, 96, (1, 120), generator=torch.Generator().manual_seed(1))
@@ -441,6 +446,14 @@ REFUSED: dict[str, tuple[Case, str]] = {
         Case("deepseek2", "deepseek_v2", LATENT, LATENT_KEYS | {"expert_weights_norm": True}),
         "deepseek2.expert_weights_norm = True",
     ),
+    "scores of Gemma 3": (
+        Case("gemma3", "gemma3_text", GEMMA3, GEMMA3_KEYS | {"attn_logit_softcapping": 50.0}),
+        "gemma3.attn_logit_softcapping = 50.0",
+    ),
+    "yarn without a context": (
+        Case("qwen3", "qwen3", HEAD, scaling("yarn", 4.0) | {"context_length": None}),
+        "qwen3.context_length is not there",
+    ),
     "granite without positions": (
         Case("granite", "granite", keys={"rope.scaling.finetuned": False}),
         "granite.rope.scaling.finetuned is False",
@@ -496,6 +509,60 @@ def test_keys_are_those_of_transformers(tmp_path: Path) -> None:
             assert config[name] == field.contents(), (architecture, key)
             checked += 1
         assert checked > 4
+
+
+OF_CONFIG = {
+    **{"attn_logit_softcapping": 0.9, "final_logit_softcapping": 0.9, "logit_scale": 0.5},
+    **{"logits_scaling": 3.0, "residual_multiplier": 0.3, "embedding_multiplier": 2.0},
+    **{"routed_scaling_factor": 3.0, "norm_topk_prob": None, "num_experts_per_tok": 1},
+    **{"rms_norm_eps": 0.1, "layer_norm_eps": 0.1, "topk_group": 2},
+}
+"""Other values of keys of config.json, None for the other truth."""
+
+
+def test_what_is_read_changes_what_models_compute() -> None:
+    """A config may have a key that its model does not follow: such a key is to be refused."""
+    checked: set[tuple[str, str]] = set()
+    for case in CASES.values():
+        found = architecture_of_case(case)
+        possible = default_config(case.model_type)
+        for key, names in (KEYS | found.keys).items():
+            name = next((name for name in names if hasattr(possible, name)), None)
+            if name not in OF_CONFIG or (case.model_type, name) in checked:
+                continue
+            checked.add((case.model_type, name))
+            model = tiny(case.model_type, **case.settings)
+            value = OF_CONFIG[name]
+            value = not getattr(model.config, name) if value is None else value
+            if name == "topk_group" and getattr(model.config, "n_group", 1) in (None, 1):
+                continue
+            other = tiny(case.model_type, **case.settings | {name: value})
+            assert not torch.equal(logits(model), logits(other)), (case.model_type, key)
+    assert len(checked) > 30
+
+
+def architecture_of_case(case: Case) -> Architecture:
+    rows = ARCHITECTURES[case.architecture]
+    return next(row for row in rows if row.model_type == case.model_type)
+
+
+def test_the_scale_of_a_tensor_in_nvfp4_is_beside_it(tmp_path: Path) -> None:
+    type = gguf.GGMLQuantizationType.NVFP4
+    raw = blocks_of(type, 8, 64)
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.add_tensor("blk.0.ffn_down.weight", raw, raw_dtype=type)
+    writer.add_tensor("blk.0.ffn_down.scale", np.full(1, 0.37, np.float32))
+    writer.add_tensor("blk.0.ffn_down.input_scale", np.full(1, 2.0, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    weight = open_checkpoint(tmp_path / "model.gguf").read("model.layers.0.mlp.down_proj.weight")
+    assert str(getattr(weight, "type", "")).endswith("f4E2M1FN, global = f32>")
+    expected = torch.from_numpy(gguf.quants.dequantize(raw, type)).double() * float(
+        np.float32(0.37)
+    )
+    assert torch.allclose(dense(weight, torch.float64), expected, rtol=1e-12, atol=0)
 
 
 def split(path: Path, parts: int) -> list[Path]:
