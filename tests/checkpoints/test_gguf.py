@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 import torch
 from checkpoints.gguf_writer import DEFAULT, keys_of, tensors_of, tiny, write
 from checkpoints.peers import blocks_of
+from gguf import GGMLQuantizationType as Type
 
 import gqc
 from gqc.checkpoints.checkpoint import open_checkpoint
@@ -388,6 +391,59 @@ def test_a_file_runs_as_the_model_of_transformers(name: str, tmp_path: Path) -> 
     assert expected.std() > 0.01 and expected.isfinite().all()
     # Weights are the same ones, so nothing but frequencies found again from factors may differ.
     assert torch.allclose(logits(loaded), expected, rtol=0, atol=2e-6 * expected.abs().max().item())
+
+
+QUANTIZED = {
+    "phi3: partial, a window": (Type.Q4_0, 10),
+    "qwen2moe": (Type.Q5_1, 22),
+    "gpt-oss": (Type.MXFP4, 14),
+    "deepseek v2": (Type.Q8_0, 17),
+    "qwen3next": (Type.Q8_0, 39),
+}
+"""Block types that weights are stored in, and the weights that are read by them."""
+
+
+def quantized(case: Case, type: Type, folder: Path) -> tuple[Path, Path]:
+    """Files of a model with weights in a block type, and with the same values dense."""
+    model = tiny(case.model_type, **case.settings)
+    tensors = case.change(dict(tensors_of(model, case.architecture)))
+    keys = {k: v for k, v in (keys_of(model.config) | case.keys).items() if v is not None}
+    types = {
+        entry: type
+        for entry, tensor in tensors.items()
+        if tensor.ndim > 1 and tensor.shape[-1] % 32 == 0 and not re.search("_inp|bias", entry)
+    }
+    values = dict(tensors)
+    for entry in types:
+        stored = gguf.quants.quantize(tensors[entry].contiguous().numpy(), type)
+        values[entry] = torch.from_numpy(gguf.quants.dequantize(stored, type))
+    write(folder / "quantized.gguf", case.architecture, keys, tensors, types)
+    write(folder / "dense.gguf", case.architecture, keys, values)
+    return folder / "quantized.gguf", folder / "dense.gguf"
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_quantized_weights_are_joined_and_turned_as_they_are_stored(
+    name: str, tmp_path: Path
+) -> None:
+    case, (type, count) = CASES[name], QUANTIZED[name]
+    found, expected = (open_checkpoint(path) for path in quantized(case, type, tmp_path))
+    assert found.names() == expected.names()
+    kept = 0
+    for parameter in found.names():
+        weight, values = found.read(parameter), expected.read(parameter)
+        assert torch.equal(dense(weight), dense(values)), parameter
+        kept += not isinstance(weight, torch.Tensor)
+    assert kept == count
+
+
+def test_experts_of_gpt_oss_run_in_mxfp4(tmp_path: Path) -> None:
+    paths = quantized(CASES["gpt-oss"], Type.MXFP4, tmp_path)
+    with warnings.catch_warnings(action="ignore"):
+        found, expected = (gqc.load(path, dtype=torch.float32, target="cpu") for path in paths)
+    rows = [row for row in found.report().rows if ".experts." in row.layer]
+    assert len(rows) == 16 and {row.format for row in rows} == {"1x32 : f8E8M0FNU : f4E2M1FN"}
+    assert torch.allclose(logits(found), logits(expected), rtol=0, atol=1e-5)
 
 
 REFUSED: dict[str, tuple[Case, str]] = {
