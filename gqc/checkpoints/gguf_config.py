@@ -311,8 +311,8 @@ def heads(known: Hyperparameters) -> Config:
 
 
 def tokens(known: Hyperparameters, config: Config) -> Config:
-    """Numbers of special tokens, as far as the file says them."""
-    said: Config = {"pad_token_id": None}  # a default may be beyond the table of a small model
+    """Numbers of special tokens; None where the file says none, whatever the model's default."""
+    said: Config = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
         token = known.file.metadata.get(f"tokenizer.ggml.{key}_token_id")
         if type(token) is int and 0 <= token < config.get("vocab_size", 0):

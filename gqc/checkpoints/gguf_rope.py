@@ -96,26 +96,15 @@ def scaling(
     known.read.add("rope.scaling.original_context_length")
     file = known.file
     if LONG in file.entries or SHORT in file.entries or kind == "longrope":
-        return {
-            "rope_type": "longrope",
-            "short_factor": factors(file, SHORT, dim).tolist(),
-            "long_factor": factors(file, LONG, dim).tolist(),
-            "attention_factor": attention,
-            "original_max_position_embeddings": trained_context(known),
-        }
+        short, long = factors(file, SHORT, dim), factors(file, LONG, dim)
+        return listed(known, short, long, attention)
     if FREQS in file.entries:
         if factor != 1:
             raise known.error("rope.scaling.factor", f"is {factor}, and {FREQS} scales too")
         freqs = factors(file, FREQS, dim)
         if bool((freqs == 1).all()):
             return {}
-        return llama3(freqs.double(), base) or {
-            "rope_type": "longrope",
-            "short_factor": freqs.tolist(),
-            "long_factor": freqs.tolist(),
-            "attention_factor": 1.0,
-            "original_max_position_embeddings": trained_context(known),
-        }
+        return llama3(freqs.double(), base) or listed(known, freqs, freqs, 1.0)
     if kind == "yarn":
         return yarn(known, factor, attention, architecture)
     if attention != 1:
@@ -127,6 +116,21 @@ def scaling(
             "rope.scaling.type", f"is {kind!r}, expected none, linear, yarn or longrope"
         )
     return {"rope_type": "linear", "factor": factor}
+
+
+def listed(
+    known: Hyperparameters, short: torch.Tensor, long: torch.Tensor, attention: float
+) -> dict[str, Any]:
+    """Frequencies divided by factors, other ones beyond the contexts of the training."""
+    original = trained_context(known)
+    return {
+        "rope_type": "longrope",
+        "short_factor": short.tolist(),
+        "long_factor": long.tolist(),
+        "attention_factor": attention,
+        "factor": known.size("context_length", original) / original,
+        "original_max_position_embeddings": original,
+    }
 
 
 def yarn(
