@@ -26,7 +26,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "attention.head_count": ("num_attention_heads",),
     "attention.head_count_kv": ("num_key_value_heads",),
     "attention.layer_norm_rms_epsilon": ("rms_norm_eps",),
-    "attention.layer_norm_epsilon": ("layer_norm_eps",),
+    "attention.layer_norm_epsilon": ("layer_norm_eps", "norm_epsilon", "norm_eps"),
     "attention.q_lora_rank": ("q_lora_rank",),
     "attention.kv_lora_rank": ("kv_lora_rank",),
     "attn_logit_softcapping": ("attn_logit_softcapping",),
@@ -44,6 +44,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "expert_group_used_count": ("topk_group",),
     "expert_weights_scale": ("routed_scaling_factor",),
     "expert_weights_norm": ("norm_topk_prob",),
+    "use_parallel_residual": ("use_parallel_residual",),
     "ssm.conv_kernel": ("linear_conv_kernel_dim",),
     "ssm.state_size": ("linear_key_head_dim",),
     "ssm.group_count": ("linear_num_key_heads",),
@@ -93,11 +94,10 @@ ABSENT_IF_ZERO = ("attn_logit_softcapping", "final_logit_softcapping")
 GREATEST = 1 << 31
 """Hyperparameters are less."""
 
-REQUIRED = (
-    ("embedding_length",),
-    ("attention.head_count",),
-    ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"),
-)
+EPSILONS = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon")
+"""A model has norms of one kind; files may have both keys."""
+
+REQUIRED = (("embedding_length",), ("attention.head_count",), EPSILONS)
 """Keys of which a whole model has one each, and which no shape of a tensor tells."""
 
 KINDS = {
@@ -110,6 +110,9 @@ KINDS = {
 
 FLAGS: dict[str, tuple[str, ...]] = {
     "attention_bias": ("attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias"),
+    "attention_out_bias": ("attn_output.bias",),
+    "use_qkv_bias": ("attn_q.bias", "attn_k.bias", "attn_v.bias"),
+    "use_bias": ("attn_q.bias", "attn_output.bias", "ffn_up.bias", "ffn_down.bias"),
     "mlp_bias": ("ffn_gate.bias", "ffn_up.bias", "ffn_down.bias"),
     "use_qk_norm": ("attn_q_norm.weight", "attn_k_norm.weight"),
 }
@@ -282,12 +285,12 @@ def sizes(known: Hyperparameters) -> Config:
     numbers = [int(name.split(".")[1]) for name in file.entries if is_block(name)]
     found = max(numbers, default=-1) + 1
     blocks = known.size("block_count", max(found, 1))
-    if blocks != found and found:
-        raise known.error("block_count", f"is {blocks}, the file has {found} blocks")
-    further = known.number("nextn_predict_layers", 0)
+    further = int(known.number("nextn_predict_layers", 0))
     if further >= blocks:
         raise known.error("nextn_predict_layers", f"is {further}, of {blocks} blocks")
-    config: Config = {"num_hidden_layers": blocks - int(further)}
+    if found and found not in (blocks, blocks - further):
+        raise known.error("block_count", f"is {blocks}, the file has {found} blocks")
+    config: Config = {"num_hidden_layers": blocks - further}
     known.read.add("vocab_size")
     if (table := file.entries.get("token_embd.weight")) is not None:
         config["vocab_size"] = table.shape[0]
@@ -366,7 +369,7 @@ def check_unread(known: Hyperparameters, config: Config, architecture: Architect
         key = name.removeprefix(f"{known.prefix}.")
         value = known.one(key) if key in NEUTRAL else known.get(key)
         plain = key == "attention.scale" and abs(value - scale) < 1e-6 * scale
-        spare = key == "attention.layer_norm_epsilon" and "rms_norm_eps" in config
+        spare = key in EPSILONS and any(known.get(other) for other in EPSILONS if other != key)
         if value not in NEUTRAL.get(key, ()) and not plain and not spare:
             refused.append(f"{name} = {shortened(value)}")
     if refused:

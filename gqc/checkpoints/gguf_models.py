@@ -100,14 +100,23 @@ def layers(config: Config) -> range:
     return range(config["num_hidden_layers"])
 
 
+def leading_layers(known: Hyperparameters, config: Config) -> Config:
+    """How many layers have no experts, where the file does not say."""
+    if "first_k_dense_replace" in config:
+        return {}
+    count = len(layers(config))
+    return {
+        "first_k_dense_replace": next((i for i in layers(config) if not is_dense(known, i)), count)
+    }
+
+
 def deepseek(known: Hyperparameters, config: Config) -> Config:
     """Sizes of heads that come from latent vectors, and how many layers have no experts.
 
     Newer files say the sizes of the latent vectors that heads attend to, and those of heads beside.
     """
     heads = config.get("num_attention_heads")
-    leading = next((i for i in layers(config) if not is_dense(known, i)), len(layers(config)))
-    dense = {} if "first_k_dense_replace" in config else {"first_k_dense_replace": leading}
+    dense = leading_layers(known, config)
     if heads is None or known.get("rope.dimension_count") is None:
         return dense
     rotary = known.size("rope.dimension_count", 1)
@@ -168,6 +177,25 @@ ARCHITECTURES: dict[str, tuple[Architecture, ...]] = {
     "mistral3": (
         Architecture("ministral3", has_temperature, rotary=True, temperature=True),
         Architecture("mistral", rotary=True, implied={"sliding_window": None}),
+    ),
+    "arcee": (Architecture("arcee", rotary=True),),
+    "smollm3": (Architecture("smollm3", rotary=True),),
+    "starcoder2": (Architecture("starcoder2"),),
+    "stablelm": (Architecture("stablelm", partial=True),),
+    "nemotron": (Architecture("nemotron", norms=1, partial=True),),
+    "seed_oss": (Architecture("seed_oss"),),
+    "olmoe": (Architecture("olmoe"),),
+    "ernie4_5": (Architecture("ernie4_5"),),
+    "exaone4": (Architecture("exaone4", pattern=4),),
+    "hunyuan-dense": (Architecture("hunyuan_v1_dense"),),
+    "glm4moe": (
+        Architecture(
+            "glm4_moe",
+            partial=True,
+            gating=(SIGMOID,),
+            implied=UNGROUPED | {"norm_topk_prob": False, "routed_scaling_factor": 1.0},
+            more=leading_layers,
+        ),
     ),
     "qwen2": (Architecture("qwen2"),),
     "qwen3": (Architecture("qwen3"),),

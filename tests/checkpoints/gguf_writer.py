@@ -44,7 +44,7 @@ COMMON = {
     "attention.head_count": "num_attention_heads",
     "attention.head_count_kv": "num_key_value_heads",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "attention.layer_norm_epsilon": "layer_norm_eps",
+    "attention.layer_norm_epsilon": "layer_norm_eps norm_epsilon norm_eps",
     "attention.key_length": "head_dim",
     "attention.value_length": "head_dim",
     "expert_count": "num_experts",
@@ -56,7 +56,10 @@ COMMON = {
 
 def keys_of(config: Any) -> dict[str, Any]:
     """The metadata that all architectures have alike."""
-    found = {key: getattr(config, name, None) for key, name in COMMON.items()}
+    found = {
+        key: next((getattr(config, n) for n in names.split() if hasattr(config, n)), None)
+        for key, names in COMMON.items()
+    }
     rope = config.rope_parameters.get("full_attention", config.rope_parameters)
     return {k: v for k, v in found.items() if v is not None} | {
         "rope.freq_base": rope["rope_theta"]
@@ -80,17 +83,21 @@ def tensors_of(model: Any, architecture: str) -> Tensors:
             yield found or changed, t
 
 
+IN_PAIRS = ("llama", "granite", "mistral3", "arcee", "smollm3")
+"""Architectures whose rows of q and k are in pairs."""
+ABOUT_ONE = ("gemma", "gemma2", "gemma3", "qwen3next", "nemotron")
+"""Those whose norms' weights are about one in files, and about zero in models."""
+
+
 def converted(name: str, t: torch.Tensor, config: Any, architecture: str) -> Tensors:
     """What llama.cpp's converter makes of a parameter, under names that it looks up."""
     module = name.rpartition(".")[0].rpartition(".")[2]
     stem = name.rpartition(".")[0]
     layer = name.split(".")[2] if name.startswith("model.layers.") else ""
-    if architecture in ("llama", "granite", "mistral3") and module in ("q_proj", "k_proj"):
+    if architecture in IN_PAIRS and module in ("q_proj", "k_proj"):
         heads = config.num_attention_heads if module[0] == "q" else config.num_key_value_heads
         yield name, pairs(t, heads)
-    elif architecture in ("gemma", "gemma2", "gemma3", "qwen3next") and name.endswith(
-        "norm.weight"
-    ):
+    elif architecture in ABOUT_ONE and name.endswith("norm.weight"):
         yield name, t if "linear_attn.norm" in name else t + 1
     elif name.endswith("gate_up_proj") and architecture == "gpt-oss":
         for i, half in enumerate(("gate", "up")):

@@ -120,6 +120,11 @@ def latent_in_one(tensors: Tensors) -> Tensors:
     return tensors
 
 
+def with_one_norm(tensors: Tensors) -> Tensors:
+    """Parallel branches have one norm; the model's other one is not used."""
+    return {name: tensor for name, tensor in tensors.items() if "ffn_norm" not in name}
+
+
 def without_biases_of_o(tensors: Tensors) -> Tensors:
     """The model's are zero then."""
     for name in [name for name in tensors if name.endswith("attn_output.bias")]:
@@ -363,6 +368,39 @@ CASES: dict[str, Case] = {
         | {"attention.value_length": 16, "attention.key_length_mla": None}
         | {"attention.value_length_mla": None},
         change=latent_in_one,
+    ),
+    "arcee": Case("arcee", "arcee"),
+    "smollm3": Case("smollm3", "smollm3", {"num_hidden_layers": 4}),
+    "starcoder2": Case("starcoder2", "starcoder2", {"use_bias": True}),
+    "stablelm": Case(
+        "stablelm",
+        "stablelm",
+        PARTIAL | {"use_qkv_bias": True, "use_parallel_residual": True},
+        {"rope.dimension_count": 8, "use_parallel_residual": True},
+        change=with_one_norm,
+    ),
+    "nemotron": Case("nemotron", "nemotron", HEAD | PARTIAL, {"rope.dimension_count": 8}),
+    "seed_oss": Case("seed_oss", "seed_oss", HEAD | {"attention_bias": True}),
+    "olmoe": Case("olmoe", "olmoe", {"num_experts": 4, "num_experts_per_tok": 2}),
+    "ernie4_5": Case("ernie4_5", "ernie4_5", HEAD),
+    "exaone4": Case(
+        "exaone4",
+        "exaone4",
+        HEAD | {"num_hidden_layers": 4, "sliding_window": 16, "sliding_window_pattern": 4},
+        {"attention.sliding_window": 16},
+    ),
+    "hunyuan": Case("hunyuan-dense", "hunyuan_v1_dense", HEAD),
+    "glm4moe": Case(
+        "glm4moe",
+        "glm4_moe",
+        HEAD
+        | PARTIAL
+        | {"moe_intermediate_size": 32, "n_routed_experts": 4, "num_experts_per_tok": 2}
+        | {"n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1}
+        | {"use_qk_norm": True, "attention_bias": True, "routed_scaling_factor": 1.5},
+        {"rope.dimension_count": 8, "leading_dense_block_count": 1, "expert_shared_count": 1}
+        | {"expert_weights_scale": 1.5, "expert_weights_norm": True, "expert_gating_func": 2}
+        | {"nextn_predict_layers": 1, "block_count": 3, "expert_count": 4},
     ),
     "deepseek v3": Case(
         "deepseek2",
