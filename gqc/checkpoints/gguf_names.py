@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-from gqc.checkpoints.gguf_config import Architecture, Config, is_block
+from gqc.checkpoints.gguf_config import FLAGS, Architecture, Config, is_block
 from gqc.checkpoints.gguf_file import GgufFile
 from gqc.checkpoints.gguf_rope import FACTORS
 from gqc.checkpoints.weights import Transposed, Weight, dense
@@ -48,12 +49,21 @@ def joined(parts: list[Stored], dim: int = 0) -> Stored:
     types = {str(p.type) if isinstance(p, BlockScaled) else "dense" for p in parts}
     first = parts[0]
     if len(types) > 1 or isinstance(first, torch.Tensor) or first.tensor_scale is not None:
-        return torch.cat([dense(p) for p in parts], dim)
+        return torch.cat(
+            [decoded(p, "one weight is of parts in several types") for p in parts], dim
+        )
     fields = {}
     for name in ("codes", "scale", "zero"):
         found = [getattr(p, name) for p in parts]
         fields[name] = None if found[0] is None else torch.cat(found, dim)
     return replace(first, **fields)
+
+
+def decoded(weight: Stored, why: str) -> torch.Tensor:
+    """A weight in float32, and a warning if it was quantized."""
+    if not isinstance(weight, torch.Tensor):
+        warnings.warn(f"{why}: decoded, and its layers run dense", stacklevel=2)
+    return dense(weight)
 
 
 def alternating(parts: list[Stored]) -> Stored:
@@ -199,9 +209,12 @@ def latent_keys_and_values(names: Names, name: str) -> Parameter | None:
     k, v = names.block(name, "attn_k_b.weight"), names.block(name, "attn_v_b.weight")
     if names.entry(name) is not None or k is None or v is None:
         return plain(names, name)
+    why = "weights of keys from latent vectors are stored transposed"
     return Parameter(
         (k, v),
-        lambda s: torch.cat([dense(s[0]).transpose(1, 2), dense(s[1])], 1).flatten(0, 1),
+        lambda s: torch.cat([decoded(s[0], why).transpose(1, 2), decoded(s[1], why)], 1).flatten(
+            0, 1
+        ),
     )
 
 
@@ -298,6 +311,9 @@ def zeros(names: Names, name: str) -> Parameter | None:
     """A bias that the model has with others, where the file has only these: it adds nothing."""
     if (parameter := plain(names, name)) is not None or not name.endswith(".bias"):
         return parameter
+    others = FLAGS["attention_bias"] if ".self_attn." in name else FLAGS["mlp_bias"]
+    if all(names.block(name, other) is None for other in others):
+        return None
     shape = names.shapes[name]
     return Parameter((), lambda stored: torch.zeros(shape))
 

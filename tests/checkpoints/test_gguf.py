@@ -198,6 +198,36 @@ def test_what_a_model_cannot_follow_is_refused_by_name(name: str, tmp_path: Path
         open_checkpoint(tmp_path / "model.gguf")
 
 
+@pytest.mark.parametrize(
+    ("architecture", "blocks", "hidden", "head", "scale"),
+    [
+        ("gemma3", 62, 5376, 128, 168),  # 27B: hidden states over heads
+        ("gemma3", 48, 3840, 256, 256),  # 12B: the size of a head
+        ("gemma2", 46, 4608, 128, 144),
+    ],
+)
+def test_attention_of_gemma_is_scaled_by_its_size(
+    architecture: str, blocks: int, hidden: int, head: int, scale: int, tmp_path: Path
+) -> None:
+    keys = {"block_count": blocks, "embedding_length": hidden, "attention.head_count": 32}
+    keys |= {"attention.key_length": head, "attention.value_length": head}
+    write(tmp_path / "model.gguf", architecture, keys, {"output_norm.weight": torch.ones(8)})
+    config = open_checkpoint(tmp_path / "model.gguf").config
+    assert config["query_pre_attn_scalar"] == scale
+
+
+def test_biases_that_no_block_has_are_missing(tmp_path: Path) -> None:
+    """They are zero only beside others."""
+    case = Case(
+        "qwen2", "qwen2", change=lambda ts: {n: t for n, t in ts.items() if "bias" not in n}
+    )
+    case.write(tmp_path / "model.gguf")
+    with pytest.raises(
+        GqcError, match=r"6 parameters of Qwen2ForCausalLM not stored: .*q_proj\.bias"
+    ):
+        gqc.load(tmp_path / "model.gguf")
+
+
 @pytest.mark.parametrize("key", ["attention.layer_norm_rms_epsilon", "attention.head_count"])
 def test_a_model_needs_what_only_its_metadata_can_say(key: str, tmp_path: Path) -> None:
     Case("llama", "llama", keys={key: None}).write(tmp_path / "model.gguf")
