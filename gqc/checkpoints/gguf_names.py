@@ -92,7 +92,10 @@ class Names:
     def __init__(self, file: GgufFile, prefix: str, architecture: Architecture, config: Config):
         self.file, self.prefix = file, prefix
         self.architecture, self.config = architecture, config
-        self.shapes = shapes_of(json.dumps(config, sort_keys=True))
+        try:
+            self.shapes = shapes_of(json.dumps(config, sort_keys=True))
+        except GqcError as error:
+            raise GqcError(f"{file.path}: {error}") from error
         self.find = tensor_names(prefix, config["num_hidden_layers"])
         self.parameters = dict(self.found())
         self.refuse_others()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,16 @@ import pytest
 import torch
 from checkpoints.gguf_cases import (
     CASES,
+    GEMMA2,
+    GEMMA2_KEYS,
     GEMMA3,
     GEMMA3_KEYS,
     HEAD,
     LATENT,
     LATENT_KEYS,
     MOE,
+    SHARED,
+    STATES,
     Case,
     scaling,
 )
@@ -30,6 +35,7 @@ import gqc
 from gqc.checkpoints.checkpoint import open_checkpoint
 from gqc.checkpoints.gguf_config import KEYS, Architecture, default_config
 from gqc.checkpoints.gguf_models import ARCHITECTURES
+from gqc.checkpoints.gguf_names import tensor_names
 from gqc.checkpoints.weights import dense
 from gqc.errors import GqcError
 
@@ -163,6 +169,71 @@ REFUSED: dict[str, tuple[Case, str]] = {
         Case("deepseek2", "deepseek_v2", LATENT, LATENT_KEYS | {"expert_weights_norm": True}),
         "deepseek2.expert_weights_norm = True",
     ),
+    "a pattern of too few layers": (
+        Case("gemma3", "gemma3_text", GEMMA3, {"attention.sliding_window_pattern": [True]}),
+        "attention.sliding_window_pattern is for 1 layers",
+    ),
+    "a pattern that is none": (
+        Case("gemma3", "gemma3_text", GEMMA3, {"attention.sliding_window_pattern": "all"}),
+        "attention.sliding_window_pattern is 'all'",
+    ),
+    "a pattern of a model without": (
+        Case(
+            "phi3",
+            "phi3",
+            keys={"attention.sliding_window": 16, "attention.sliding_window_pattern": 2},
+        ),
+        "phi3.attention.sliding_window_pattern = 2",
+    ),
+    "states of too few layers": (
+        Case("qwen3next", "qwen3_next", SHARED | STATES, {"attention.recurrent_layers": [True]}),
+        "attention.recurrent_layers is for 1 layers",
+    ),
+    "blocks of further tokens alone": (
+        Case("llama", "llama", keys={"nextn_predict_layers": 2}),
+        "nextn_predict_layers is 2, of 2 blocks",
+    ),
+    "heads that rotate whole": (
+        Case("deepseek2", "deepseek_v2", LATENT, LATENT_KEYS | {"attention.key_length_mla": 8}),
+        "attention.key_length_mla is 8, of which 8 rotate",
+    ),
+    "another size of latent vectors": (
+        Case("deepseek2", "deepseek_v2", LATENT, LATENT_KEYS | {"attention.value_length": 48}),
+        "deepseek2.attention.value_length = 48",
+    ),
+    "heads that do not divide states": (
+        Case("llama", "llama", keys={"attention.head_count": 3}),
+        r"model\.gguf: no llama has these hyperparameters: ",
+    ),
+    "heads in words": (
+        Case("llama", "llama", keys={"attention.head_count": "four"}),
+        "attention.head_count is 'four', expected a number",
+    ),
+    "an array of words": (
+        Case("llama", "llama", keys={"attention.head_count": ["four"]}),
+        r"attention.head_count is Texts\(count=1\), expected a number",
+    ),
+    "a base of its own": (
+        Case("gemma2", "gemma2", GEMMA2, GEMMA2_KEYS | {"rope.freq_base_swa": 1e6}),
+        "gemma2.rope.freq_base_swa = 1000000.0",
+    ),
+    "scaled twice": (
+        Case(
+            "llama",
+            "llama",
+            keys=scaling("linear", 4.0),
+            tensors={"rope_freqs.weight": torch.arange(1.0, 9.0)},
+        ),
+        "rope.scaling.factor is 4.0, and rope_freqs.weight scales too",
+    ),
+    "factors of zero": (
+        Case("llama", "llama", tensors={"rope_freqs.weight": torch.zeros(8)}),
+        "rope_freqs.weight has factors that are not positive numbers",
+    ),
+    "factors in rows": (
+        Case("llama", "llama", tensors={"rope_freqs.weight": torch.ones(2, 8)}),
+        r"rope_freqs.weight is of type 0 \[2, 8\], not F32",
+    ),
     "scores of Gemma 3": (
         Case("gemma3", "gemma3_text", GEMMA3, GEMMA3_KEYS | {"attn_logit_softcapping": 50.0}),
         "gemma3.attn_logit_softcapping = 50.0",
@@ -233,6 +304,24 @@ def test_a_model_needs_what_only_its_metadata_can_say(key: str, tmp_path: Path) 
     Case("llama", "llama", keys={key: None}).write(tmp_path / "model.gguf")
     with pytest.raises(GqcError, match=f"has no llama.{key}"):
         gqc.load(tmp_path / "model.gguf")
+
+
+def test_what_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Case("llama", "llama").write(tmp_path / "model.gguf")
+    with pytest.raises(GqcError, match="this transformers has no modelnet: pip install -U"):
+        default_config("modelnet")
+    with pytest.raises(GqcError, match="this gguf package has no modelnet: pip install -U gguf"):
+        tensor_names("modelnet", 1)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(GqcError, match="transformers': pip install transformers"):
+        open_checkpoint(tmp_path / "model.gguf")
+
+
+def test_rows_that_are_no_pairs_are_refused(tmp_path: Path) -> None:
+    case = Case("llama", "llama", tensors={"blk.0.attn_q.weight": torch.ones(6, 64)})
+    case.write(tmp_path / "model.gguf")
+    with pytest.raises(GqcError, match=r"blk\.0\.attn_q\.weight has 6 rows, for 4 heads"):
+        open_checkpoint(tmp_path / "model.gguf").read("model.layers.0.self_attn.q_proj.weight")
 
 
 def test_keys_are_those_of_transformers(tmp_path: Path) -> None:

@@ -52,8 +52,14 @@ def test_parts_of_a_model_are_one(tmp_path: Path) -> None:
     with pytest.raises(GqcError, match=r"x\.gguf: is one of 3 parts, whose names end in"):
         open_checkpoint(moved)
     moved.rename(paths[1])
+    third = paths[2].read_bytes()
     paths[2].write_bytes(paths[1].read_bytes())
     with pytest.raises(GqcError, match=r"00003-of-00003\.gguf: is part 1 of 3"):
+        open_checkpoint(paths[0])
+    for path, content in ((paths[0], paths[0].read_bytes()), (paths[2], third)):
+        at = content.index(b"split.tensors.count") + len(b"split.tensors.count") + 4
+        path.write_bytes(content[:at] + b"\x07" + content[at + 1 :])
+    with pytest.raises(GqcError, match="tensors in all parts, not 7"):
         open_checkpoint(paths[0])
 
 
