@@ -29,14 +29,15 @@ class Gguf:
 
     def __init__(self, path: Path):
         self.file = GgufFile(path)
-        self.prefix, architecture = architecture_of(self.file)
-        self.config: dict[str, Any] = config_of(self.file, self.prefix, architecture)
-        self.parameters = Names(self.file, self.prefix, architecture, self.config).parameters
+        self.prefix, self.architecture = architecture_of(self.file)
+        about = self.file, self.prefix, self.architecture
+        self.config: dict[str, Any] = config_of(*about)
+        self.parameters = Names(*about, self.config).parameters
         self.told: set[str] = set()
 
     def check_whole(self) -> None:
         """Raises GqcError if the metadata lacks what a model cannot be made without."""
-        check_whole(self.file, self.prefix)
+        check_whole(self.file, self.prefix, self.architecture)
 
     def error(self, entry: str, text: str) -> GqcError:
         return GqcError(f"{self.file.entries[entry].path}: {entry} {text}")

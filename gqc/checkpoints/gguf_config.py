@@ -186,8 +186,8 @@ class Architecture:
     of their own. local_base: of these, where the file does not say. temperature: whether queries
     are scaled by their positions. yarn: what the model's YaRN has besides. log_unit: of the file's
     `yarn_log_multiplier`. gating: numbers of the functions that the model's router may be. keys: as
-    `KEYS`. implied: what config.json says and the
-    metadata does not. more: what depends on more than one key.
+    `KEYS`. required: keys that a whole model has beside `REQUIRED`. implied: what config.json says
+    and the metadata does not. more: what depends on more than one key.
     """
 
     model_type: str
@@ -204,6 +204,7 @@ class Architecture:
     log_unit: float = 1.0
     gating: tuple[int, ...] = (0, 1)
     keys: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
     implied: Config = field(default_factory=dict)
     more: Callable[[Hyperparameters, Config], Config] = lambda known, config: {}
 
@@ -260,9 +261,9 @@ def default_config(model_type: str) -> Any:
     return transformers.CONFIG_MAPPING[model_type]()
 
 
-def check_whole(file: GgufFile, prefix: str) -> None:
+def check_whole(file: GgufFile, prefix: str, architecture: Architecture) -> None:
     """Raises GqcError if a file lacks what only its metadata can say of a model."""
-    for keys in REQUIRED:
+    for keys in (*REQUIRED, *((key,) for key in architecture.required)):
         if all(f"{prefix}.{key}" not in file.metadata for key in keys):
             names = " or ".join(f"{prefix}.{key}" for key in keys)
             raise GqcError(f"{file.path}: has no {names}; convert the model anew")
@@ -369,7 +370,8 @@ def check_unread(known: Hyperparameters, config: Config, architecture: Architect
         key = name.removeprefix(f"{known.prefix}.")
         value = known.one(key) if key in NEUTRAL else known.get(key)
         plain = key == "attention.scale" and abs(value - scale) < 1e-6 * scale
-        spare = key in EPSILONS and any(known.get(other) for other in EPSILONS if other != key)
+        spare = key.endswith("_swa") and value == known.one(key.removesuffix("_swa"))
+        spare |= key in EPSILONS and any(known.get(other) for other in EPSILONS if other != key)
         if value not in NEUTRAL.get(key, ()) and not plain and not spare:
             refused.append(f"{name} = {shortened(value)}")
     if refused:

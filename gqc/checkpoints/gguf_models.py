@@ -167,11 +167,21 @@ def qwen3_next(known: Hyperparameters, config: Config) -> Config:
 LOCAL = 10000.0
 """Base of the frequencies in Gemma 3's layers that attend to a window."""
 
+ROUTER = ("expert_used_count",)
+LATENT = (*ROUTER, "attention.kv_lora_rank", "rope.dimension_count")
+WINDOW = ("attention.sliding_window",)
+STATE = tuple(
+    f"ssm.{key}" for key in ("conv_kernel", "state_size", "group_count", "time_step_rank")
+)
+"""Keys without which a model would be another one, of the same shapes or not."""
+
 UNGROUPED: Config = {"n_group": 1, "topk_group": 1}
 
 ARCHITECTURES: dict[str, tuple[Architecture, ...]] = {
     "llama": (
-        Architecture("mixtral", has_experts, rotary=True, keys=ROUTED, more=mixtral),
+        Architecture(
+            "mixtral", has_experts, rotary=True, keys=ROUTED, required=ROUTER, more=mixtral
+        ),
         Architecture("llama", rotary=True),
     ),
     "mistral3": (
@@ -184,7 +194,7 @@ ARCHITECTURES: dict[str, tuple[Architecture, ...]] = {
     "stablelm": (Architecture("stablelm", partial=True),),
     "nemotron": (Architecture("nemotron", norms=1, partial=True),),
     "seed_oss": (Architecture("seed_oss"),),
-    "olmoe": (Architecture("olmoe"),),
+    "olmoe": (Architecture("olmoe", required=ROUTER),),
     "ernie4_5": (Architecture("ernie4_5"),),
     "exaone4": (Architecture("exaone4", pattern=4),),
     "hunyuan-dense": (Architecture("hunyuan_v1_dense"),),
@@ -193,19 +203,28 @@ ARCHITECTURES: dict[str, tuple[Architecture, ...]] = {
             "glm4_moe",
             partial=True,
             gating=(SIGMOID,),
+            required=ROUTER,
             implied=UNGROUPED | {"norm_topk_prob": False, "routed_scaling_factor": 1.0},
             more=leading_layers,
         ),
     ),
     "qwen2": (Architecture("qwen2"),),
     "qwen3": (Architecture("qwen3"),),
-    "qwen2moe": (Architecture("qwen2_moe", more=dense_layers),),
-    "qwen3moe": (Architecture("qwen3_moe", implied={"norm_topk_prob": True}, more=dense_layers),),
+    "qwen2moe": (Architecture("qwen2_moe", required=ROUTER, more=dense_layers),),
+    "qwen3moe": (
+        Architecture(
+            "qwen3_moe",
+            required=ROUTER,
+            implied={"norm_topk_prob": True},
+            more=dense_layers,
+        ),
+    ),
     "qwen3next": (
         Architecture(
             "qwen3_next",
             norms=1,
             partial=True,
+            required=(*ROUTER, *STATE, "ssm.inner_size"),
             implied={"norm_topk_prob": True},
             more=qwen3_next,
         ),
@@ -231,13 +250,14 @@ ARCHITECTURES: dict[str, tuple[Architecture, ...]] = {
         Architecture("olmo2"),
     ),
     "command-r": (Architecture("cohere", implied={"logit_scale": 1.0}),),
-    "cohere2": (Architecture("cohere2", pattern=4, implied={"logit_scale": 1.0}),),
+    "cohere2": (Architecture("cohere2", pattern=4, required=WINDOW, implied={"logit_scale": 1.0}),),
     "gpt-oss": (
         Architecture(
             "gpt_oss",
             pattern=2,
             keys=ROUTED,
             gating=(0, SOFTMAX_OF_CHOSEN),
+            required=(*ROUTER, *WINDOW),
             yarn={"truncate": False},
         ),
     ),
@@ -247,6 +267,7 @@ ARCHITECTURES: dict[str, tuple[Architecture, ...]] = {
             has_sigmoid,
             gating=(SIGMOID,),
             log_unit=0.1,
+            required=LATENT,
             implied=UNGROUPED | {"norm_topk_prob": False, "routed_scaling_factor": 1.0},
             more=deepseek,
         ),
@@ -254,6 +275,7 @@ ARCHITECTURES: dict[str, tuple[Architecture, ...]] = {
             "deepseek_v2",
             log_unit=0.1,
             keys={"expert_weights_norm": ()},
+            required=LATENT,
             implied=UNGROUPED,
             more=deepseek_v2,
         ),

@@ -58,9 +58,11 @@ def rope_parameters(
 def rotated(known: Hyperparameters, architecture: Architecture, config: Config) -> tuple[int, int]:
     """How many elements of a head rotate, and how many there are."""
     head = config.get("qk_rope_head_dim") or config.get("head_dim")
+    keys = ("rope.dimension_count_swa", "rope.dimension_count")
+    known.read.update(keys)
     if head is None:
         return 0, 0
-    for key in ("rope.dimension_count_swa", "rope.dimension_count"):
+    for key in keys:
         dim = known.size(key, head)
         if dim != head and (not architecture.partial or dim > head or key.endswith("swa")):
             known.read.discard(key)

@@ -160,6 +160,7 @@ CASES: dict[str, Case] = {
         keys={
             **{"attention.causal": True, "attention.scale": 0.25, "expert_count": 0},
             **{"pooling_type": 3, "rope.scaling.finetuned": False, "vocab_size": 32000},
+            **{"attention.key_length_swa": 16, "rope.dimension_count_swa": 16},
             **{"attention.head_count_kv": [2, 2], "rope.scaling.type": "linear"},
             **{":general.type": "model", ":writer.note": "x", ":tokenizer.ggml.tokens": ["a"]},
         },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -299,10 +300,19 @@ def test_biases_that_no_block_has_are_missing(tmp_path: Path) -> None:
         gqc.load(tmp_path / "model.gguf")
 
 
-@pytest.mark.parametrize("key", ["attention.layer_norm_rms_epsilon", "attention.head_count"])
-def test_a_model_needs_what_only_its_metadata_can_say(key: str, tmp_path: Path) -> None:
-    Case("llama", "llama", keys={key: None}).write(tmp_path / "model.gguf")
-    with pytest.raises(GqcError, match=f"has no llama.{key}"):
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("llama", "attention.layer_norm_rms_epsilon"),
+        ("llama", "attention.head_count"),
+        ("qwen3moe", "expert_used_count"),
+        ("gpt-oss", "attention.sliding_window"),
+    ],
+)
+def test_a_model_needs_what_only_its_metadata_can_say(name: str, key: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    replace(case, keys=case.keys | {key: None}).write(tmp_path / "model.gguf")
+    with pytest.raises(GqcError, match=f"has no {name}.{key}"):
         gqc.load(tmp_path / "model.gguf")
 
 
