@@ -100,6 +100,8 @@ EPSILONS = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon")
 REQUIRED = (("embedding_length",), ("attention.head_count",), EPSILONS)
 """Keys of which a whole model has one each, and which no shape of a tensor tells."""
 
+MOST_LAYERS = 1 << 10
+
 KINDS = {
     "general.type": ("model",),
     "adapter.type": (),
@@ -184,10 +186,11 @@ class Architecture:
     attends to everything, the others to a window; 1 where all attend to a window; 0 where none.
     window: where the file does not say. apart: whether layers with a window rotate by frequencies
     of their own. local_base: of these, where the file does not say. temperature: whether queries
-    are scaled by their positions. yarn: what the model's YaRN has besides. log_unit: of the file's
-    `yarn_log_multiplier`. gating: numbers of the functions that the model's router may be. keys: as
-    `KEYS`. required: keys that a whole model has beside `REQUIRED`. implied: what config.json says
-    and the metadata does not. more: what depends on more than one key.
+    are scaled by their positions. interleaved: whether rows of experts' gates and others take
+    turns, in stacks that are transposed. yarn: what the model's YaRN has besides. log_unit: of the
+    file's `yarn_log_multiplier`. gating: numbers of the functions that the model's router may be.
+    keys: as `KEYS`. required: keys that a whole model has beside `REQUIRED`. implied: what
+    config.json says and the metadata does not. more: what depends on more than one key.
     """
 
     model_type: str
@@ -200,6 +203,7 @@ class Architecture:
     apart: bool = False
     local_base: float = 0.0
     temperature: bool = False
+    interleaved: bool = False
     yarn: Config = field(default_factory=dict)
     log_unit: float = 1.0
     gating: tuple[int, ...] = (0, 1)
@@ -219,18 +223,8 @@ def config_of(file: GgufFile, prefix: str, architecture: Architecture) -> Config
     possible = default_config(architecture.model_type)
     config: Config = {"model_type": architecture.model_type, **architecture.implied}
     config |= sizes(known)
-    for key, names in (KEYS | architecture.keys).items():
-        value = None if known.get(key) is None else known.number(key, 0)
-        name = next((name for name in names if hasattr(possible, name)), None)
-        if value is not None and name is not None and not is_unset(key, value, name):
-            config[name] = value
-        elif value is not None and name is None:
-            known.read.discard(key)
-    for name, tensors in FLAGS.items():
-        if hasattr(possible, name) and any(has(file, tensor) for tensor in tensors):
-            config[name] = True
-        elif hasattr(possible, name):
-            config[name] = False
+    config |= numbers(known, KEYS | architecture.keys, possible)
+    config |= flags(file, possible)
     config |= tokens(known, config)
     config |= windows(known, architecture, config)
     config |= architecture.more(known, config)
@@ -241,11 +235,27 @@ def config_of(file: GgufFile, prefix: str, architecture: Architecture) -> Config
     return config
 
 
-def is_unset(key: str, value: Any, name: str) -> bool:
-    """Whether a file says by 0 that it has no such value."""
-    if name in ABSENT_IF_ZERO:
-        return False
-    return value == 0 and 0 in NEUTRAL.get(key, ()) and not isinstance(value, bool)
+def numbers(known: Hyperparameters, keys: dict[str, tuple[str, ...]], possible: Any) -> Config:
+    """What keys say that are one number each. Those that the model's config lacks stay unread."""
+    config: Config = {}
+    for key, names in keys.items():
+        if known.get(key) is None:
+            continue
+        value = known.number(key, 0)
+        name = next((name for name in names if hasattr(possible, name)), None)
+        if name is None:
+            known.read.discard(key)
+        elif value or isinstance(value, bool) or 0 not in NEUTRAL.get(key, ()):
+            config[name] = value
+        elif name in ABSENT_IF_ZERO:
+            config[name] = None
+    return config
+
+
+def flags(file: GgufFile, possible: Any) -> Config:
+    """What the presence of tensors says."""
+    known = {name: tensors for name, tensors in FLAGS.items() if hasattr(possible, name)}
+    return {name: any(has(file, tensor) for tensor in known[name]) for name in known}
 
 
 def default_config(model_type: str) -> Any:
@@ -276,7 +286,7 @@ def check_kind(file: GgufFile) -> None:
 
 
 def has(file: GgufFile, tensor: str) -> bool:
-    """Whether the first block that has any has a tensor."""
+    """Whether any block has a tensor."""
     return any(name.startswith("blk.") and name.endswith(f".{tensor}") for name in file.entries)
 
 
@@ -286,6 +296,8 @@ def sizes(known: Hyperparameters) -> Config:
     numbers = [int(name.split(".")[1]) for name in file.entries if is_block(name)]
     found = max(numbers, default=-1) + 1
     blocks = known.size("block_count", max(found, 1))
+    if blocks > MOST_LAYERS:
+        raise known.error("block_count", f"is {blocks}, expected at most {MOST_LAYERS}")
     further = int(known.number("nextn_predict_layers", 0))
     if further >= blocks:
         raise known.error("nextn_predict_layers", f"is {further}, of {blocks} blocks")

@@ -254,6 +254,7 @@ ARCHITECTURES: dict[str, tuple[Architecture, ...]] = {
     "gpt-oss": (
         Architecture(
             "gpt_oss",
+            interleaved=True,
             pattern=2,
             keys=ROUTED,
             gating=(0, SOFTMAX_OF_CHOSEN),

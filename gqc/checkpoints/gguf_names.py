@@ -112,12 +112,9 @@ class Names:
         """The model's names, and those of stacks of experts' gates and others apart."""
         for name in self.shapes:
             stack = name.removesuffix("gate_up_proj")
-            if stack != name and len(self.shapes[name]) == 3 and not self.interleaved(name):
+            if stack != name and len(self.shapes[name]) == 3 and not self.architecture.interleaved:
                 yield from (f"{stack}gate_proj", f"{stack}up_proj")
             yield name
-
-    def interleaved(self, name: str) -> bool:
-        return self.config["model_type"] == "gpt_oss"
 
     def entry(self, name: str) -> str | None:
         """The tensor of a parameter, by the ending of its name, or `.weight` where it has none."""
@@ -260,7 +257,7 @@ def gate_and_up(ending: str) -> Layout:
 
     def layout(names: Names, name: str) -> Parameter | None:
         fused = names.block(name, f"ffn_gate_up_exps.{ending}")
-        if not names.interleaved(name):
+        if not names.architecture.interleaved:
             return None if fused is None else Parameter((fused,))
         stacks = [names.block(name, f"ffn_{x}_exps.{ending}") for x in ("gate", "up")]
         if stacks[0] is None or stacks[1] is None:
@@ -275,7 +272,7 @@ def gate_and_up(ending: str) -> Layout:
 def down(names: Names, name: str) -> Parameter | None:
     """The last layer of all experts, which a model of interleaved gates has transposed."""
     parameter = plain(names, name)
-    if parameter is None or not names.interleaved(name):
+    if parameter is None or not names.architecture.interleaved:
         return parameter
     return Parameter(parameter.entries, lambda stored: turned(stored[0]))
 

@@ -270,6 +270,12 @@ CASES: dict[str, Case] = {
         GEMMA2 | {"query_pre_attn_scalar": 64},
         GEMMA2_KEYS | {"attention.scale": 0.125},
     ),
+    "gemma2: scores as they are": Case(
+        "gemma2",
+        "gemma2",
+        GEMMA2 | {"attn_logit_softcapping": None, "final_logit_softcapping": None},
+        GEMMA2_KEYS | {"attn_logit_softcapping": 0.0, "final_logit_softcapping": 0.0},
+    ),
     "gemma3": Case("gemma3", "gemma3_text", GEMMA3, GEMMA3_KEYS),
     "gemma3: a pattern": Case(
         "gemma3",

@@ -206,6 +206,14 @@ REFUSED: dict[str, tuple[Case, str]] = {
         Case("llama", "llama", keys={"attention.head_count": 3}),
         r"model\.gguf: no llama has these hyperparameters: ",
     ),
+    "more layers than any model has": (
+        Case("llama", "llama", tensors={"blk.99999.attn_norm.weight": torch.ones(8)}),
+        "block_count is 2, the file has 100000 blocks",
+    ),
+    "many layers": (
+        Case("llama", "llama", keys={"block_count": 100_000}),
+        "block_count is 100000, expected at most 1024",
+    ),
     "heads in words": (
         Case("llama", "llama", keys={"attention.head_count": "four"}),
         "attention.head_count is 'four', expected a number",
