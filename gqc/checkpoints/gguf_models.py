@@ -40,17 +40,24 @@ def has_sigmoid(file: GgufFile, prefix: str) -> bool:
     return file.metadata.get(f"{prefix}.expert_gating_func") == SIGMOID
 
 
+UNUSED_WINDOW = 4096
+
+
 def gemma(largest: int):
     """The scale of attention: by the size of heads, but in the largest model by that of hidden
     states over their number."""
 
     def more(known: Hyperparameters, config: Config) -> Config:
+        # The model makes masks of windows even where no layer has one.
+        window = config["sliding_window"] or UNUSED_WINDOW
+        found: Config = {"sliding_window": window}
         if scale := known.number("attention.scale", 0):
-            return {"query_pre_attn_scalar": whole(scale**-2)}
+            return found | {"query_pre_attn_scalar": whole(scale**-2)}
         if config["num_hidden_layers"] == largest and "hidden_size" in config:
-            return {"query_pre_attn_scalar": config["hidden_size"] // config["num_attention_heads"]}
+            states = config["hidden_size"] // config["num_attention_heads"]
+            return found | {"query_pre_attn_scalar": states}
         head = config.get("head_dim")
-        return {} if head is None else {"query_pre_attn_scalar": head}
+        return found if head is None else found | {"query_pre_attn_scalar": head}
 
     return more
 

@@ -122,7 +122,8 @@ FULL = {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}
 GEMMA3 = {"head_dim": 16, "num_hidden_layers": 7, "sliding_window": 16}
 GEMMA3 |= {"query_pre_attn_scalar": 16}
 GEMMA3 |= {"rope_parameters": {"sliding_attention": LOCAL, "full_attention": FULL}}
-GEMMA3_KEYS = scaling("linear", 8.0) | {"attention.sliding_window": 16}
+LINEAR8 = scaling("linear", 8.0)
+GEMMA3_KEYS = LINEAR8 | {"attention.sliding_window": 16}
 GEMMA2 = {"head_dim": 16, "sliding_window": 16, "query_pre_attn_scalar": 16}
 GEMMA2 |= {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 1.0}
 GEMMA2_KEYS = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 1.0}
@@ -282,6 +283,12 @@ CASES: dict[str, Case] = {
         "gemma3_text",
         GEMMA3 | {"layer_types": ["sliding_attention", "full_attention"] * 3 + ["full_attention"]},
         GEMMA3_KEYS | {"attention.sliding_window_pattern": [True, False] * 3 + [False]},
+    ),
+    "gemma3: no window": Case(
+        "gemma3", "gemma3_text", GEMMA3 | {"layer_types": ["full_attention"] * 7}, LINEAR8
+    ),
+    "exaone4: no window": Case(
+        "exaone4", "exaone4", HEAD | {"sliding_window": None, "layer_types": ["full_attention"] * 2}
     ),
     "gemma3: a base": Case(
         "gemma3",
