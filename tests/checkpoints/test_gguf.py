@@ -90,6 +90,7 @@ def quantized(case: Case, type: Type, folder: Path) -> tuple[Path, Path]:
     return folder / "quantized.gguf", folder / "dense.gguf"
 
 
+@pytest.mark.filterwarnings("ignore:.* decoded, and its layers run dense")
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_quantized_weights_are_joined_and_turned_as_they_are_stored(
     name: str, tmp_path: Path
@@ -103,6 +104,34 @@ def test_quantized_weights_are_joined_and_turned_as_they_are_stored(
         assert torch.equal(dense(weight), dense(values)), parameter
         kept += not isinstance(weight, torch.Tensor)
     assert kept == count
+
+
+def test_weights_that_run_dense_are_said(tmp_path: Path) -> None:
+    """Of grids, of parts in several types, and of keys that are stored transposed."""
+    entries = {"attn_q": Type.Q8_0, "attn_k": Type.Q5_1, "attn_v": Type.Q8_0, "ffn_down": None}
+    writer = gguf.GGUFWriter(tmp_path / "phi3.gguf", "phi3")
+    values = {}
+    for name, type in entries.items():
+        type = type or Type.IQ2_XXS
+        raw = blocks_of(type, 64, 256)
+        values[name] = torch.from_numpy(gguf.quants.dequantize(raw, type))
+        writer.add_tensor(f"blk.0.{name}.weight", raw, raw_dtype=type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    checkpoint = open_checkpoint(tmp_path / "phi3.gguf")
+    with pytest.warns(
+        UserWarning, match=r"phi3\.gguf: weights in IQ2_XXS are decoded, and run dense"
+    ):
+        weight = checkpoint.read("model.layers.0.mlp.down_proj.weight")
+    assert torch.equal(dense(weight), values.pop("ffn_down"))
+    with pytest.warns(UserWarning, match="of parts in several types: decoded, and its layers run"):
+        weight = checkpoint.read("model.layers.0.self_attn.qkv_proj.weight")
+    assert torch.equal(dense(weight), torch.cat([*values.values()]))
+    path, _ = quantized(CASES["deepseek v2"], Type.Q8_0, tmp_path)
+    with pytest.warns(UserWarning, match="stored transposed: decoded, and its layers run dense"):
+        open_checkpoint(path).read("model.layers.0.self_attn.kv_b_proj.weight")
 
 
 def test_experts_of_gpt_oss_run_in_mxfp4(tmp_path: Path) -> None:
