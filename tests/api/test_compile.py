@@ -223,7 +223,9 @@ def test_the_model_does_not_follow_the_compiled_one(mode, build, inputs):
     model = build("gpt2")
     example = ((), inputs["gpt2"][0]) if mode == "whole" else None
     compiled = gqc.compile(model, example, scheme="int4_g32")
-    compiled.double().requires_grad_(False)
+    for parameter in compiled.parameters():
+        parameter.data = parameter.data.double()
+    compiled.requires_grad_(False)
     assert all(p.dtype == torch.float32 and p.requires_grad for p in model.parameters())
 
 
