@@ -77,14 +77,10 @@ def export_function(imported: Imported, symbols: Symbols, name: str) -> GroupedQ
     return module
 
 
-def restore(
-    source: Source, weights: dict[str, torch.Tensor], attributes: dict[str, Any]
-) -> GroupedQuantModule:
-    """A graph module from what it is pickled as."""
+def restore(source: Source, weights: dict[str, torch.Tensor]) -> GroupedQuantModule:
+    """A graph module from what it is pickled as, but for its state."""
     imported = replace(source.imported, weights=weights)
-    module = export_function(imported, source.symbols, source.function)
-    vars(module).update(attributes)
-    return module
+    return export_function(imported, source.symbols, source.function)
 
 
 class Exporter:

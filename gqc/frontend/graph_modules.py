@@ -79,6 +79,10 @@ HOOKS = tuple(name for name in vars(nn.Module()) if "hook" in name)
 """Where a module has its hooks, and what is known of them."""
 
 
+COMPILED_CALL = "_compiled_call_impl"
+"""Where `nn.Module.compile` leaves a function of that module alone: copies do without."""
+
+
 class GroupedQuantModule(fx.GraphModule):
     """A graph module that is copied with its attributes, and pickled as its IR and weights."""
 
@@ -89,8 +93,10 @@ class GroupedQuantModule(fx.GraphModule):
         for registry in REGISTRIES:  # torch takes what the graph reads, and of that not all
             vars(self)[registry].update(vars(root)[registry])
         vars(self).update({name: vars(root)[name] for name in HOOKS if name in vars(root)})
+        vars(self)["training"] = vars(root)["training"]
         for name, value in vars(root).items():
-            self.__dict__.setdefault(name, value)
+            if name != COMPILED_CALL:
+                self.__dict__.setdefault(name, value)
 
     def _deepcopy_init(self) -> Callable[..., None]:
         return type(self).__init__
@@ -119,8 +125,8 @@ class GroupedQuantModule(fx.GraphModule):
         from gqc.frontend.export_fx import restore
 
         weights = {name: tensor_of(self, fqn) for name, fqn in self._source.names.items()}
-        attributes = {k: v for k, v in vars(self).items() if k not in usual_attributes()}
-        return restore, (self._source, weights, attributes)
+        state = {k: v for k, v in vars(self).items() if k not in made_anew()}
+        return restore, (self._source, weights), state
 
 
 def dtype_after(fn: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype) -> torch.dtype:
@@ -331,7 +337,7 @@ def tensor_of(module: nn.Module, fqn: str) -> torch.Tensor:
 
 
 @cache
-def usual_attributes() -> frozenset[str]:
-    """Attributes that every graph module of ours has, and that are made anew with it."""
-    made = frozenset(vars(GroupedQuantModule(nn.Module(), fx.Graph()))) | {"_source", "_decoding"}
-    return made - set(HOOKS)
+def made_anew() -> frozenset[str]:
+    """Attributes that are not pickled: those of the graph, and what the source tells."""
+    graph = vars(GroupedQuantModule(nn.Module(), fx.Graph())).keys() - vars(nn.Module()).keys()
+    return frozenset(graph) | {"_source", "_decoding", COMPILED_CALL}

@@ -7,7 +7,7 @@ as if it rounded nothing (the straight-through estimator, Bengio et al., arXiv 1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from math import prod
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.function import once_differentiable
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
 
 from gqc.dialects.interpret import interpreter
@@ -37,20 +38,27 @@ for name, schema in BACKWARD.items():
 
 
 @cache
-def fused(text: str) -> Callable[[Sequence[Tensor]], Tensor]:
-    """What a launch's kernels compute besides, as a function that torch runs."""
-    module = parse_ir(text)
+def fused_module(text: str) -> ModuleOp:
+    return parse_ir(text)
+
+
+def run_fused(launch: Launch, args: Sequence[Tensor]) -> Tensor:
+    """What a launch's kernels compute besides, by torch.
+
+    The interpreter is one call's own, for several threads may go backward at once.
+    """
+    module = fused_module(launch.fused)
     function = module.body.block.first_op
     assert isinstance(function, FuncOp)
-    run = interpreter(module, {})
-    return lambda args: run.run_ssacfg_region(function.body, tuple(args), "fused")[0]
+    found = interpreter(module, {}).run_ssacfg_region(function.body, tuple(args), "fused")
+    return found[0]
 
 
 def gradients_of_fused(launch: Launch, args: Sequence[Tensor], grad: Tensor) -> list[Tensor | None]:
     """Gradients of the arguments of what is fused, in float32 but where that rounds."""
     leaves = [arg.detach().float().requires_grad_() for arg in args]
     with torch.enable_grad():
-        y = fused(launch.fused)(leaves)
+        y = run_fused(launch, leaves)
     grad = grad.to(y.dtype).reshape(y.shape)
     return [*torch.autograd.grad(y, leaves, grad, allow_unused=True)]
 
@@ -112,7 +120,7 @@ def matmul_backward(
         factor = prod(launch.tensor_scales(others))
     else:
         first = sources_of(sources, of)
-        value = fused(of.fused)(first) if of.fused else first[0]
+        value = run_fused(of, first) if of.fused else first[0]
     through, rest = grad.reshape(-1, grad.shape[-1]).float(), list[Tensor | None]()
     if launch.fused:
         product = rows_of(value).float() @ dense.t() * factor
@@ -188,8 +196,11 @@ class Function(torch.autograd.Function):
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
-        with enable_single_level_autograd_function():
-            return super(torch.autograd.Function, cls).apply(*args)
+        once = super(torch.autograd.Function, cls).apply
+        if inside_func():
+            with enable_single_level_autograd_function():
+                return once(*args)
+        return once(*args)
 
 
 class Matmul(Function):
@@ -274,12 +285,15 @@ def needs_gradient(tensors: Sequence[Tensor]) -> bool:
 
 
 def is_plain(x: Tensor) -> bool:
-    """Whether nothing traces or transforms a call on a tensor, which may pass the dispatcher by:
-    to go through it again takes half as long as the launch of a small kernel."""
-    inside = torch._C._functorch.peek_interpreter_stack()  # pyright: ignore
-    plain = type(x) is Tensor or type(x) is torch.nn.Parameter
-    traced = inside is not None or torch._C._len_torch_dispatch_stack() > 0
-    return plain and not x.is_meta and not traced
+    """Whether nothing traces or transforms a call on a tensor, so that it may pass the dispatcher
+    by: going through it again takes half as long as the launch of a small kernel."""
+    plain = (type(x) is Tensor or type(x) is torch.nn.Parameter) and not x.is_meta
+    return plain and not inside_func() and not torch._C._len_torch_dispatch_stack()
+
+
+def inside_func() -> bool:
+    """Whether a transformation of `torch.func` is at work."""
+    return torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore
 
 
 @torch.library.impl("gqc::matmul", "Autograd")

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
+from gqc.errors import GqcError
+
 
 class Decodable(Protocol):
     """A layer that has a quantized weight."""
@@ -60,8 +62,15 @@ class QuantizedWeight(Tensor):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func in READ_MEMORY:
-            args = tree_map(decoded, args)
+        if func in MEMORY:
+            raise GqcError(
+                f"{func.__name__}: the weight of a compiled layer has no memory of its own: take a "
+                "dense copy, weight.clone()"
+            )
+        if func in ASKS_GRADIENTS and not any(v is None or v is False for v in args):
+            args[0].layer.refuse_write()
+        if func in READS:
+            return READS[func](decoded(args[0]), *args[1:], **(kwargs or {}))
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
 
@@ -123,11 +132,39 @@ def views(
     return tree_unflatten(made, tree)
 
 
-READ_MEMORY = frozenset(
+def read_only(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """The values as an array that refuses writes, which would be lost."""
+    array = tensor.numpy(*args, **kwargs)
+    array.flags.writeable = False
+    return array
+
+
+def as_array(tensor: Tensor, dtype: Any = None, copy: bool | None = None) -> Any:
+    """What `numpy.asarray` asks for."""
+    array = read_only(tensor)
+    return array if dtype is None else array.astype(dtype)
+
+
+READS: dict[Callable[..., Any], Callable[..., Any]] = {
+    Tensor.numpy: read_only,
+    Tensor.__array__: as_array,
+    Tensor.tolist: Tensor.tolist,
+}
+"""Methods that read values without an operator of torch."""
+
+MEMORY = frozenset(
     getattr(Tensor, name)
-    for name in ("numpy", "tolist", "data_ptr", "untyped_storage", "storage", "__array__")
+    for name in (
+        *("data_ptr", "untyped_storage", "storage", "_typed_storage", "share_memory_"),
+        *("apply_", "map_", "__dlpack__"),
+    )
 )
-"""Methods that read values, or where they lie, without a torch operator."""
+"""Methods that give the place of the values, or write there without an operator."""
+
+ASKS_GRADIENTS = frozenset(
+    (Tensor.requires_grad_, Tensor.requires_grad.__set__, Tensor.grad.__set__)  # pyright: ignore
+)
+"""What would have gradients kept on a tensor that is gone after the next operator."""
 
 
 def decoded(value: Any) -> Any:

@@ -8,10 +8,11 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model, save, save_model
 from torch import nn
 
 import gqc
@@ -84,6 +85,8 @@ WRITES: dict[str, Callable[[Any], Any]] = {
     "a tensor": lambda layer: setattr(layer, "weight", torch.zeros(96, 64)),
     "a parameter": lambda layer: setattr(layer, "weight", nn.Parameter(torch.zeros(96, 64))),
     "init": lambda layer: nn.init.zeros_(layer.weight),
+    "a gradient": lambda layer: layer.weight.requires_grad_(),
+    "set a gradient": lambda layer: setattr(layer.weight, "grad", torch.zeros(96, 64)),
 }
 
 
@@ -92,6 +95,29 @@ def test_a_weight_is_not_written(compile_model: Compile, write: str) -> None:
     model = compile_model("layers")
     with pytest.raises(GqcError, match=r"^up is compiled, .* merge weights before gqc\.compile"):
         WRITES[write](model.up)
+
+
+MEMORY: dict[str, Callable[[torch.Tensor], Any]] = {
+    "safetensors": lambda weight: save({"weight": weight}),
+    "an address": lambda weight: weight.data_ptr(),
+    "a storage": lambda weight: weight.untyped_storage(),
+    "shared memory": lambda weight: weight.share_memory_(),
+}
+
+
+@pytest.mark.parametrize("ask", MEMORY)
+def test_a_weight_has_no_memory(compile_model: Compile, ask: str) -> None:
+    weight = compile_model("layers").up.weight
+    with pytest.raises(GqcError, match=r"has no memory of its own: .*weight\.clone"):
+        MEMORY[ask](weight)
+
+
+def test_arrays_of_a_weight_are_not_written(compile_model: Compile) -> None:
+    weight = compile_model("layers").up.weight
+    for array in (weight.numpy(), np.asarray(weight)):
+        assert not array.flags.writeable
+        assert (array == weight.clone().numpy()).all()
+    weight.requires_grad_(False)
 
 
 def test_layers_that_ask_for_a_dtype_decode_nothing(decodings: list[str]) -> None:
@@ -261,3 +287,36 @@ def test_adapters_train_on_compiled_layers_and_are_saved(tmp_path) -> None:
                 GqcError, match="an adapter apart from the compiled layer, unmerged"
             ):
                 merge()
+
+
+@pytest.mark.parametrize("mode", ["whole", "layers"])
+def test_files_keep_what_was_added(compile_model: Compile, mode: str, x: torch.Tensor) -> None:
+    """An adapter that a layer holds, its buffers, and whether it is in training."""
+    model = compile_model(mode)
+    layer = model if mode == "whole" else model.up
+    layer.adapter = nn.Linear(3, 2)
+    layer.register_buffer("seen", torch.ones(2))
+    layer.train().requires_grad_(False)
+    y = model(x)
+    torch.save(model, file := io.BytesIO())
+    file.seek(0)
+    for new in (torch.load(file, weights_only=False), copy.deepcopy(model)):
+        twin = new if mode == "whole" else new.up
+        assert twin.training and torch.equal(twin.seen, layer.seen)
+        assert torch.equal(twin.adapter.weight, layer.adapter.weight)
+        assert not any(parameter.requires_grad for parameter in twin.parameters())
+        assert torch.equal(new(x), y)
+
+
+@pytest.mark.parametrize("mode", ["whole", "layers"])
+def test_copies_run_their_own_weights(compile_model: Compile, mode: str, x: torch.Tensor) -> None:
+    """What `nn.Module.compile` made is a call of that module alone."""
+    model = compile_model(mode)
+    layer = model if mode == "whole" else model.up
+    layer.compile(backend="eager")
+    y, new = model(x), copy.deepcopy(model)
+    torch.save(model, io.BytesIO())
+    for parameter in (*layer.parameters(), *layer.buffers()):
+        if parameter.is_floating_point():
+            parameter.data.zero_()
+    assert torch.equal(new(x), y) and not torch.equal(model(x), y)
