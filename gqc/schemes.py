@@ -5,14 +5,15 @@ asymmetric unless `_sym`; `w4a8_g32`, `w8a8_g128_asym`: the same of weights, sym
 `_asym`, and 8-bit activations; and the names of `PRESETS`, such as `w4a16_mxfp4`. They parse to a
 `Scheme`, which says all choices out loud. After a name, `+awq+gptq`: what is done to the channels
 of inputs before the weight is quantized (`gqc.quantizers.TRANSFORMS`), then by which quantizer.
+After that, set apart by spaces, other choices for fields of `Scheme`: `int8_g32 scale=bf16`.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
@@ -259,25 +260,63 @@ def quantized_by(scheme: Scheme, name: str, how: Sequence[str]) -> Scheme:
 
 
 def parse_scheme(text: str) -> Scheme:
-    """A scheme from a preset name, or from the text of a `Scheme`. Raises GqcError on any other."""
-    if " " not in text:
-        return preset(text)
-    element, group, *options = text.split()
+    """A scheme from a preset name, from one with choices after it (`int8_g32 scale=bf16`), or from
+    the text of a `Scheme`. Raises GqcError on any other."""
+    first, *words = text.split() or [""]
+    if not words:
+        return preset(first)
+    if "=" in words[0]:
+        return chosen(text, words, lambda choices: replace(preset(first), **choices))
+    if first not in ELEMENTS:
+        raise GqcError(
+            f"scheme {text!r}: {first!r} is no element format ({', '.join(ELEMENTS)}); after the "
+            "name of a preset write choices, for example int8_g32 scale=bf16"
+        )
+    group, *words = words
+    return chosen(text, words, lambda choices: Scheme(first, group_of(group), **choices))
+
+
+def group_of(word: str) -> int | None:
+    """The group that `g32` or `row` says. Raises ValueError."""
+    return None if word == "row" else int(word.removeprefix("g"))
+
+
+def chosen(text: str, words: Sequence[str], make: Callable[[dict[str, Any]], Scheme]) -> Scheme:
+    """What `make` gives for the choices `key=value` of a text. Raises GqcError."""
+    known = [field.name for field in fields(Scheme)]
     try:
-        size = None if group == "row" else int(group.removeprefix("g"))
-        choices: dict[str, Any] = dict(option.split("=", 1) for option in options)
-        if (whole := choices.pop("tensor_scale", None)) not in (None, "f32"):
-            raise ValueError(f"the tensor scale is f32, not {whole}")
-        if (static := choices.pop("static", None)) not in (None, "True"):
-            raise ValueError(f"static is True or absent, not {static}")
-        if (x := choices.pop("activation", None)) is not None:
-            choices["activation"] = parse_scheme(x.replace(",", " "))
-        if (transforms := choices.pop("transforms", None)) is not None:
-            choices["transforms"] = tuple(transforms.split("+"))
-        choices |= {"tensor_scale": whole is not None, "static": static is not None}
-        return Scheme(element, size, **choices)
+        choices: dict[str, Any] = {}
+        for word in words:
+            key, found, choices[key] = word.partition("=")
+            if not found or key not in known:
+                raise ValueError(f"{word!r} is no choice: write {'=…, '.join(known)}=…")
+        for key, read in CHOICES.items():
+            if key in choices:
+                choices[key] = read(choices[key])
+        return make(choices)
     except (TypeError, ValueError) as error:
         raise GqcError(f"scheme {text!r} cannot be read: {error}") from error
+
+
+def only(word: str) -> Callable[[str], bool]:
+    """What reads a choice that has one value."""
+
+    def read(value: str) -> bool:
+        if value != word:
+            raise ValueError(f"it is {word} or left out, not {value}")
+        return True
+
+    return read
+
+
+CHOICES: dict[str, Callable[[str], Any]] = {
+    "group": group_of,
+    "tensor_scale": only("f32"),
+    "static": only("True"),
+    "activation": lambda value: parse_scheme(value.replace(",", " ")),
+    "transforms": lambda value: tuple(value.split("+")),
+}
+"""What reads the value of a choice that is more than a word."""
 
 
 SchemeLike = str | Scheme

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,8 @@ class FoldWeightsInto(FoldWeights):
     """`FoldWeights` over a store: parts are computed into it, dense weights no one reads go.
 
     `observe` sees each weight beside its quantized form; `keep` puts a part where it is to stay.
-    Raises GqcError that names every weight that cannot be quantized.
+    Raises GqcError that names every weight that cannot be quantized, and warns of those that are
+    near the least scale.
     """
 
     store: Store
@@ -86,21 +88,27 @@ def fold(module: ModuleOp, into: FoldWeightsInto | None) -> None:
     weights = (op.key for op in module.walk() if isinstance(op, gq.WeightOp))
     taken: Taken = dict.fromkeys([*weights, *(store or ())])
     problems: list[str] = []
+    small: list[str] = []
     for pack in [op for op in module.walk() if isinstance(op, gq.PackOp)]:
         try:
-            fold_pack(pack, into, taken)
+            fold_pack(pack, into, taken, small)
         except GqcError as error:
             problems.append(str(error))
     if len(problems) > 1:
         problems.insert(0, f"{len(problems)} weights cannot be quantized:")
     if problems:
         raise GqcError("\n  ".join(problems))
+    if small:
+        warnings.warn("\n  ".join(small), stacklevel=2)
     fold_channels(module, store)
     erase_unused_weights(module, store)
 
 
-def fold_pack(pack: gq.PackOp, into: FoldWeightsInto | None, taken: Taken) -> None:
-    """Replace one `gq.pack` by the weights that it computes."""
+def fold_pack(
+    pack: gq.PackOp, into: FoldWeightsInto | None, taken: Taken, small: list[str]
+) -> None:
+    """Replace one `gq.pack` by the weights that it computes. What is to be said of those that are
+    near the least scale is put into `small`."""
     weight, type_ = weight_of(pack.weight), gq.block_scaled(pack.weight)
     assert weight is not None and type_ is not None
     names = part_names(joined(weight_names(pack.weight)), pack.layout.row.parts(type_))
@@ -109,7 +117,7 @@ def fold_pack(pack: gq.PackOp, into: FoldWeightsInto | None, taken: Taken) -> No
     while any(taken.get(name, form) != form for name in names):
         names = [f"{name}_" for name in names]
     if into is not None and names[0] not in taken:
-        parts = map(into.keep, compute(pack, into))
+        parts = map(into.keep, compute(pack, into, small))
         into.store.update(zip(names, parts, strict=True))
     taken.update(dict.fromkeys(names, form))
     weights: list[gq.WeightOp] = []
@@ -146,24 +154,31 @@ def form_of(op: Operation | Block) -> tuple[str, ...]:
     return str(op), *(each for value in op.operands for each in form_of(value.owner))  # pyright: ignore
 
 
-def compute(pack: gq.PackOp, into: FoldWeightsInto) -> tuple[torch.Tensor, ...]:
+def compute(pack: gq.PackOp, into: FoldWeightsInto, small: list[str]) -> tuple[torch.Tensor, ...]:
     """What a pack gives, with all that it depends on run in the interpreter."""
+    from gqc.quantizers import underflow
 
     def seen(source: torch.Tensor | None, quantized: BlockScaled, op: Quantized) -> None:
         if isinstance(op, gq.QcastOp):
             assert source is not None
             check_range(source, quantized, op, pack)
+            if said := underflow(source, quantized):
+                small.append(f"{layer_name(op)}: {said}")
         into.observe(source, quantized, op)
 
     return run(pack, [evaluate(pack.weight, into.store, seen)])
 
 
 def run(op: Operation, operands: Sequence[Any]) -> tuple[Any, ...]:
-    """The results of an operation."""
+    """The results of an operation on weights. Raises GqcError, on inf and NaN too."""
     import torch
+
+    from gqc.quantizers import refuse_specials
 
     try:
         with torch.no_grad():
+            if isinstance(op, gq.QcastOp):
+                refuse_specials(operands[0])
             return interpreter(ModuleOp([]), {}).run_op(op, tuple(operands))
     except ValueError as error:
         shape = list(gq.tensor_shape(op.operands[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from gqc.quantizers import MICROSCALING_RULES
 from gqc.schemes import (
     GROUPS,
     MX_ELEMENTS,
+    NVFP4,
     PRESETS,
     ROUNDINGS,
     Patterns,
@@ -202,11 +204,15 @@ def test_text_may_leave_defaults_out() -> None:
     [
         ("si4 g48", "a group of 48: choose one of .16, 32, 64, 128, 256., or None for a row"),
         ("si4 gx", "scheme 'si4 gx' cannot be read"),
-        ("si4 g32 colour=red", "scheme 'si4 g32 colour=red' cannot be read"),
-        ("si4 g32 fast", "scheme 'si4 g32 fast' cannot be read"),
+        ("si4 g32 colour=red", "'colour=red' is no choice: write element=…, group=…, scale=…"),
+        ("si4 g32 fast", "scheme 'si4 g32 fast' cannot be read: 'fast' is no choice"),
+        ("int4 g128", "'int4' is no element format .*for example int8_g32 scale=bf16"),
+        ("int8_g32 colour=red", "scheme 'int8_g32 colour=red' cannot be read: 'colour=red' is no"),
+        ("int8_g48 scale=bf16", "unknown scheme 'int8_g48'"),
+        ("int8_g32 static=False", "cannot be read: it is True or left out, not False"),
         ("si4 g32 quantizer=magic", "unknown quantizer 'magic': choose one of rtn"),
         ("si4 g32 scale_rule=amax", "unknown scale_rule 'amax': choose one of minmax, half,"),
-        ("si4 g32 tensor_scale=f16", "cannot be read: the tensor scale is f32, not f16"),
+        ("si4 g32 tensor_scale=f16", "cannot be read: it is f32 or left out, not f16"),
         ("ui4 g32 zero=f16", "zero_mode 'none' with zero 'f16': give both or none"),
         ("ui4 g32 zero_mode=rescale", "zero_mode 'rescale' with zero None: give both or none"),
     ],
@@ -354,3 +360,21 @@ def test_what_needs_calibration() -> None:
         assert parse_scheme(text).needs_calibration
     for text in ("int4_g64", "int4_g64+scale_search", "mxfp4+hadamard", "nvfp4+four_over_six"):
         assert not parse_scheme(text).needs_calibration
+
+
+@pytest.mark.parametrize(
+    "text, scheme",
+    [
+        ("int8_g32 scale=bf16", replace(preset("int8_g32"), scale="bf16")),
+        ("int8_g32 scale=f32 zero=f32", replace(preset("int8_g32"), scale="f32", zero="f32")),
+        ("int4_g64+awq scale=f32", replace(preset("int4_g64+awq"), scale="f32")),
+        ("w4a8_g32 scale=bf16", replace(preset("w4a8_g32"), scale="bf16")),
+        ("int4_g32_sym scale_rule=half group=row", Scheme("si4", None, scale_rule="half")),
+        ("nvfp4 activation=f4E2M1FN,g16,scale=f8E4M3FN,quantizer=microscaling,scale_rule=amax",
+         replace(preset("nvfp4"), activation=replace(NVFP4, tensor_scale=False))),
+    ],
+)  # fmt: skip
+def test_choices_after_a_preset(text: str, scheme: Scheme) -> None:
+    assert parse_scheme(text) == scheme
+    (pattern,) = Patterns(scheme_list({"*.up": text})).entries
+    assert pattern == ("*.up", text)

@@ -26,7 +26,7 @@ from gqc.formats.microscaling import nvfp4_tensor_scale
 from gqc.formats.packing import slices
 from gqc.passes.helpers import count
 from gqc.passes.quantize_weights import HEAD, refuse_ragged_groups, refuse_unknown_patterns
-from gqc.quantizers import QUANTIZERS
+from gqc.quantizers import QUANTIZERS, refuse_specials, underflow
 from gqc.schemes import KEEP, Patterns, Scheme, SchemeLike, parse_scheme, scheme_list
 
 
@@ -160,9 +160,12 @@ class Quantizing:
         linear, scheme = self.chosen[name]
         type_, tensor_scale = self.types[scheme], self.tensor_scale(name)
         try:
-            quantized = quantize_rows(self.matrix(name), scheme, type_, tensor_scale)
+            matrix = self.matrix(name)
+            quantized = quantize_rows(matrix, scheme, type_, tensor_scale)
         except ValueError as error:
             raise GqcError(f"{name} {list(linear.stacked)}: {error}") from error
+        if said := underflow(matrix, quantized):
+            warnings.warn(f"{name}: {said}", stacklevel=2)
         if linear.experts:
             quantized = stacked(quantized, scheme.type(3), linear.experts)
         return Transposed(quantized) if linear.transposed else quantized
@@ -252,6 +255,7 @@ def quantize_rows(
     Blocks lie in rows, so that this is what the quantizer makes of the whole. Raises ValueError as
     it does.
     """
+    refuse_specials(weight)
     quantizer = QUANTIZERS[scheme.quantizer]
     whole: BlockScaled | None = None
     first = 0

@@ -126,7 +126,10 @@ def write_shards(
     first = run.parameters
     shard, held = None, 0
     for i, name in enumerate(names[first:], first):
-        tensors = stored(source, name, writer)
+        try:
+            tensors = stored(source, name, writer)
+        except GqcError as error:
+            raise with_others(error, source, names[i + 1 :], writer) from error
         if shard is not None and not shard.takes(tensors, limit):
             run.end(shard, held)
             shard = None
@@ -137,6 +140,19 @@ def write_shards(
         bar.advance(name)
     if shard is not None:
         run.end(shard, held)
+
+
+def with_others(error: GqcError, source: Source, names: list[str], writer: Writer) -> GqcError:
+    """One error for a parameter that cannot be stored and for all others, after it, that cannot."""
+    problems = [str(error)]
+    for name in names:
+        try:
+            stored(source, name, writer)
+        except GqcError as other:
+            problems.append(str(other))
+    if len(problems) == 1:
+        return error
+    return GqcError("\n  ".join([f"{len(problems)} parameters cannot be stored:", *problems]))
 
 
 def header(names: list[str]) -> int:

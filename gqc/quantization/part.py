@@ -20,7 +20,7 @@ from gqc.formats.rotation import rotate
 from gqc.quantization.input_error import InputFormat, input_sqnr
 from gqc.quantization.layers import Layer
 from gqc.quantization.quantized import Fact
-from gqc.quantizers import Statistics, microscaling, quantize
+from gqc.quantizers import Statistics, microscaling, quantize, underflow
 from gqc.report import sqnr
 from gqc.schemes import Scheme
 
@@ -111,10 +111,11 @@ def quantized(
         matrix = rotate(matrix.float(), size)
         statistics = None if statistics is None else statistics.rotated(size)
     found = quantize(matrix, scheme, statistics)
-    fact = replace(fact, sqnr=sqnr(matrix, found))
+    fact = replace(fact, sqnr=sqnr(matrix, found), reason=underflow(matrix, found))
     if statistics is not None:
         unseen = "" if statistics.rows else "no calibration input reached it"
-        fact = replace(fact, rows=statistics.rows, reason=unseen)
+        reason = "; ".join(filter(None, (fact.reason, unseen)))
+        fact = replace(fact, rows=statistics.rows, reason=reason)
         if statistics.power.any():
             noise = statistics.output_error(found.dequantize() - matrix).double().sum()
             signal = statistics.output_error(matrix).double().sum()

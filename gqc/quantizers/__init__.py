@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from gqc.quantizers.awq import awq
+from gqc.quantizers.checks import refuse_specials, underflow
 from gqc.quantizers.column_order import column_order
 from gqc.quantizers.four_over_six import four_over_six
 from gqc.quantizers.gptq import gptq
@@ -89,8 +90,10 @@ def quantize(
 ) -> BlockScaled:
     """Quantize a weight [N, K] by the scheme's quantizer, without its transforms.
 
-    Raises ValueError as the quantizer does, and if it needs statistics and has none.
+    Raises ValueError as the quantizer does, if it needs statistics and has none, and on a weight
+    that holds inf or NaN.
     """
+    refuse_specials(weight)
     quantizer = QUANTIZERS[scheme.quantizer]
     return quantizer(weight, scheme.type(), scheme.scale_rule, statistics=statistics)
 
@@ -115,7 +118,9 @@ __all__ = [
     "hqq",
     "microscaling",
     "quantize",
+    "refuse_specials",
     "rtn",
     "scale_search",
     "smoothquant",
+    "underflow",
 ]

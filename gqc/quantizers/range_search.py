@@ -125,8 +125,8 @@ class Search:
 
         from gqc.dialects.torch_types import DTYPES
 
-        usable = scale != 0 if zero is None else scale > 0
-        scale = torch.where(usable, scale, torch.nan).to(DTYPES[self.type.scale])
+        scale = scale.to(DTYPES[self.type.scale])  # which may make 0 of it
+        scale = torch.where(scale != 0 if zero is None else scale > 0, scale, torch.nan)
         if zero is None:
             return scale, None
         if self.type.mode.integer:

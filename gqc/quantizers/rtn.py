@@ -48,11 +48,11 @@ def rtn(
 ) -> BlockScaled:
     """Quantize a weight [N, K] to an integer block-scaled type.
 
-    The scale and zero point are rounded to their formats first, and the codes chosen for those.
+    The scale and zero point are rounded to their formats first, and the codes chosen for those: a
+    scale near the least number of its format is rounded up, so that no element is clipped.
     `scale_rule` names a row of `SCALE_RULES`. Raises ValueError if a scale or zero point overflows
-    its format or underflows it, the weight holds inf or NaN, or negative numbers that the type has
-    no code for; and on types of float elements, with scales that are powers of two, or with a
-    tensor scale.
+    its format, the weight holds inf or NaN, or negative numbers that the type has no code for; and
+    on types of float elements, with scales that are powers of two, or with a tensor scale.
     """
     import torch
 
@@ -113,7 +113,7 @@ def grid(
 
     element, mode = type_.format, type_.mode
     exact = SCALE_RULES[scale_rule](low, high, element.bits)
-    scale = rounded(exact, type_.scale, element.bits)
+    scale = raised(exact, rounded(exact, type_.scale, "scale"), type_.scale, element.bits)
     # A block of equal elements has no range: any scale serves, 1 keeps the zero point finite.
     scale = torch.where(exact == 0, torch.ones_like(scale), scale)
     if mode.zero is None:
@@ -121,8 +121,7 @@ def grid(
     zero = mode.zero(low, scale.float(), element.minimum)
     if mode.integer:
         return scale, zero.round_().clamp_(element.minimum, element.maximum).to(torch.uint8)
-    rounded(zero[exact == 0], type_.zero, element.bits)  # all that holds such a block
-    return scale, rounded(zero, type_.zero)
+    return scale, rounded(zero, type_.zero, "zero")
 
 
 def codes_under(
@@ -134,12 +133,10 @@ def codes_under(
     return codes.clamp_(type_.format.minimum, type_.format.maximum)
 
 
-def rounded(exact: torch.Tensor, format: Attribute, bits: int | None = None) -> torch.Tensor:
-    """Scales or zero points in their format.
+def rounded(exact: torch.Tensor, format: Attribute, part: str) -> torch.Tensor:
+    """Numbers of a part of the scheme, `scale` or `zero`, in their format.
 
-    Raises ValueError on overflow, and for scales of codes of `bits` bits on underflow: numbers so
-    small that the format rounds them by more than 2**-bits, which moves an end of the range by
-    about half a step.
+    Raises ValueError on overflow.
     """
     import torch
 
@@ -147,9 +144,27 @@ def rounded(exact: torch.Tensor, format: Attribute, bits: int | None = None) -> 
 
     result = exact.to(DTYPES[format])
     if not torch.isfinite(result.float()).all():
-        raise ValueError(f"a scale or zero point overflows {format}; use a wider scale format")
-    if bits is not None:
-        tolerance = 2.0 ** -min(bits, SCALES[str(format)].mantissa + 1)  # normal numbers are within
-        if ((result.float() - exact).abs() > tolerance * exact.abs()).any():
-            raise ValueError(f"a scale or zero point underflows {format}; use bf16 or f32 for it")
+        what = "a scale" if part == "scale" else "a zero point"
+        raise ValueError(
+            f"{what} overflows {format}: give the scheme {part}=bf16, which reaches as far as f32"
+        )
     return result
+
+
+def raised(
+    exact: torch.Tensor, nearest: torch.Tensor, format: Attribute, bits: int
+) -> torch.Tensor:
+    """Scales in their format: the nearest, but for codes of `bits` bits the next number up where
+    the nearest is less by more than 2**-bits.
+
+    Such scales are subnormal. A smaller one would clip the end of a range by half a step or more; a
+    larger one has steps of at most the format's least number more.
+    """
+    import torch
+
+    tolerance = 2.0 ** -min(bits, SCALES[str(format)].mantissa + 1)  # normal numbers are within
+    low = exact - nearest.float() > tolerance * exact
+    if not low.any():
+        return nearest
+    word = torch.int16 if nearest.element_size() == 2 else torch.int32
+    return torch.where(low, (nearest.view(word) + 1).view(nearest.dtype), nearest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from itertools import pairwise
 
 import pytest
@@ -76,7 +77,7 @@ def test_schemes_that_make_no_sense(options, message):
 @pytest.mark.parametrize(
     ("scheme", "message"),
     [
-        (Scheme("ui9", 32), "C2: ui9 is not an element format"),
+        (Scheme("ui9", 32), "'ui9' is no element format"),
         (Scheme("ui4", 32, zero_mode="quantized", zero="ui3"), "C5: .*zero point.*ui4.*ui3"),
         (Scheme("f8E5M2", 32), "(?s)2 layers.*0: no kernel reads scales of f16 with f8E5.*1: no k"),
         (Scheme("f4E2M1FN", 32), "(?s)2 layers.*0: no kernel reads scales of f16 with f4.*1: no k"),
@@ -189,7 +190,10 @@ def test_no_linear_layer():
     [
         (torch.full((8, 64), float("nan")), r"^1: weight \[8, 64\]: .*inf or NaN"),
         (torch.full((8, 64), float("inf")), r"^1: weight \[8, 64\]: .*inf or NaN"),
-        (1e9 * torch.eye(8, 64), r"^1: weight \[8, 64\]: .*overflows f16; use a wider"),
+        (
+            1e9 * torch.eye(8, 64),
+            r"^1: weight \[8, 64\]: .*overflows f16: .* (scale|zero)=bf16",
+        ),
     ],
     ids=["nan", "inf", "overflow"],
 )
@@ -198,6 +202,43 @@ def test_weights_that_cannot_be_quantized(weight, message):
     model[1].weight = nn.Parameter(weight)
     with pytest.raises(GqcError, match=message):
         gqc.compile(model, scheme="int4_g32")
+
+
+@pytest.mark.parametrize("scheme", ["int4_g32", "w4a16_mxfp4", "w4a16_nvfp4", "mxfp8", "w8a8_g32"])
+@pytest.mark.parametrize("call", [gqc.compile, gqc.quantize])
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+def test_inf_and_nan_in_weights_are_refused_in_all_schemes(call, scheme, bad):
+    model = linears(64, 64, 64, 64)
+    for i in (0, 2):
+        model[i].weight.data[3, 5] = bad
+    words = r"(?s)^2 weights cannot be quantized:.*0: weight \[64, 64\]: .*inf or NaN.*2: weight"
+    with pytest.raises(GqcError, match=words):
+        call(model, scheme=scheme)
+
+
+def test_a_row_of_tiny_weights_is_no_reason_to_refuse():
+    torch.manual_seed(0)
+    model = linears(64, 32)
+    model[0].weight.data[3] *= 1e-7
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compiled = gqc.compile(model, scheme="int8_g32")
+    x = torch.randn(5, 64)
+    error = (compiled(x) - model(x)).abs().amax(0)
+    assert 0 < error[3] < 64 * 4 * 2.0**-25 and error.max() < 0.05
+
+
+def test_a_layer_of_tiny_weights_is_told():
+    model = linears(64, 64, 64)
+    for parameter in model.parameters():
+        parameter.data *= 1e-8
+    words = r"(?s)0: the weight is at most 1.2e-09, near .* scale=f32 zero=f32\n  1: the weight"
+    with pytest.warns(UserWarning, match=words):
+        gqc.compile(model, scheme="int8_g32")
+    facts = gqc.quantize(model, scheme="int8_g32").facts
+    assert all("near the least scale in f16" in fact.note for fact in facts)
+    quantized = gqc.quantize(model, scheme="int8_g32 scale=f32 zero=f32")
+    assert all(fact.note == "" and fact.sqnr > 40 for fact in quantized.facts)
 
 
 def test_the_remedy_for_overflow_works():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -231,13 +233,24 @@ def test_bad_input_is_refused_before_any_work(llama: Path, tmp_path: Path) -> No
         quantizing(tmp_path / "awq")
 
 
-def test_what_a_quantizer_refuses_names_the_layer(tmp_path: Path) -> None:
-    path = write(tmp_path / "in", {"model.up.weight": numbers(4, 32) * 1e30}, {})
+def test_what_a_quantizer_refuses_names_all_layers(tmp_path: Path) -> None:
+    large = {f"model.{name}.weight": numbers(4, 32) * 1e30 for name in ("up", "down")}
+    path = write(tmp_path / "in", {**large, "model.fine.weight": numbers(4, 32)}, {})
+    words = r"model\.down\.weight \[4, 32\]: a scale overflows f16: give the scheme scale=bf16"
+    with pytest.warns(UserWarning, match="judged"), pytest.raises(GqcError) as error:
+        gqc.save(quantizing(path, "int4_g32_sym"), tmp_path / "out")
+    assert re.search(words, str(error.value)) and "fine" not in str(error.value)
+    assert re.match(r"2 parameters cannot be stored:\n  model\..*\n  model\.up", str(error.value))
+    shutil.rmtree(tmp_path / "out")
+    with pytest.warns(UserWarning, match="judged"):
+        gqc.save(quantizing(path, "int4_g32_sym scale=bf16"), tmp_path / "out")
+
+
+def test_tiny_weights_are_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "in", {"model.up.weight": numbers(4, 32) * 1e-9}, {})
     with (
         pytest.warns(UserWarning, match="judged"),
-        pytest.raises(
-            GqcError, match=r"model\.up\.weight \[4, 32\]: a scale or zero point overflows f16"
-        ),
+        pytest.warns(UserWarning, match=r"model\.up\.weight: the weight is at most .* scale=f32"),
     ):
         gqc.save(quantizing(path), tmp_path / "out")
 

@@ -99,7 +99,7 @@ def test_a_shared_weight_is_packed_once_for_each_scheme(fold: Fold) -> None:
     "spoil, words",
     [
         (lambda w: w.fill_(float("nan")), "the weight holds inf or NaN"),
-        (lambda w: w.fill_(1e6), "overflows f16; use a wider scale format"),
+        (lambda w: w.fill_(1e6), "a zero point overflows f16: give the scheme zero=bf16"),
     ],
 )
 def test_a_weight_that_cannot_be_quantized_is_named(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from torchao.quantization import quant_primitives
 
 from gqc.formats.block_scaled import BlockScaled
-from gqc.quantizers import SCALE_RULES, rtn
+from gqc.quantizers import QUANTIZERS, SCALE_RULES, rtn, underflow
 from gqc.quantizers.rtn import rtn_rows
 from gqc.schemes import Scheme, preset
 
@@ -239,28 +241,57 @@ def test_a_constant_block_keeps_its_value(scheme: Scheme, value: float) -> None:
 
 
 # An f16 that is not zero is 2⁻²⁴ at least, and has 2 digits at 2⁻²³: these scales lie below.
-TOO_SMALL = {"all": random_weight(0, 0) * 1e-7, "one block": random_weight(0, 0)}
-TOO_SMALL["one block"][1, 32:] *= 1e-6
+SMALL = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-20)
 
 
-@pytest.mark.parametrize("weight", TOO_SMALL.values(), ids=TOO_SMALL)
+@pytest.mark.parametrize("size", SMALL)
+@pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("scheme", MODES, ids=lambda s: s.zero_mode)
-def test_an_underflow_names_the_format_and_the_remedy(scheme: Scheme, weight: Any) -> None:
-    with pytest.raises(ValueError, match="underflows f16; use bf16 or f32 for it"):
-        rtn(weight, scheme.type(), scheme.scale_rule)
-    for wide in ("bf16", "f32"):
-        zero = wide if scheme.zero == "f16" else scheme.zero
-        remedy = Scheme(scheme.element, 32, wide, scheme.zero_mode, zero)
-        quantized = rtn(weight, remedy.type(), scheme.scale_rule)
-        error = (quantized.dequantize(torch.float64) - weight.double()).abs()
-        assert (error <= 1.2 * steps(quantized)).all()
+def test_a_small_block_has_a_scale_that_clips_nothing(
+    scheme: Scheme, bits: int, size: float
+) -> None:
+    """Its scale is rounded up, to the least at least: no error is more than half a step."""
+    sign, zero = scheme.element[:2], f"ui{bits}" if scheme.zero_mode == "quantized" else scheme.zero
+    scheme = replace(scheme, element=f"{sign}{bits}", zero=zero)
+    weight = random_weight(0, 0)
+    weight[1, 32:] *= size / weight[1, 32:].abs().max()
+    quantized = rtn(weight, scheme.type(), scheme.scale_rule)
+    small = quantized.index_select(0, torch.tensor([1]))
+    error = (small.dequantize(torch.float64) - weight[1].double()).abs()[0, 32:]
+    step = float(small.scale[0, 1])
+    rule = float(SCALE_RULES[scheme.scale_rule](*weight[1, 32:].aminmax(), bits))
+    assert 0 < step <= rule * (1 + 2.0**-bits) + 2.0**-24
+    # Zero points are rounded too, those of floats to a multiple of 2⁻²⁴, integers to a step.
+    slack = {"none": 0.0, "original": 0.6 * step, "quantized": step}
+    assert (error <= 0.51 * step + slack.get(scheme.zero_mode, 2.0**-24)).all()
+    others = rtn(weight[[0, 2]], scheme.type(), scheme.scale_rule)
+    assert torch.equal(quantized.codes[[0, 2]], others.codes)
+    assert underflow(weight, quantized) == ""
 
 
-def test_a_zero_point_that_underflows_is_refused() -> None:
-    """It is all that a block of equal elements has."""
-    weight = torch.full((1, 32), 3e-8)
-    with pytest.raises(ValueError, match="a scale or zero point underflows f16"):
-        rtn(weight, MODES[1].type(), "minmax")
+@pytest.mark.parametrize("quantizer", ["rtn", "hqq", "scale_search"])
+@pytest.mark.parametrize("scheme", MODES[:2], ids=lambda s: s.zero_mode)
+def test_a_weight_that_is_all_small_is_told(scheme: Scheme, quantizer: str) -> None:
+    if quantizer == "hqq" and not scheme.zero:
+        pytest.skip("hqq has zero points")
+    weight = random_weight(0, 0) * 1e-8
+    found = QUANTIZERS[quantizer](weight, scheme.type(), scheme.scale_rule)
+    words = r"is at most .*e-10, near the least scale in f16: to keep it .* scale=f32"
+    assert re.search(words + " zero=f32" * bool(scheme.zero), underflow(weight, found))
+    assert (found.dequantize(torch.float64) - weight.double()).abs().max() <= 2.0**-24
+    wide = replace(scheme, scale="f32", zero=scheme.zero and "f32")
+    found = QUANTIZERS[quantizer](weight, wide.type(), scheme.scale_rule)
+    assert underflow(weight, found) == ""
+    assert ((found.dequantize() - weight).abs() <= 1.2 * steps(found).abs()).all()
+
+
+def test_weights_that_are_exact_are_not_small() -> None:
+    for value in (0.0, 2.0**-24, 0.02):
+        weight = torch.full((2, 32), value)
+        assert underflow(weight, rtn(weight, MODES[1].type(), "minmax")) == ""
+    weight = torch.full((2, 32), 3e-8)
+    assert "near the least" in underflow(weight, rtn(weight, MODES[1].type(), "minmax"))
+    assert underflow(torch.zeros(2, 32), rtn(torch.zeros(2, 32), MODES[0].type(), "no_clip")) == ""
 
 
 @pytest.mark.parametrize("scheme", MODES, ids=lambda s: s.zero_mode)
@@ -348,7 +379,7 @@ def test_inf_and_nan_are_refused(bad: float) -> None:
     ],
 )
 def test_an_overflow_names_the_format_and_the_remedy(scheme: Scheme, weight: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match="overflows f16; use a wider scale format"):
+    with pytest.raises(ValueError, match=r"overflows f16: give the scheme (scale|zero)=bf16"):
         rtn(weight, scheme.type(), scheme.scale_rule)
     wide = Scheme(scheme.element, 32, "f32", scheme.zero_mode, scheme.zero and "f32")
     rtn(weight, wide.type(), scheme.scale_rule)
