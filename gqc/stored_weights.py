@@ -26,7 +26,7 @@ from gqc.checkpoints.weights import (
 from gqc.checkpoints.writer import unwrapped
 from gqc.dialects import gq
 from gqc.errors import GqcError
-from gqc.formats.block_scaled import BlockScaled
+from gqc.formats.block_scaled import BlockScaled, repeated
 from gqc.frontend.graph_modules import tensor_of
 from gqc.frontend.linears import copy_shared, is_conv1d, is_linear, peculiarity
 from gqc.frontend.signature import Imported, canonical_names
@@ -296,7 +296,7 @@ def in_rows(weight: BlockScaled) -> BlockScaled:
     if rows == 1:
         return weight
     parts = (weight.scale, weight.zero)
-    scale, zero = (None if p is None else p.repeat_interleave(rows, 0) for p in parts)
+    scale, zero = (None if p is None else repeated(p, rows, 0) for p in parts)
     assert scale is not None
     type_ = weight.type.with_block((1, weight.type.block.data[-1].data))
     return replace(weight, type=type_, scale=scale, zero=zero)

@@ -54,11 +54,13 @@ Formats = Mapping[str, tuple[str, ...]]
 """Elements that kernels decode, each with the formats of the scales (and of the floating-point zero
 points) that they read beside it."""
 
+WIDE = ("f16", "bf16", "f32")
+
 DECODES: Formats = {
-    **{e.name: ("f16", "bf16", "f32") for e in ELEMENTS.values() if e.is_integer},
-    **dict.fromkeys(("f6E2M3FN", "f6E3M2FN", "f8E4M3FN", "f8E5M2"), ("f8E8M0FNU",)),
+    **{e.name: WIDE for e in ELEMENTS.values() if e.is_integer},
+    **dict.fromkeys(("f6E2M3FN", "f6E3M2FN"), ("f8E8M0FNU",)),
+    **dict.fromkeys(("f8E4M3FN", "f8E5M2", "si8"), (*WIDE, "f8E8M0FNU")),
     "f4E2M1FN": ("f8E8M0FNU", "f8E4M3FN"),
-    "si8": ("f16", "bf16", "f32", "f8E8M0FNU"),
 }
 """What the kernels of every target decode."""
 

@@ -13,13 +13,12 @@ import torch
 
 from gqc.checkpoints.bits import unpack
 from gqc.checkpoints.files import Tensors, option
-from gqc.checkpoints.reader import Layer, Reader
+from gqc.checkpoints.reader import SCALES, Layer, Reader
 from gqc.checkpoints.weights import block_scaled
 from gqc.errors import GqcError
 from gqc.formats.block_scaled import BlockScaled
 
 BITS, PER_WORD = 4, 8
-SCALES = ("F16", "BF16", "F32")
 
 COLUMN = [0, 4, 1, 5, 2, 6, 3, 7]
 """Nibble of a word that holds column 0 … 7, in the GEMM layout."""

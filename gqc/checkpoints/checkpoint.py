@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,14 +69,23 @@ def is_torchao(evidence: Evidence) -> bool:
     return evidence.method == "torchao" or TENSOR_NAMES in evidence.tensors.metadata
 
 
+def is_modelopt(evidence: Evidence) -> bool:
+    """Its methods are `modelopt` and `modelopt_…`; some of its configs name only the producer."""
+    said = evidence.quantization
+    producer = said.get("producer")
+    names = (said.get("quant_library"), producer.get("name") if isinstance(producer, dict) else "")
+    method = evidence.method or next(filter(None, names), "")
+    return isinstance(method, str) and re.fullmatch(r"modelopt(_\w+)?", method) is not None
+
+
 FORMATS: dict[str, Format] = {
     "gqc": Format(method("gqc"), Gqc),
     "awq": Format(method("awq"), Awq),
     "gptq": Format(method("gptq"), Gptq),
     "hqq": Format(method("hqq"), Hqq),
     "compressed-tensors": Format(method("compressed-tensors"), CompressedTensors),
-    "modelopt": Format(method("modelopt", "modelopt_fp4"), Modelopt),
-    "fp8": Format(method("fp8"), Fp8),
+    "modelopt": Format(is_modelopt, Modelopt),
+    "fp8": Format(method("fp8", "fbgemm_fp8"), Fp8),
     "gpt-oss": Format(method("mxfp4"), GptOss),
     "torchao": Format(is_torchao, Torchao),
     "dense": Format(lambda evidence: not evidence.quantization, Reader),

@@ -23,7 +23,7 @@ from gqc.checkpoints.gptq import group_order
 from gqc.checkpoints.reader import Layer, Reader, warn_of_inputs
 from gqc.checkpoints.weights import Permuted, block_scaled
 from gqc.errors import GqcError
-from gqc.formats.block_scaled import BlockScaled
+from gqc.formats.block_scaled import BlockScaled, repeated
 from gqc.schemes import NVFP4, Scheme
 from gqc.schemes import mx as mx_scheme
 
@@ -84,12 +84,14 @@ def shared(
 def finer(
     layer: Layer, part: str, dtypes: tuple[str, ...], block: tuple[int, int], shape: tuple[int, int]
 ) -> tuple[torch.Tensor, Block]:
-    """Scales of blocks A×B, repeated for smaller ones where blocks at the edges are cut off."""
-    scale = layer.read(part, dtypes, [-(-n // b) for n, b in zip(shape, block, strict=True)])
+    """Scales of blocks A×B, [⌈N/A⌉, ⌈K/B⌉] or [⌈N/A⌉, 1, ⌈K/B⌉, 1], repeated for smaller ones where
+    blocks at the edges are cut off."""
+    a, b = (-(-n // b) for n, b in zip(shape, block, strict=True))
+    scale = layer.read(part, dtypes, (a, b), (a, 1, b, 1)).reshape(a, b)
     sizes = math.gcd(shape[0], block[0]), math.gcd(shape[1], block[1])
     for dim in (0, 1):
-        repeated = scale.repeat_interleave(block[dim] // sizes[dim], dim)
-        scale = repeated.narrow(dim, 0, shape[dim] // sizes[dim])
+        scale = repeated(scale, block[dim] // sizes[dim], dim)
+        scale = scale.narrow(dim, 0, shape[dim] // sizes[dim])
     return scale.contiguous(), sizes
 
 
@@ -282,11 +284,10 @@ class CompressedTensors(Reader):
         if scheme is None:
             warn_of_inputs(f"{key[1]} bits ({key[0]}, by {inputs.get('strategy')})")
             return None
-        static = scheme.tensor_scale and layer.has("input_global_scale")
+        static = scheme.tensor_scale and layer.is_static("input_global_scale")
         return replace(scheme, static=static)
 
     def input_scale(self, name: str) -> torch.Tensor | None:
         layer = self.quantized(name)
-        if layer is None or not layer.has("input_global_scale"):
-            return None
-        return layer.number("input_global_scale").reciprocal()
+        scale = layer.calibrated("input_global_scale") if layer else None
+        return None if scale is None else scale.reciprocal()

@@ -1,39 +1,96 @@
-"""Fine-grained FP8, as DeepSeek-V3 and transformers write it: blocks of 128×128 of E4M3."""
+"""FP8: codes of E4M3, or E5M2, under factors for a whole weight, for each row, or for blocks.
+
+Blocks of 128×128 are DeepSeek-V3's and transformers' (`weight_scale_inv`); one factor a weight is
+AutoFP8's and Mistral's; one a row is fbgemm's. The shape of the factors says which.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from typing import Any, ClassVar
 
 import torch
 
 from gqc.checkpoints.compressed_tensors import finer
-from gqc.checkpoints.files import Tensors, option
-from gqc.checkpoints.reader import Layer, Reader, warn_of_inputs
+from gqc.checkpoints.files import Spec, Tensors, option
+from gqc.checkpoints.reader import SCALES, Layer, Reader, warn_of_inputs
 from gqc.checkpoints.weights import block_scaled
 from gqc.errors import GqcError
 from gqc.formats.block_scaled import BlockScaled
-from gqc.schemes import Scheme
+
+ELEMENTS = {"F8_E4M3": "f8E4M3FN", "F8_E5M2": "f8E5M2"}
+"""Elements by what safetensors calls them."""
+
+BLOCK = (128, 128)
+"""The block that factors are for where nothing says another."""
+
+CACHE = ("k_scale", "v_scale", "q_scale", "kv_scale")
+"""Last parts of names of what quantizes attention and its cache."""
+
+FP8_SCALES = (*SCALES, "F8_E8M0")
+
+
+def float8(layer: Layer, part: str, block: tuple[int, int] = BLOCK) -> BlockScaled:
+    """weight e4m3 or e5m2 [N, K], and factors: [] or [1]; [N] or [N, 1]; for blocks A×B [⌈N/A⌉,
+    ⌈K/B⌉], or [⌈N/A⌉, 1, ⌈K/B⌉, 1]."""
+    n, k = layer.spec("weight", 2).shape
+    spec = layer.spec(part)
+    codes = layer.read("weight", [*ELEMENTS], (n, k)).view(torch.uint8)
+    element = ELEMENTS[layer.spec("weight").dtype]
+    blocks = tuple(-(-extent // size) for extent, size in zip((n, k), block, strict=True))
+    if spec.shape in ((), (1,), (1, 1)):
+        scale = layer.read(part, FP8_SCALES, spec.shape).reshape(1, 1)
+        return block_scaled(element, (None, None), codes, scale)
+    if spec.shape in ((n,), (n, 1)):
+        scale = layer.read(part, FP8_SCALES, spec.shape).reshape(n, 1)
+        return block_scaled(element, (1, None), codes, scale)
+    if without_ones(spec) != blocks:
+        raise layer.error(
+            part,
+            f"is {spec} for a weight {[n, k]}, expected [] for all of it, [{n}] or [{n}, 1] for "
+            f"rows, or {list(blocks)} for blocks of {block[0]}x{block[1]}",
+        )
+    scale, size = finer(layer, part, FP8_SCALES, block, (n, k))
+    return block_scaled(element, size, codes, scale)
+
+
+def without_ones(spec: Spec) -> tuple[int, ...]:
+    """The shape of factors for blocks, from one that has room for the blocks."""
+    shape = spec.shape
+    return (shape[0], shape[2]) if len(shape) == 4 and shape[1] == shape[3] == 1 else shape
+
+
+def warn_of_cache(tensors: Tensors) -> None:
+    """Tell that the cache of keys and values is left as it is, where a checkpoint quantizes it."""
+    if any(name.rpartition(".")[2] in CACHE for name in tensors.specs):
+        warnings.warn(
+            "the checkpoint quantizes the cache of keys and values, which is left as it is",
+            stacklevel=4,
+        )
 
 
 class Fp8(Reader):
-    """weight e4m3 [N, K], weight_scale_inv [ceil(N/A), ceil(K/B)], which is a factor."""
+    """`weight`, and `weight_scale_inv` or `weight_scale`, both of which are factors."""
 
-    PARTS = frozenset({"weight_scale_inv"})
+    PARTS = frozenset(
+        {"weight_scale_inv", "weight_scale", "activation_scale", "input_scale", "input_scale_ub"}
+    )
+    FACTORS: ClassVar = ("weight_scale_inv", "weight_scale")
+    KEYS = frozenset(FACTORS)
+    HIDDEN = frozenset(CACHE)
 
     def __init__(self, tensors: Tensors, quantization: dict[str, Any], config: dict[str, Any]):
         super().__init__(tensors, quantization, config)
-        block = option(quantization, "weight_block_size", list)
+        block = option(quantization, "weight_block_size", list, [*BLOCK])
         if len(block) != 2 or any(type(extent) is not int or extent < 1 for extent in block):
             raise GqcError(f"quantization config: weight_block_size is {block!r}, expected [A, B]")
         self.block = (block[0], block[1])
+        warn_of_cache(tensors)
 
     def weight(self, layer: Layer) -> BlockScaled:
-        n, k = layer.spec("weight", 2).shape
-        scale, block = finer(layer, "weight_scale_inv", ("F32", "BF16"), self.block, (n, k))
-        codes = layer.read("weight", ["F8_E4M3"], (n, k)).view(torch.uint8)
-        return block_scaled("f8E4M3FN", block, codes, scale)
+        part = next(part for part in self.FACTORS if layer.has(part))
+        return float8(layer, part, self.block)
 
-    def activation(self, name: str) -> Scheme | None:
+    def activation(self, name: str) -> None:
         if self.quantized(name):
             warn_of_inputs("FP8")
-        return None

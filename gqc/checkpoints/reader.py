@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from gqc.checkpoints.weights import Weight
     from gqc.schemes import Scheme
 
+SCALES = ("F16", "BF16", "F32")
+"""Formats that scales are stored as."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -59,10 +62,35 @@ class Layer:
 
     def number(self, part: str) -> torch.Tensor:
         """A float32 scalar, positive and normal. Raises GqcError on anything else."""
-        value = self.read(part, ("F32", "BF16", "F16"), (), (1,)).float().reshape(())
+        value = self.read(part, SCALES, (), (1,)).float().reshape(())
         if not value >= torch.finfo(torch.float32).tiny:
             raise self.error(part, f"is {value.item()}, expected a positive number")
         return value
+
+    def calibrated(self, part: str) -> torch.Tensor | None:
+        """The scale of the layer's input, a float32 scalar; None without one.
+
+        None too of an input that calibration did not see, as of an expert that no token went to:
+        it is 0, inf or NaN. Raises GqcError on another shape and on negative numbers.
+        """
+        if not self.has(part):
+            return None
+        value = self.read(part, SCALES, (), (1,), bits=True).float().reshape(())
+        if value < 0:
+            raise self.error(part, f"is {value.item()}, expected a positive number")
+        seen = torch.finfo(torch.float32).tiny <= value < torch.inf
+        return value if seen else None
+
+    def is_static(self, part: str) -> bool:
+        """Whether the scale of the layer's input is a calibrated one. Warns where it should be."""
+        seen = self.calibrated(part) is not None
+        if self.has(part) and not seen:
+            warnings.warn(
+                f"{self.key(part)} is no positive number, as of an expert that no token of "
+                "calibration went to: the input is quantized by a dynamic scale",
+                stacklevel=3,
+            )
+        return seen
 
     def built(self, part: str, build: Callable[[], Any]) -> Any:
         """What `build` returns, its GqcError being one about a part of this layer."""

@@ -228,8 +228,9 @@ class Torchao(Reader):
         if tensor is None or arguments is None:
             return None
         if tensor.kind == "NVFP4Tensor":
-            static = tensor.has("act_per_tensor_scale")
-            dynamic = arguments.get("use_dynamic_per_tensor_scale", False) is True
+            static = tensor.layer.is_static(tensor.part("act_per_tensor_scale"))
+            unseen = tensor.has("act_per_tensor_scale") and not static
+            dynamic = unseen or arguments.get("use_dynamic_per_tensor_scale", False) is True
             return replace(NVFP4, tensor_scale=static or dynamic, static=static)
         if tensor.kind == "MXTensor":
             inputs = replace(tensor, data=arguments)
@@ -243,9 +244,7 @@ class Torchao(Reader):
 
     def input_scale(self, name: str) -> torch.Tensor | None:
         tensor = self.subclasses.get(name)
-        if tensor is None or not tensor.has("act_per_tensor_scale"):
-            return None
-        return tensor.layer.number(tensor.part("act_per_tensor_scale"))
+        return tensor.layer.calibrated(tensor.part("act_per_tensor_scale")) if tensor else None
 
 
 def subclass_of(text: str) -> tuple[str, dict[str, Any]] | None:

@@ -87,3 +87,14 @@ class BlockScaled:
 def per_block(part: torch.Tensor) -> torch.Tensor:
     """Scales or zero points [N/A, K/B] as [N/A, 1, K/B, 1], to go with `BlockScaled.blocked`."""
     return part.reshape(-1, 1, part.shape[-1], 1)
+
+
+def repeated(part: torch.Tensor, times: int, dim: int) -> torch.Tensor:
+    """Scales or zero points, each `times` times in a row along a dimension.
+
+    Torch repeats no floats of 8 bits: they are bytes.
+    """
+    import torch
+
+    bytes_ = part.view(torch.uint8) if part.dtype.itemsize == 1 else part
+    return bytes_.repeat_interleave(times, dim).view(part.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -62,10 +63,11 @@ def quantize_layers(
 
     statistics: of their inputs, by path. reasons: what their schemes ask for and do not get. done:
     weights that are quantized already, for layers that share one. factors: [K] by path, what inputs
-    are divided by as the model runs; statistics are of inputs so divided. Raises one GqcError that
-    names all layers whose weights cannot be quantized, or whose inputs have no static scale.
+    are divided by as the model runs; statistics are of inputs so divided. Warns of layers without a
+    static scale, for no input reached them. Raises one GqcError that names all layers whose weights
+    cannot be quantized.
     """
-    result, problems = Result(), []
+    result, problems, unseen = Result(), [], []
     for layer in layers:
         try:
             seen, known = statistics.get(layer.path), {**done, **result.weights}
@@ -77,12 +79,20 @@ def quantize_layers(
         result.weights[layer.weight] = weight
         if scale is not None:
             result.input_scales[layer.weight] = scale
+        elif layer.scheme is not None and layer.scheme.is_static:
+            unseen.append(layer.path)
         note = [reasons.get(layer.path, ""), unrotated(layer), fact.reason]
         result.facts.append(replace(fact, reason="; ".join(filter(None, note))))
     if len(problems) > 1:
         problems.insert(0, f"{len(problems)} weights cannot be quantized:")
     if problems:
         raise GqcError("\n  ".join(problems))
+    if unseen:
+        warnings.warn(
+            f"no calibration input reached {', '.join(unseen)}: the tensor scale of their inputs "
+            "is dynamic",
+            stacklevel=2,
+        )
     return result
 
 
@@ -130,19 +140,14 @@ def quantized(
 
 
 def static_scale(layer: Layer, statistics: Statistics | None) -> torch.Tensor | None:
-    """The calibrated tensor scale of a layer's input, a scalar; None where its scheme has none.
+    """The calibrated tensor scale of a layer's input, a scalar; None where its scheme has none, and
+    where there were no inputs, as of an expert that no token went to.
 
-    That of all its inputs together (`formats.microscaling.nvfp4_tensor_scale`). Raises GqcError if
-    there were none.
+    That of all its inputs together (`formats.microscaling.nvfp4_tensor_scale`).
     """
     activation = None if layer.scheme is None else layer.scheme.activation
-    if activation is None or not activation.static:
+    if activation is None or not activation.static or statistics is None or not statistics.rows:
         return None
-    if statistics is None or not statistics.rows:
-        raise GqcError(
-            f"no calibration input reached {layer.path}: give inputs that run every layer, or this "
-            "layer a scheme whose tensor scale is dynamic"
-        )
     return nvfp4_tensor_scale(statistics.greatest, ELEMENTS[activation.element])
 
 

@@ -55,8 +55,8 @@ def quantize(
     Weights are quantized on the CPU.
 
     Raises GqcError that names all layers: on what `gqc.compile` refuses, on schemes that need
-    calibration without it or have no use for it, on layers with a static scale that no input
-    reaches, and on a `resume` folder of another run.
+    calibration without it or have no use for it, and on a `resume` folder of another run. Warns of
+    layers that no input reached: a static scale of theirs becomes dynamic.
     """
     if not isinstance(model, nn.Module) or isinstance(model, fx.GraphModule):
         raise GqcError(f"cannot quantize a {type(model).__name__}: give the nn.Module itself")
@@ -184,11 +184,13 @@ class Run:
             each.path: Fact(each.path, each.weight, "", reason=each.reason) for each in self.layers
         }
         schemes = {each.weight: each.scheme for each in self.layers}
+        activations = {name: s.activation for name, s in schemes.items() if s and s.activation}
+        scales = self.result.input_scales
         return Quantized(
             self.model,
             self.result.weights,
-            {name: s.activation for name, s in schemes.items() if s and s.activation},
-            self.result.input_scales,
+            {name: replace(a, static=name in scales) for name, a in activations.items()},
+            scales,
             tuple({**kept, **facts}.values()),
             config_of(self.model),
         )

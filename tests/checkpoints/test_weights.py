@@ -159,6 +159,41 @@ def test_inputs_that_stay_as_they_are_are_told(case: str, tmp_path: Path) -> Non
         assert checkpoint.activation(WEIGHT) is None
 
 
+@pytest.mark.parametrize(
+    "case, part",
+    [
+        ("modelopt/NVFP4", "input_scale"),
+        ("compressed_tensors/nvfp4", "input_global_scale"),
+        ("torchao/nvfp4_swizzled_static", "_weight_act_per_tensor_scale"),
+    ],
+)
+@pytest.mark.parametrize("value", [0.0, float("inf"), float("nan")])
+def test_an_input_that_calibration_did_not_see_has_a_dynamic_scale(
+    case: str, part: str, value: float, tmp_path: Path
+) -> None:
+    """Of an expert that no token went to; a scale that is a divisor is inf where it should be 0."""
+    format, variant = case.split("/")
+    sample = changed(SAMPLES[format][variant](), part, torch.tensor(value))
+    checkpoint = sample.check(tmp_path)
+    with pytest.warns(UserWarning, match=rf"{part} is no positive number, .* a dynamic scale"):
+        assert checkpoint.activation(WEIGHT) == replace(NVFP4, static=False)
+    assert checkpoint.input_scale(WEIGHT) is None
+    checkpoint = changed(sample, part, torch.tensor(-1.0)).open(tmp_path)
+    with pytest.raises(GqcError, match=rf"{part} is -1.0, expected a positive number"):
+        checkpoint.activation(WEIGHT)
+
+
+def changed(sample: Sample, part: str, value: torch.Tensor) -> Sample:
+    """The sample with another tensor for one that ends in `part`, of the shape that it had."""
+    content = sample.files["model.safetensors"]
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    tensors = tensors_of(content)
+    (name,) = (name for name in tensors if name.endswith(part))
+    tensors[name] = value.to(tensors[name].dtype).expand(tensors[name].shape).contiguous()
+    files = {**sample.files, "model.safetensors": save(tensors, header.get("__metadata__"))}
+    return replace(sample, files=files)
+
+
 def test_torchao_may_split_a_weight_over_shards(tmp_path: Path) -> None:
     sample = peers.TORCHAO["nvfp4"]()
     split(sample, "_weight_scale").check(tmp_path)

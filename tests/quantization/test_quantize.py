@@ -252,8 +252,18 @@ def test_layers_that_no_input_reaches_are_told() -> None:
     expected = quantize_weight(model.get_parameter(f"{path}.weight"), scheme)
     assert_same(quantized.read(f"{path}.weight"), expected)
     assert "no calibration input reached it" in str(quantized)
-    with pytest.raises(GqcError, match=r"no calibration input reached layers\.0\.gate\.1: give"):
-        gqc.quantize(model, scheme="nvfp4_static", calibration=inputs)
+    with pytest.warns(UserWarning, match=r"reached layers\.0\.gate\.1, .*: the tensor .* dynamic"):
+        quantized = gqc.quantize(model, scheme="nvfp4_static", calibration=inputs)
+    for path in facts:
+        scale, activation = (
+            of(f"{path}.weight") for of in (quantized.input_scale, quantized.activation)
+        )
+        assert activation is not None
+        assert activation.static == (scale is not None) == (not path.endswith(".1"))
+    x = torch.randn(6, 32)
+    with pytest.warns(UserWarning, match="dynamic"):
+        compiled = gqc.compile(model, (x,), scheme="nvfp4_static", calibration=inputs)
+    assert compiled(x).isfinite().all()
 
 
 def test_layers_outside_of_blocks_see_their_inputs() -> None:
