@@ -79,7 +79,10 @@ def test_schemes_that_make_no_sense(options, message):
     [
         (Scheme("ui9", 32), "'ui9' is no element format"),
         (Scheme("ui4", 32, zero_mode="quantized", zero="ui3"), "C5: .*zero point.*ui4.*ui3"),
-        (Scheme("f8E5M2", 32), "(?s)2 layers.*0: no kernel reads scales of f16 with f8E5.*1: no k"),
+        (
+            Scheme("f6E3M2FN", 32),
+            "(?s)2 layers.*0: no kernel reads scales of f16 with f6E3.*1: no k",
+        ),
         (Scheme("f4E2M1FN", 32), "(?s)2 layers.*0: no kernel reads scales of f16 with f4.*1: no k"),
         (Scheme("si4", 32, scale="f8E8M0FNU"), "(?s)cannot do 2 layers.*0: no kernel reads.*1: "),
     ],

@@ -81,6 +81,17 @@ def test_a_layer_computes_with_the_weight_that_is_stored(
         assert ((layer(x).double() - expected).abs() <= bound).all(), path
 
 
+@pytest.mark.parametrize("variant", SAMPLES["fp8"])
+def test_fp8_runs_as_it_is_stored(variant: str, tmp_path: Path) -> None:
+    sample = SAMPLES["fp8"][variant]()
+    sample.open(tmp_path)
+    with pytest.warns(UserWarning, match="inputs that the checkpoint quantizes to FP8 are left"):
+        compiled = gqc.load(tmp_path, module_of(sample.parameters), target="cpu")
+    (row,) = compiled.report().rows
+    assert row.decision == "emulated" and row.kernels and row.bits < 9.1
+    assert "decoded in registers" in row.reason
+
+
 def test_quantized_weights_are_not_quantized_again(tmp_path: Path) -> None:
     checkpoint = SAMPLES["gptq"]["4bit_v2"]().open(tmp_path)
     compiled = gqc.load(tmp_path, module_of(SAMPLES["gptq"]["4bit_v2"]().parameters), target="cpu")

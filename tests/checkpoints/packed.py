@@ -73,16 +73,41 @@ def modelopt(algorithm: str) -> Sample:
     n, k = 32, 64
     factor = torch.tensor(0.0123)
     config: dict[str, Any] = {"quant_method": "modelopt", "quant_algo": algorithm}
-    if algorithm == "W4A16_AWQ":
+    if algorithm in ("W4A16_AWQ", "W4A8_AWQ"):
         codes, scale = codes_of(4, n, k) - 8, scales_of(n, k // 16, dtype=torch.bfloat16)
         before = scales_of(k, dtype=torch.bfloat16, seed=5)
         parts = {"weight": packers.row_pairs(codes), "weight_scale": scale}
         weight = codes * spread(scale, 16) * before.double()
+        if algorithm == "W4A8_AWQ":
+            parts |= {"weight_scale_2": factor, "input_scale": factor.clone()}
         return sample(config | {"group_size": 16}, parts | {"pre_quant_scale": before}, weight)
     if algorithm == "FP8":
         codes = e4m3(n, k)
         parts = {"weight": codes, "weight_scale": factor, "input_scale": factor.clone()}
         return sample(config, parts, codes.double() * factor.double())
+    if algorithm == "FP8_PER_CHANNEL_PER_TOKEN":
+        codes, scale = e4m3(n, k), scales_of(n, dtype=torch.float32)
+        weight = codes.double() * scale.double()[:, None]
+        return sample(config, {"weight": codes, "weight_scale": scale}, weight)
+    if algorithm == "fp8_pb_wo":
+        codes, scale = e4m3(200, 256), scales_of(2, 1, 2, 1, dtype=torch.float32)
+        each = scale.double()[:, 0, :, 0].repeat_interleave(128, 0)[:200].repeat_interleave(128, 1)
+        return sample(config, {"weight": codes, "weight_scale": scale}, codes.double() * each)
+    if algorithm == "MXFP8":
+        codes, scale = e4m3(n, k), e8m0(n, k // 32)
+        weight = codes.double() * spread(torch.exp2(scale.double() - 127), 32)
+        return sample(config, {"weight": codes, "weight_scale": scale}, weight)
+    if algorithm == "W4A8_MXFP4_FP8":
+        codes, scale = codes_of(4, n, k), e8m0(n, k // 32)
+        weight = packers.fp4_values(codes) * spread(torch.exp2(scale.double() - 127), 32)
+        parts = {"weight": packers.pack_bytes(codes, 4), "weight_scale": scale}
+        return sample(config, {**parts, "input_scale": factor}, weight)
+    if algorithm == "W8A8_SQ_PER_CHANNEL":
+        codes, scale = codes_of(8, n, k) - 128, scales_of(n, dtype=torch.float32)
+        before = scales_of(k, dtype=torch.float32, seed=5)
+        weight = codes.double() * scale.double()[:, None] * before.double()
+        parts = {"weight": codes.to(torch.int8), "weight_scale": scale, "input_scale": factor}
+        return sample(config, {**parts, "pre_quant_scale": before}, weight)
     codes, scale = codes_of(4, n, k), e4m3(n, k // 16)
     parts = {
         "weight": packers.pack_bytes(codes, 4),
@@ -105,6 +130,34 @@ def fp8(n: int = 40, k: int = 96) -> Sample:
             weight[r, c] = codes[r, c].double() * scale[r // 16, c // 64].double()
     config = {"quant_method": "fp8", "weight_block_size": [16, 64], "activation_scheme": "dynamic"}
     return sample(config, {"weight": codes, "weight_scale_inv": scale}, weight)
+
+
+FP8: dict[str, tuple[dict[str, Any], str, tuple[int, ...], torch.dtype]] = {
+    "mistral": ({"weight_block_size": None}, "weight_scale_inv", (), torch.float32),
+    "autofp8": ({"ignored_layers": ["lm_head"]}, "weight_scale", (1,), torch.bfloat16),
+    "row": ({}, "weight_scale", (160,), torch.float16),
+    "fbgemm": ({"quant_method": "fbgemm_fp8"}, "weight_scale", (160, 1), torch.float32),
+    "null_blocks": ({"weight_block_size": None}, "weight_scale_inv", (2, 3), torch.float32),
+    "ue8m0": ({"scale_fmt": "ue8m0"}, "weight_scale_inv", (2, 3), torch.float8_e8m0fnu),
+}
+"""What the config says; the name, shape and format of the factors of a weight [160, 320]."""
+
+
+def fp8_variant(variant: str) -> Sample:
+    config, part, shape, dtype = FP8[variant]
+    codes = e4m3(160, 320)
+    if variant == "row":
+        codes = codes_of(7, 160, 320).clamp(0, 0x7B).byte().view(torch.float8_e5m2)
+    scale = scales_of(*shape, dtype=torch.float32).to(dtype)
+    each = scale.double().reshape(-1, 1) if len(shape) < 2 else scale.double()
+    if len(shape) == 2 and shape[1] > 1:
+        each = each.repeat_interleave(128, 0)[:160].repeat_interleave(128, 1)[:, :320]
+    inputs = {"input_scale": torch.tensor(0.02)}
+    return sample(
+        {"quant_method": "fp8", **config},
+        {"weight": codes, part: scale, **inputs},
+        codes.double() * each,
+    )
 
 
 def e8m0(*shape: int, seed: int = 6) -> torch.Tensor:

@@ -37,9 +37,15 @@ SAMPLES: dict[str, dict[str, Callable[[], Sample]]] = {
     },
     "modelopt": {
         algorithm: lambda algorithm=algorithm: packed.modelopt(algorithm)
-        for algorithm in ("NVFP4", "W4A16_AWQ", "FP8", "MIXED_PRECISION")
+        for algorithm in (
+            *("NVFP4", "W4A16_AWQ", "FP8", "MIXED_PRECISION", "FP8_PER_CHANNEL_PER_TOKEN"),
+            *("fp8_pb_wo", "MXFP8", "W4A8_MXFP4_FP8", "W4A8_AWQ", "W8A8_SQ_PER_CHANNEL"),
+        )
     },
-    "fp8": {"blocks": packed.fp8},
+    "fp8": {
+        "blocks": packed.fp8,
+        **{name: lambda name=name: packed.fp8_variant(name) for name in packed.FP8},
+    },
     "gpt_oss": {"mxfp4": packed.gpt_oss},
     "gqc": {name: lambda form=form: packed.own(form) for name, form in packed.OWN.items()},
     "compressed_tensors": peers.COMPRESSED_TENSORS,

@@ -36,6 +36,16 @@ TYPES = {
     "compressed_tensors/float_block": "16x64 : bf16 : f8E4M3FN",
     "modelopt/NVFP4": "1x16 : f8E4M3FN : f4E2M1FN, global = f32",
     "modelopt/FP8": "?x? : f32 : f8E4M3FN",
+    "modelopt/FP8_PER_CHANNEL_PER_TOKEN": "1x? : f32 : f8E4M3FN",
+    "modelopt/fp8_pb_wo": "8x128 : f32 : f8E4M3FN",
+    "modelopt/MXFP8": "1x32 : f8E8M0FNU : f8E4M3FN",
+    "modelopt/W4A8_MXFP4_FP8": "1x32 : f8E8M0FNU : f4E2M1FN",
+    "fp8/mistral": "?x? : f32 : f8E4M3FN",
+    "fp8/autofp8": "?x? : bf16 : f8E4M3FN",
+    "fp8/row": "1x? : f16 : f8E5M2",
+    "fp8/fbgemm": "1x? : f32 : f8E4M3FN",
+    "fp8/null_blocks": "32x64 : f32 : f8E4M3FN",
+    "fp8/ue8m0": "32x64 : f8E8M0FNU : f8E4M3FN",
     "torchao/int4": "1x32 : bf16 : si4, zero = bf16, zero_mode = rescale",
     "torchao/mxfp8": "1x32 : f8E8M0FNU : f8E4M3FN",
     "gguf/q4_1": "1x32 : f16 : ui4, zero = f16, zero_mode = rescale",
@@ -123,6 +133,55 @@ def test_experts_are_those_of_transformers(tmp_path: Path) -> None:
     assert torch.equal(dense(weight), theirs)
 
 
+@pytest.mark.parametrize("variant", ["mistral", "null_blocks", "ue8m0", "fbgemm"])
+def test_fp8_is_what_transformers_makes_of_it(variant: str, tmp_path: Path) -> None:
+    from transformers.integrations.finegrained_fp8 import _dequantize_fp8_weight
+
+    sample = packed.fp8_variant(variant)
+    checkpoint = sample.open(tmp_path)
+    stored = checkpoint.reader.tensors.read  # pyright: ignore[reportAttributeAccessIssue]
+    part = packed.FP8[variant][1]
+    codes, scale = stored(WEIGHT), stored(f"{LAYER}.{part}")
+    block = [128, 128] if scale.ndim == 2 and scale.shape[1] > 1 else None
+    theirs = _dequantize_fp8_weight(codes, scale, block, torch.float32)
+    assert torch.equal(dense(checkpoint.read(WEIGHT), torch.float32), theirs)
+
+
+def test_fp8_factors_of_another_shape_are_told(tmp_path: Path) -> None:
+    sample = packed.fp8_variant("null_blocks")
+    content = tensors_of(sample.files["model.safetensors"])
+    content[f"{LAYER}.weight_scale_inv"] = torch.ones(3, 3)
+    sample.files["model.safetensors"] = save(content)
+    words = (
+        r"weight_scale_inv is F32 \[3, 3\] for a weight \[160, 320\], expected \[\] .*\[2, 3\] for"
+    )
+    with pytest.raises(GqcError, match=words):
+        sample.open(tmp_path).read(WEIGHT)
+
+
+@pytest.mark.parametrize("case", ["fp8/mistral", "modelopt/FP8"])
+def test_a_quantized_cache_is_left_and_told(case: str, tmp_path: Path) -> None:
+    format, variant = case.split("/")
+    sample = SAMPLES[format][variant]()
+    content = tensors_of(sample.files["model.safetensors"])
+    content["model.layers.0.self_attn.k_proj.k_scale"] = torch.tensor(0.5)
+    sample.files["model.safetensors"] = save(content)
+    with pytest.warns(UserWarning, match="cache of keys and values, which is left as it is"):
+        sample.check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "said", [{"quant_library": "modelopt"}, {"producer": {"name": "modelopt", "version": "0.40"}}]
+)
+def test_modelopt_may_name_itself_as_the_producer_alone(said: dict, tmp_path: Path) -> None:
+    sample = packed.modelopt("FP8")
+    config = json.loads(sample.files["config.json"])
+    del config["quantization_config"]["quant_method"]
+    config["quantization_config"] |= said
+    sample.files["config.json"] = json.dumps(config).encode()
+    assert sample.check(tmp_path).format == "modelopt"
+
+
 INPUTS = {
     "compressed_tensors/nvfp4": (replace(NVFP4, static=True), 1 / 8),
     "modelopt/NVFP4": (replace(NVFP4, static=True), 0.5),
@@ -130,6 +189,8 @@ INPUTS = {
     "compressed_tensors/mxfp8_inputs": (mx("f8E4M3FN", "rceil"), None),
     "compressed_tensors/mxfp4_inputs": (mx("f4E2M1FN", "even"), None),
     "torchao/mxfp8": (mx("f8E4M3FN", "rceil"), None),
+    "modelopt/MXFP8": (mx("f8E4M3FN", "rceil"), None),
+    "modelopt/fp8_pb_wo": (None, None),
     "compressed_tensors/mxfp4": (None, None),
     "torchao/nvfp4": (None, None),
     "awq/gemm": (None, None),
@@ -151,8 +212,9 @@ def test_inputs_are_quantized_as_the_checkpoint_says(case: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "case", ["compressed_tensors/int_inputs", "modelopt/FP8", "fp8/blocks", "torchao/float8_inputs"]
-)
+    "case", ["compressed_tensors/int_inputs", "modelopt/FP8", "fp8/blocks", "torchao/float8_inputs",
+     "fp8/fbgemm", "modelopt/W4A8_MXFP4_FP8", "modelopt/W8A8_SQ_PER_CHANNEL"]
+)  # fmt: skip
 def test_inputs_that_stay_as_they_are_are_told(case: str, tmp_path: Path) -> None:
     checkpoint = opened(case, tmp_path)
     with pytest.warns(UserWarning, match=r"inputs .* quantizes to .* are left as they are"):

@@ -203,6 +203,19 @@ def test_float_elements(linear, isa, element):
         linear(64, 128, f"1x32 : f32 : {element}", activation).check(isa, 3)
 
 
+FP8 = ("1x128 : f32 : f8E4M3FN", "1x? : bf16 : f8E4M3FN", "1x64 : f16 : f8E5M2")
+
+
+@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize("format", FP8)
+def test_fp8_under_float_scales(linear, isa, format):
+    """As checkpoints have it: a scale for 128 of a row, for all of it, for 64."""
+    runs_here(isa)
+    turn = FP8.index(format) + TIERS.index(isa)
+    for i, activation in enumerate(("f32", "bf16", "f32" if "f8E5M2" in format else "f16")):
+        linear(100, 256, format, activation, i == 1).check(isa, (1, 7, 35)[(turn + i) % 3])
+
+
 @pytest.mark.parametrize("element", ["f16 : si8", "f8E8M0FNU : f8E4M3FN", "f8E8M0FNU : f8E5M2"])
 def test_codes_of_8_bits_without_look_ups_of_bytes(linear, element):
     runs_here("cooperlake")

@@ -142,12 +142,16 @@ MICROSCALING = [
 ]
 
 
+FP8 = ["1x128 : f32 : f8E4M3FN", "1x? : bf16 : f8E4M3FN"]
+
+
 @pytest.mark.parametrize("act", ["f16", "bf16"])
-@pytest.mark.parametrize("text", MICROSCALING)
+@pytest.mark.parametrize("text", [*MICROSCALING, *FP8])
 def test_microscaling_weights(build, text: str, act: str) -> None:
     """Rows, columns and K that fill no tile; every finite code."""
-    weight = random_weight(type_of(text), 37, 160)
-    kernel = build(text, 37, 160, act=act, bias=True)[0]
+    k = 384 if "1x128" in text else 160
+    weight = random_weight(type_of(text), 37, k)
+    kernel = build(text, 37, k, act=act, bias=True)[0]
     assert excess(run(kernel, weight, 5, act, bias=True), weight) <= 1
 
 
