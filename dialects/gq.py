@@ -36,6 +36,7 @@ from xdsl.traits import Pure
 
 from gqc.dialects.constraints import require
 from gqc.dialects.gq_attributes import BlockScaledType, DecisionAttr, LayoutAttr, ScheduleAttr
+from gqc.dialects.gq_codebooks import CODEBOOK_TYPES
 from gqc.dialects.gq_channels import GatherChannelsOp, RotateChannelsOp, ScaleChannelsOp
 from gqc.dialects.gq_concat import ConcatOp
 from gqc.dialects.gq_fused import FusedOp, YieldOp
@@ -426,5 +427,5 @@ Gq = Dialect(
         RotateChannelsOp,
         ConcatOp,
     ],
-    [BlockScaledType, LayoutAttr, DecisionAttr, ScheduleAttr],
+    [BlockScaledType, LayoutAttr, DecisionAttr, ScheduleAttr, *map(type, CODEBOOK_TYPES.values())],
 )

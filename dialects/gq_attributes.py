@@ -22,6 +22,7 @@ from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 
 from gqc.dialects.constraints import require
+from gqc.dialects.gq_codebooks import parse_element
 from gqc.formats.byte_layouts import SCALE_PLACES, ByteLayout
 from gqc.formats.elements import ELEMENTS, SCALES, Element
 from gqc.formats.layouts import LAYOUTS, Layout
@@ -94,6 +95,11 @@ class BlockScaledType(ParametrizedAttribute, TypeAttribute):
         bits = self.format.significant + SCALES[str(self.scale)].significant
         return not self.has_zero and bits <= SCALES[element].significant
 
+    def codes_are_exact_in(self, element: str) -> bool:
+        """Whether products in an element type need no wider one for what codes stand for before
+        scaling: a float type holds it, or integers are multiplied as they are."""
+        return element not in SCALES or self.format.significant <= SCALES[element].significant
+
     @property
     def has_tensor_scale(self) -> bool:
         return not isinstance(self.tensor_scale, Absent)
@@ -165,7 +171,7 @@ class BlockScaledType(ParametrizedAttribute, TypeAttribute):
                 block.append(parser.parse_shape_dimension())
             scale = parser.parse_type()
             parser.parse_punctuation(":")
-            element = parser.parse_type()
+            element = parse_element(parser)
             while parser.parse_optional_punctuation(",") is not None:
                 key = parser.parse_keyword_in(("zero", "zero_mode", "global"))
                 parser.parse_punctuation("=")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gqc.errors import GqcError
-from gqc.formats.elements import ELEMENTS
+from gqc.formats.elements import CODEBOOKS, ELEMENTS
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +61,7 @@ DECODES: Formats = {
     **dict.fromkeys(("f6E2M3FN", "f6E3M2FN"), ("f8E8M0FNU",)),
     **dict.fromkeys(("f8E4M3FN", "f8E5M2", "si8"), (*WIDE, "f8E8M0FNU")),
     "f4E2M1FN": ("f8E8M0FNU", "f8E4M3FN"),
+    **{e.name: WIDE for e in CODEBOOKS},
 }
 """What the kernels of every target decode."""
 

@@ -11,6 +11,7 @@ from xdsl.ir import Attribute, Block, Operation, SSAValue
 from xdsl.parser import Parser
 
 from gqc.dialects import tile
+from gqc.dialects.gq_codebooks import parse_element
 from gqc.dialects.text import context
 
 
@@ -62,7 +63,7 @@ def named(op: Operation, name: str) -> SSAValue:
 
 def element_named(name: str) -> Attribute:
     """The type of an element format, by its name in the tables."""
-    return Parser(context(), name).parse_type()
+    return parse_element(Parser(context(), name))
 
 
 def cast(value: SSAValue, element: Attribute, name: str) -> SSAValue:

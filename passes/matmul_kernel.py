@@ -83,7 +83,8 @@ class MatmulKernel(KernelBuilder):
         self.k_axis = layout.k_axis
         self.activation = gq.element_type(self.matmul.x)
         self.scale_first = self.schedule.scale.data == "before"
-        self.dot_type = f32 if layout.exact_dot and self.scale_first else self.activation
+        rounds = self.scale_first or not self.type.codes_are_exact_in(str(self.activation))
+        self.dot_type = f32 if layout.exact_dot and rounds else self.activation
 
     # Arguments
 

@@ -49,7 +49,8 @@ class PanelMatmulKernel(MatmulKernel):
     def decoded_type(self) -> Attribute:
         """Of what panels hold."""
         element, target = str(self.activation), resolve(self.target)
-        rounds = self.scale_first and not self.type.is_exact_in(element)
+        exact = self.type.is_exact_in if self.scale_first else self.type.codes_are_exact_in
+        rounds = not exact(element)
         return self.activation if target.dots(element) and not rounds else f32
 
     @property

@@ -46,8 +46,9 @@ def parts_of(tiling: Tiling, target: Target, shape: Sequence[int], bn: int, step
 
 def rows_of(tiling: Tiling, target: Target, matmul: gq.MatmulTOp, step: int) -> int:
     """BM: the tiling's, or what a CPU's matrix unit takes; it reads x, and reads no tail of K."""
-    tail = gq.tensor_shape(matmul.weight)[1] % step
-    in_tiles = tiling.panel and not tail and str(gq.element_type(matmul.x)) == "bf16"
+    tail, x = gq.tensor_shape(matmul.weight)[1] % step, str(gq.element_type(matmul.x))
+    exact = x == "bf16" and weight_type(matmul).codes_are_exact_in(x)
+    in_tiles = tiling.panel and not tail and exact
     return target.matrix_rows if in_tiles and target.matrix_rows else tiling.bm
 
 

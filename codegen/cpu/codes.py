@@ -20,7 +20,7 @@ from gqc.codegen.cpu import tables
 from gqc.codegen.cpu.emitter import Emitter, Index, magnitude_mask
 from gqc.codegen.cpu.tiles import Loaded, Tile, Vectors, as_pairs, half, shifted
 from gqc.errors import GqcError
-from gqc.formats.elements import ELEMENTS, Element
+from gqc.formats.elements import ELEMENTS, SCALES, Element
 from gqc.formats.packing import HALF, WORD, Piece, Plane, planes_of, whole_words
 
 
@@ -157,8 +157,10 @@ class Decoded(Tile):
         return [decode_integer(e, pair, format, start + HALF * odd) for pair in codes]
 
     def in_pairs(self, e: Emitter) -> bool:
-        """Whether pairs of rows are decoded at once, to bf16."""
-        return not self.source.along_lanes and e.isa.decodes_pairs(self.source.format.bits)
+        """Whether pairs of rows are decoded at once, to bf16, which must hold their values."""
+        format = self.source.format
+        exact = format.significant <= SCALES["bf16"].significant
+        return exact and not self.source.along_lanes and e.isa.decodes_pairs(format.bits)
 
     def pair(self, e: Emitter, i: Index) -> Vectors:
         if not self.in_pairs(e):
@@ -192,6 +194,8 @@ def decode(e: Emitter, code: SSAValue, format: Element, start: int = 0) -> SSAVa
     """f32 values of i32 codes from a bit on, other bits of which may be anything."""
     if format.bits <= e.isa.table_bits:
         return looked_up(e, code, format.values, start)
+    if format.table:
+        return selected(e, code, format.values, start)
     if format.is_integer:
         return decode_integer(e, code, format, start)
     if format.specials != "none":
@@ -209,6 +213,20 @@ def looked_up(e: Emitter, code: SSAValue, values: Sequence[float], start: int) -
     table = e.dense(f32, tables.repeated(values, e.isa.lanes, start))
     assert e.isa.permute_f32
     return e.intrinsic(e.isa.permute_f32, [table, code], e.vector(f32))
+
+
+def selected(e: Emitter, code: SSAValue, values: Sequence[float], start: int) -> SSAValue:
+    """Values by bits of codes from one on, of more values than a register holds: each bit selects
+    one half of them."""
+    if len(values) == 1:
+        return e.full(values[0])
+    half = len(values) // 2
+    if e.isa.permute_f32 and len(values) <= e.isa.lanes:
+        return looked_up(e, code, values, start)
+    bit = e.and_(code, half << start)
+    is_set = e.compare("ne", bit, e.bits(0))
+    upper, lower = (selected(e, code, part, start) for part in (values[half:], values[:half]))
+    return e.select(is_set, upper, lower)
 
 
 def decode_magnitude(e: Emitter, code: SSAValue, format: Element) -> SSAValue:

@@ -169,9 +169,18 @@ def float_decoder(element: Element) -> Callable[[Emitter, str], str]:
     return decode
 
 
+def table_decoder(element: Element) -> Callable[[Emitter, str], str]:
+    """Codes of a codebook to float32."""
+    return lambda printer, codes: f"{printer.helper(f'decode_{element.name}')}({codes})"
+
+
 DECODERS: dict[str, Callable[[Emitter, str], str]] = {
     "f8E8M0FNU": decode_e8m0,
-    **{e.name: float_decoder(e) for e in ELEMENTS.values() if not e.is_integer},
+    **{
+        e.name: table_decoder(e) if e.table else float_decoder(e)
+        for e in ELEMENTS.values()
+        if not e.is_integer
+    },
 }
 """Formats of codes that are bit patterns, and what prints their values."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gqc.codegen.triton import quantize
+from gqc.formats.elements import CODEBOOKS, Element
 
 UNPACK_PAIRS = '''
 @triton.jit
@@ -95,6 +96,29 @@ def tanh(x):
     return tl.where(tl.abs(x) <= 0.625, near, tl.where(x < 0.0, -far, far))
 '''
 
+
+
+def decode_table(element: Element) -> str:
+    """Source of the function that decodes a codebook: each bit of a code selects one of two."""
+    lines, level = [], [repr(value) for value in element.table]
+    for bit in range(element.bits):
+        names = [f"v{bit}_{i}" for i in range(len(level) // 2)]
+        condition = f"(codes & {1 << bit}) != 0"
+        lines += [
+            f"{name} = tl.where({condition}, {odd}, {even})"
+            for name, even, odd in zip(names, level[::2], level[1::2], strict=True)
+        ]
+        level = names
+    body = "\n    ".join(lines)
+    return f'''
+@triton.jit
+def decode_{element.name}(codes):
+    """Values, float32, of codes of {element.name}: each bit of a code selects one of two."""
+    {body}
+    return {level[0]}
+'''
+
+
 HELPERS = {
     "unpack_pairs": UNPACK_PAIRS,
     "split_pairs": SPLIT_PAIRS,
@@ -102,6 +126,7 @@ HELPERS = {
     "decode_float": DECODE_FLOAT,
     "keep_nan": KEEP_NAN,
     "decode_e8m0": DECODE_E8M0,
+    **{f"decode_{element.name}": decode_table(element) for element in CODEBOOKS},
     **quantize.HELPERS,
     "take_panels": TAKE_PANELS,
     "tanh": TANH,

@@ -2,12 +2,14 @@
 
 Names are the spellings of the IR. Integers of any width are two's complement (`siN`) or unsigned
 (`uiN`). Floating-point formats follow OCP Microscaling Formats v1.0, section 5.3, for the 4-, 6-
-and 8-bit elements and the E8M0 scale, and OCP 8-bit Floating Point v1.0 for E4M3 and E5M2.
+and 8-bit elements and the E8M0 scale, and OCP 8-bit Floating Point v1.0 for E4M3 and E5M2. The
+values of a codebook are in a table: a new one is a new entry of `CODEBOOKS`.
 """
 
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,7 +19,10 @@ INTEGER_BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 
 @dataclass(frozen=True)
 class Element:
-    """One row of the table. `exponent` and `mantissa` are field widths, 0 for integers."""
+    """One row of the table. `exponent` and `mantissa` are field widths, 0 for integers.
+
+    table: of a codebook, the value of each code, in float32; empty for other elements.
+    """
 
     name: str
     bits: int
@@ -27,10 +32,11 @@ class Element:
     bias: int = 0
     specials: str = "none"
     """Codes that are no finite numbers: `none`, `nan` (one magnitude), `ieee` (inf and nan)."""
+    table: tuple[float, ...] = ()
 
     @property
     def is_integer(self) -> bool:
-        return self.exponent == 0
+        return self.exponent == 0 and not self.table
 
     @property
     def is_signed_integer(self) -> bool:
@@ -40,6 +46,8 @@ class Element:
     @property
     def significant(self) -> int:
         """Significant bits of the values, at most; the least of a signed integer has one."""
+        if self.table:
+            return max(map(significant_bits, self.table))
         if not self.is_integer:
             return self.mantissa + 1
         return max(1, self.bits - self.signed)
@@ -74,6 +82,8 @@ class Element:
 
     def decode(self, code: int) -> float:
         """Value of one bit pattern."""
+        if self.table:
+            return self.table[code]
         if self.is_integer:
             return float(code - (1 << self.bits) if self.signed and code >> self.bits - 1 else code)
         sign = -1.0 if self.signed and code >> (self.bits - 1) else 1.0
@@ -89,6 +99,12 @@ class Element:
         return sign * math.ldexp(
             (1 << self.mantissa) + fraction, exponent - self.bias - self.mantissa
         )
+
+
+def significant_bits(value: float) -> int:
+    """Significant bits of a finite number."""
+    whole = abs(value.as_integer_ratio()[0])
+    return len(f"{whole:b}".rstrip("0"))
 
 
 def integers() -> list[Element]:
@@ -107,7 +123,33 @@ FLOATS = [
     Element("f8E5M2", 8, exponent=5, mantissa=2, bias=15, specials="ieee"),
 ]
 
-ELEMENTS: dict[str, Element] = {e.name: e for e in [*integers(), *FLOATS]}
+def codebook(name: str, *values: float) -> Element:
+    """A row for values in the order of their codes, rounded to float32."""
+    rounded = struct.unpack(f"{len(values)}f", struct.pack(f"{len(values)}f", *values))
+    return Element(name, (len(values) - 1).bit_length(), table=rounded)
+
+
+TWELFTHS = (0, 0.0625, 8, 12, 4, 6, 2, 3)
+
+CODEBOOKS = [
+    # Quantiles of the normal distribution, with 0 (Dettmers et al., arXiv 2305.14314, appendix E).
+    codebook(
+        "nf4",
+        *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
+        *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
+        *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
+        *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+    ),
+    # bitsandbytes' FP4: a sign and three bits. It is not E2M1, though most of its values are.
+    codebook("fp4_bnb", *(sign * n / 12 for sign in (1, -1) for n in TWELFTHS)),
+    # llama.cpp's values of IQ4_NL and IQ4_XS.
+    codebook(
+        "iq4_nl",
+        *(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113),
+    ),
+]
+
+ELEMENTS: dict[str, Element] = {e.name: e for e in [*integers(), *FLOATS, *CODEBOOKS]}
 """Element formats of quantized tensors, by IR name."""
 
 SCALES: dict[str, Element] = {

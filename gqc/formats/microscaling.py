@@ -50,6 +50,8 @@ def encode(values: torch.Tensor, element: Element) -> torch.Tensor:
     if not element.minimum < 0 < element.maximum:
         raise ValueError(f"{element.name} has codes of one sign only; use a signed element")
     values = values.float()
+    if element.table:
+        return encode_by_table(values, element)
     if element.is_integer:
         return (
             values.clamp(-element.maximum, element.maximum).round_().nan_to_num_(0).to(torch.int8)
@@ -65,6 +67,17 @@ def encode(values: torch.Tensor, element: Element) -> torch.Tensor:
         nan = (1 << element.bits - 1) - 1 if element.specials != "none" else 0
         codes = torch.where(values.isnan(), nan, codes).to(torch.uint8)
     return codes
+
+
+def encode_by_table(values: torch.Tensor, element: Element) -> torch.Tensor:
+    """Codes of the nearest values in a codebook; between two, the lower one. NaN is the code of 0,
+    or of the least magnitude."""
+    import torch
+
+    table = torch.tensor(element.table, device=values.device)
+    ordered, codes = table.sort(stable=True)
+    places = torch.bucketize(values.nan_to_num(0.0), (ordered[1:] + ordered[:-1]) / 2)
+    return codes.to(torch.uint8)[places]
 
 
 def encode_magnitude(magnitude: torch.Tensor, element: Element) -> torch.Tensor:

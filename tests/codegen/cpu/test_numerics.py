@@ -216,6 +216,19 @@ def test_fp8_under_float_scales(linear, isa, format):
         linear(100, 256, format, activation, i == 1).check(isa, (1, 7, 35)[(turn + i) % 3])
 
 
+CODEBOOKS = ("1x64 : f32 : nf4", "1x32 : f16 : iq4_nl", "1x? : bf16 : fp4_bnb")
+
+
+@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize("format", CODEBOOKS)
+def test_codebooks(linear, isa, format):
+    """NF4's values are exact in f32 alone, those of IQ4_NL in bf16 too."""
+    runs_here(isa)
+    turn = CODEBOOKS.index(format) + TIERS.index(isa)
+    for i, activation in enumerate(("f32", "bf16", "f16")):
+        linear(100, 192, format, activation, i == 1).check(isa, (1, 7, 35)[(turn + i) % 3])
+
+
 @pytest.mark.parametrize("element", ["f16 : si8", "f8E8M0FNU : f8E4M3FN", "f8E8M0FNU : f8E5M2"])
 def test_codes_of_8_bits_without_look_ups_of_bytes(linear, element):
     runs_here("cooperlake")

@@ -143,10 +143,11 @@ MICROSCALING = [
 
 
 FP8 = ["1x128 : f32 : f8E4M3FN", "1x? : bf16 : f8E4M3FN"]
+CODEBOOKS = ["1x32 : f32 : nf4", "1x? : f16 : iq4_nl", "1x16 : bf16 : fp4_bnb"]
 
 
 @pytest.mark.parametrize("act", ["f16", "bf16"])
-@pytest.mark.parametrize("text", [*MICROSCALING, *FP8])
+@pytest.mark.parametrize("text", [*MICROSCALING, *FP8, *CODEBOOKS])
 def test_microscaling_weights(build, text: str, act: str) -> None:
     """Rows, columns and K that fill no tile; every finite code."""
     k = 384 if "1x128" in text else 160
