@@ -36,8 +36,8 @@ from xdsl.traits import Pure
 
 from gqc.dialects.constraints import require
 from gqc.dialects.gq_attributes import BlockScaledType, DecisionAttr, LayoutAttr, ScheduleAttr
-from gqc.dialects.gq_codebooks import CODEBOOK_TYPES
 from gqc.dialects.gq_channels import GatherChannelsOp, RotateChannelsOp, ScaleChannelsOp
+from gqc.dialects.gq_codebooks import CODEBOOK_TYPES
 from gqc.dialects.gq_concat import ConcatOp
 from gqc.dialects.gq_fused import FusedOp, YieldOp
 from gqc.dialects.gq_launch import LaunchOp

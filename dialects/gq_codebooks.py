@@ -1,4 +1,4 @@
-"""Types of elements that are codes of a table: `nf4` in a block-scaled type, `!gq.nf4` elsewhere."""
+"""Types of elements that are codes of a table: `nf4` in block-scaled types, elsewhere `!gq.nf4`."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from gqc.formats.elements import SCALES
 from gqc.integer_dots import integer_dot
 from gqc.native import Native, native
-from gqc.schemes import GROUPS, MX_ELEMENTS, Scheme
+from gqc.schemes import GROUPS, MX_ELEMENTS, WEIGHTS, Scheme
 from gqc.targets import DECODES, Target
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ MATRIX = (
     "w4a16_mxfp4",
     "w4a16_nvfp4",
     "w8a16_mxfp8",
+    *WEIGHTS,
     *MX_ELEMENTS,
     "nvfp4",
     "mxfp8_mxfp4",

@@ -65,6 +65,10 @@ class Scheme:
             raise GqcError("activations are quantized by microscaling, to floats, mxint8 or si8")
         if self.activation is not None and self.activation.group is None:
             raise GqcError(f"activations are quantized in groups: choose one of {GROUPS}")
+        if self.activation is not None and ELEMENTS[self.activation.element].table:
+            raise GqcError(
+                f"activations are not quantized to {self.activation.element}, a codebook"
+            )
         if self.group is not None and self.group not in GROUPS:
             raise GqcError(f"a group of {self.group}: choose one of {GROUPS}, or None for a row")
         if (self.zero is None) != (self.zero_mode == "none"):
@@ -160,9 +164,14 @@ def mx(element: str, rounding: str) -> Scheme:
     return Scheme(element, 32, "f8E8M0FNU", quantizer="microscaling", scale_rule=rounding)
 
 
+def under_f32(element: str, group: int | None) -> Scheme:
+    """A tensor with an f32 scale for each group, or row, by its greatest element."""
+    return Scheme(element, group, "f32", quantizer="microscaling", scale_rule="amax")
+
+
 def int8(group: int) -> Scheme:
     """An activation as dots of bytes take it: 8-bit codes, one f32 scale a group, dynamic."""
-    return Scheme("si8", group, "f32", quantizer="microscaling", scale_rule="amax")
+    return under_f32("si8", group)
 
 
 NVFP4 = Scheme(
@@ -178,6 +187,13 @@ MX_ELEMENTS = {
     "mxint8": "si8",
 }
 """MX formats by the element they quantize to."""
+
+WEIGHTS = {
+    "w4a16_nf4": under_f32("nf4", 64),
+    "w8a16_fp8": under_f32("f8E4M3FN", None),
+    "w8a16_fp8_g128": under_f32("f8E4M3FN", 128),
+}
+"""Formats of weights alone: NF4 as bitsandbytes has it, FP8 with one scale a row or a group."""
 
 ROUNDINGS = {"": "floor", "_even": "even", "_ceil": "ceil", "_rceil": "rceil"}
 """Suffixes of MX presets, by how scales are rounded."""
@@ -200,6 +216,7 @@ def presets() -> Iterator[tuple[str, Scheme]]:
             activation = formats(rounding)[x]
             yield f"{x}_{w}{suffix}", replace(formats(rounding)[w], activation=activation)
     yield "nvfp4_static", replace(NVFP4, activation=replace(NVFP4, static=True))
+    yield from WEIGHTS.items()
 
 
 PRESETS: dict[str, Scheme] = dict(presets())
@@ -224,7 +241,8 @@ def preset(name: str) -> Scheme:
             "8-bit activations w<bits>a8_g<group>, with _asym for zero points (w4a8_g32); or for "
             f"weights and activations nvfp4, nvfp4_static, {', '.join(MX_ELEMENTS)}, or two of the "
             "mx (mxfp8_mxfp4: activations first); or for weights alone w<bits>a16_<format> "
-            f"(w4a16_mxfp4); mx with {roundings} for other roundings of the scales"
+            f"(w4a16_mxfp4), or {', '.join(WEIGHTS)}; mx with {roundings} for other roundings of "
+            "the scales"
         )
     size, a8 = int(group) if group else None, match.re is A8_PRESET
     if not match["asym"] if a8 else match["sym"]:

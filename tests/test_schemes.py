@@ -378,3 +378,11 @@ def test_choices_after_a_preset(text: str, scheme: Scheme) -> None:
     assert parse_scheme(text) == scheme
     (pattern,) = Patterns(scheme_list({"*.up": text})).entries
     assert pattern == ("*.up", text)
+
+
+def test_activations_are_not_quantized_to_codebooks() -> None:
+    nf4 = preset("w4a16_nf4")
+    assert str(nf4.type()) == "!gq.block_scaled<1x64 : f32 : nf4>"
+    assert parse_scheme(str(nf4)) == nf4
+    with pytest.raises(GqcError, match="activations are not quantized to nf4, a codebook"):
+        replace(nf4, activation=nf4)

@@ -97,7 +97,6 @@ def tanh(x):
 '''
 
 
-
 def decode_table(element: Element) -> str:
     """Source of the function that decodes a codebook: each bit of a code selects one of two."""
     lines, level = [], [repr(value) for value in element.table]

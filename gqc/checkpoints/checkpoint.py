@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gqc.checkpoints.awq import Awq
+from gqc.checkpoints.bitsandbytes import Bitsandbytes
 from gqc.checkpoints.compressed_tensors import CompressedTensors
 from gqc.checkpoints.files import PICKLES, Tensors, read_json, safetensors_of
 from gqc.checkpoints.fp8 import Fp8
@@ -86,6 +87,7 @@ FORMATS: dict[str, Format] = {
     "compressed-tensors": Format(method("compressed-tensors"), CompressedTensors),
     "modelopt": Format(is_modelopt, Modelopt),
     "fp8": Format(method("fp8", "fbgemm_fp8"), Fp8),
+    "bitsandbytes": Format(method("bitsandbytes"), Bitsandbytes),
     "gpt-oss": Format(method("mxfp4"), GptOss),
     "torchao": Format(is_torchao, Torchao),
     "dense": Format(lambda evidence: not evidence.quantization, Reader),

@@ -123,6 +123,7 @@ FLOATS = [
     Element("f8E5M2", 8, exponent=5, mantissa=2, bias=15, specials="ieee"),
 ]
 
+
 def codebook(name: str, *values: float) -> Element:
     """A row for values in the order of their codes, rounded to float32."""
     rounded = struct.unpack(f"{len(values)}f", struct.pack(f"{len(values)}f", *values))

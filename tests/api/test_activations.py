@@ -76,11 +76,12 @@ PAIRS = [name for name in PRESETS if not name.endswith((*filter(None, ROUNDINGS)
 @pytest.mark.parametrize("scheme", PAIRS)
 def test_every_pair_with_odd_rows_and_columns_and_a_tail_of_k(scheme):
     torch.manual_seed(0)
-    layer = nn.Linear(160, 37)
+    columns = 160 if (PRESETS[scheme].group or 1) <= 32 else 384
+    layer = nn.Linear(columns, 37)
     result = gqc.compile(layer, scheme=scheme, target="cpu")
     activation = PRESETS[scheme].activation
     for rows in (1, 7):
-        x = torch.randn(rows, 160)
+        x = torch.randn(rows, columns)
         seen = x.double() if activation is None else fake(x, activation)
         weight = fake(layer.weight, PRESETS[scheme])
         truth = nn.functional.linear(seen, weight, layer.bias.double())
@@ -193,8 +194,9 @@ class Skips(nn.Module):
 def test_a_layer_that_calibration_does_not_reach():
     x = torch.randn(2, 64)
     options: dict[str, Any] = {"scheme": "nvfp4_static", "target": "cpu", "calibration": [x]}
-    with pytest.raises(GqcError, match="no calibration input reached unused: give"):
-        gqc.compile(Skips(), **options)
+    with pytest.warns(UserWarning, match="input reached unused: the tensor scale .* is dynamic"):
+        state = gqc.compile(Skips(), **options).state_dict()
+    assert "used.input_scale" in state and "unused.input_scale" not in state
     result = gqc.compile(Skips(), ignore=["unused"], **options)
     assert "used.input_scale" in result.state_dict()
 

@@ -160,6 +160,50 @@ def fp8_variant(variant: str) -> Sample:
     )
 
 
+NF4 = [
+    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635),
+    *(-0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725),
+    *(0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941),
+    *(0.7229568362236023, 1.0),
+]
+FP4 = [0, 1 / 192, 2 / 3, 1, 1 / 3, 1 / 2, 1 / 6, 1 / 4]
+
+BITSANDBYTES = ("nf4", "nf4_nested", "fp4", "nf4_across_rows", "nf4_in_bf16", "int8")
+
+
+def bitsandbytes(variant: str) -> Sample:
+    """Blocks of 64 of the flattened weight, which end within rows of 96; or rows of int8."""
+    n, k = (16, 96) if variant == "nf4_across_rows" else (16, 128)
+    config: dict[str, Any] = {"quant_method": "bitsandbytes", "load_in_4bit": variant != "int8"}
+    if variant == "int8":
+        codes, scale = codes_of(8, n, k) - 128, scales_of(n, dtype=torch.float32)
+        parts = {"weight": codes.to(torch.int8), "SCB": scale}
+        parts["weight_format"] = torch.tensor(0, dtype=torch.uint8)
+        return sample(config, parts, codes.double() * (scale / 127).double()[:, None])
+    kind, size = variant[:3], 64
+    values = torch.tensor(NF4 if kind == "nf4" else [*FP4, *(-v for v in FP4)])
+    codes, blocks = codes_of(4, n * k), -(-n * k // size)
+    state = {"quant_type": kind, "blocksize": size, "dtype": "bfloat16", "shape": [n, k]}
+    absmax = scales_of(blocks, dtype=torch.float32)
+    parts = {"weight.absmax": absmax, "weight.quant_map": values}
+    if variant == "nf4_nested":
+        state |= {"nested_blocksize": 8, "nested_dtype": "float32", "nested_offset": 0.25}
+        nested = {"absmax": codes_of(8, blocks).byte(), "quant_map": values}
+        nested |= {"nested_absmax": scales_of(4, dtype=torch.float32, seed=3)}
+        nested |= {"nested_quant_map": torch.linspace(-1, 1, 256)}
+        parts = {f"weight.{part}": tensor for part, tensor in nested.items()}
+        whole = nested["nested_absmax"].repeat_interleave(8)
+        absmax = nested["nested_quant_map"][nested["absmax"].long()] * whole + 0.25
+    packed = torch.tensor([(a << 4) + b for a, b in codes.view(-1, 2).tolist()]).byte().view(-1, 1)
+    parts["weight"] = (
+        packed.view(-1, 2).view(torch.bfloat16) if variant == "nf4_in_bf16" else packed
+    )
+    text = torch.tensor([*json.dumps(state).encode()], dtype=torch.uint8)
+    parts[f"weight.quant_state.bitsandbytes__{kind}"] = text
+    each = absmax.double().repeat_interleave(size)[: n * k]
+    return sample(config, parts, (values.double()[codes] * each).view(n, k))
+
+
 def e8m0(*shape: int, seed: int = 6) -> torch.Tensor:
     """Bytes of scales of about 1."""
     return (codes_of(4, *shape, seed=seed) + 120).to(torch.uint8)

@@ -46,6 +46,9 @@ SAMPLES: dict[str, dict[str, Callable[[], Sample]]] = {
         "blocks": packed.fp8,
         **{name: lambda name=name: packed.fp8_variant(name) for name in packed.FP8},
     },
+    "bitsandbytes": {
+        name: lambda name=name: packed.bitsandbytes(name) for name in packed.BITSANDBYTES
+    },
     "gpt_oss": {"mxfp4": packed.gpt_oss},
     "gqc": {name: lambda form=form: packed.own(form) for name, form in packed.OWN.items()},
     "compressed_tensors": peers.COMPRESSED_TENSORS,

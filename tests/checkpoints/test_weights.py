@@ -45,6 +45,10 @@ TYPES = {
     "fp8/row": "1x? : f16 : f8E5M2",
     "fp8/fbgemm": "1x? : f32 : f8E4M3FN",
     "fp8/null_blocks": "32x64 : f32 : f8E4M3FN",
+    "bitsandbytes/nf4_nested": "1x64 : f32 : nf4",
+    "bitsandbytes/nf4_across_rows": "1x32 : f32 : nf4",
+    "bitsandbytes/fp4": "1x64 : f32 : fp4_bnb",
+    "bitsandbytes/int8": "1x? : f32 : si8",
     "fp8/ue8m0": "32x64 : f8E8M0FNU : f8E4M3FN",
     "torchao/int4": "1x32 : bf16 : si4, zero = bf16, zero_mode = rescale",
     "torchao/mxfp8": "1x32 : f8E8M0FNU : f8E4M3FN",
@@ -147,6 +151,37 @@ def test_fp8_is_what_transformers_makes_of_it(variant: str, tmp_path: Path) -> N
     assert torch.equal(dense(checkpoint.read(WEIGHT), torch.float32), theirs)
 
 
+@pytest.mark.parametrize(
+    "part, value, words",
+    [
+        ("quant_map", torch.linspace(-1, 1, 16), "has other values than those of nf4"),
+        ("absmax", torch.ones(3), r"is F32 \[3\], expected F32 \[32\]"),
+        ("bitsandbytes__nf4", torch.tensor([*b'{"shape": [4]}']).byte(), "is no state of a weight"),
+        ("bitsandbytes__nf4", torch.tensor([*b"[1"]).byte(), "is no state of a weight"),
+        ("mlp.down_proj.weight", torch.ones(7, 1).byte(), r"is U8 \[7, 1\], expected 1024 bytes"),
+    ],
+)
+def test_damaged_parts_of_bitsandbytes_are_told(
+    part: str, value: torch.Tensor, words: str, tmp_path: Path
+) -> None:
+    sample = packed.bitsandbytes("nf4")
+    content = tensors_of(sample.files["model.safetensors"])
+    (name,) = (name for name in content if name.endswith(part))
+    content[name] = value
+    sample.files["model.safetensors"] = save(content)
+    with pytest.raises(GqcError, match=words):
+        sample.open(tmp_path).read(WEIGHT)
+
+
+def test_codes_of_bitsandbytes_without_a_state_are_told(tmp_path: Path) -> None:
+    sample = packed.bitsandbytes("nf4")
+    content = tensors_of(sample.files["model.safetensors"])
+    del content[f"{WEIGHT}.quant_state.bitsandbytes__nf4"]
+    sample.files["model.safetensors"] = save(content)
+    with pytest.raises(GqcError, match=r"without quant_state\.bitsandbytes__nf4"):
+        sample.open(tmp_path).read(WEIGHT)
+
+
 def test_fp8_factors_of_another_shape_are_told(tmp_path: Path) -> None:
     sample = packed.fp8_variant("null_blocks")
     content = tensors_of(sample.files["model.safetensors"])
@@ -213,7 +248,8 @@ def test_inputs_are_quantized_as_the_checkpoint_says(case: str, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     "case", ["compressed_tensors/int_inputs", "modelopt/FP8", "fp8/blocks", "torchao/float8_inputs",
-     "fp8/fbgemm", "modelopt/W4A8_MXFP4_FP8", "modelopt/W8A8_SQ_PER_CHANNEL"]
+     "fp8/fbgemm", "modelopt/W4A8_MXFP4_FP8", "modelopt/W8A8_SQ_PER_CHANNEL",
+        "bitsandbytes/int8"]
 )  # fmt: skip
 def test_inputs_that_stay_as_they_are_are_told(case: str, tmp_path: Path) -> None:
     checkpoint = opened(case, tmp_path)

@@ -83,8 +83,8 @@ def test_parts_are_added_before_what_comes_after() -> None:
 @pytest.mark.parametrize("name", ELEMENTS)
 @pytest.mark.parametrize("axis, order", [(0, "pairs"), (1, "pairs"), (0, "halves")])
 def test_unpack_and_cast_give_the_value_of_every_code(name: str, axis: int, order: str) -> None:
-    element = ELEMENTS[name]
-    count = 256
+    element, count = ELEMENTS[name], 256
+    kind = f"!gq.{name}" if element.table else name
     codes = torch.arange(count) % (1 << element.bits)
     planes = [p[:, None] if axis == 0 else p[None] for p in pack(codes, element.bits, order)]
     rank = [(p.shape[0], p.shape[1]) for p in planes]
@@ -101,8 +101,8 @@ def test_unpack_and_cast_give_the_value_of_every_code(name: str, axis: int, orde
       %c0 = arith.constant 0 : index
       {loads}
       %q = tile.unpack {names} axis = {axis} order = "{order}"
-        : ({types}) -> vector<{shape[0]}x{shape[1]}x{name}>
-      %v = tile.cast %q : vector<{shape[0]}x{shape[1]}x{name}> to vector<{shape[0]}x{shape[1]}xf32>
+        : ({types}) -> vector<{shape[0]}x{shape[1]}x{kind}>
+      %v = tile.cast %q : vector<{shape[0]}x{shape[1]}x{kind}> to vector<{shape[0]}x{shape[1]}xf32>
       tile.store %v, %y[%c0, %c0] : vector<{shape[0]}x{shape[1]}xf32>, memref<?x{shape[1]}xf32>
     }}
     """)

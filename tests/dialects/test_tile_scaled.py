@@ -41,7 +41,7 @@ def decode(name: str, steps: str, bytes_: torch.Tensor, codes: int, result: str)
     return y[0]
 
 
-FLOATS = [name for name, element in ELEMENTS.items() if not element.is_integer]
+FLOATS = [name for name, element in ELEMENTS.items() if element.exponent]
 
 
 def every_code(name: str) -> tuple[torch.Tensor, torch.Tensor]:

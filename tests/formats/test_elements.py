@@ -8,7 +8,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from gqc.formats.elements import ELEMENTS, FLOATS, INTEGER_BITS, SCALES, Element
+from gqc.formats.elements import (
+    CODEBOOKS,
+    ELEMENTS,
+    FLOATS,
+    INTEGER_BITS,
+    SCALES,
+    Element,
+)
 
 SMALL_FLOATS = {
     "f4E2M1FN": ml_dtypes.float4_e2m1fn,
@@ -64,6 +71,30 @@ def test_f32_scales_decode_as_numpy_does() -> None:
     assert equal([SCALES["f32"].decode(int(c)) for c in codes], theirs)
 
 
+@pytest.mark.parametrize(
+    ("name", "significant", "values"),
+    [
+        ("nf4", 24, {0: -1.0, 1: -0.6961928009986877, 7: 0.0, 8: 0.07958029955625534, 15: 1.0}),
+        ("fp4_bnb", 24, {1: 0.0052083334885537624, 3: 1.0, 8: 0.0, 12: -0.3333333432674408}),
+        ("iq4_nl", 7, {0: -127, 7: -10, 8: 1, 15: 113}),
+    ],
+)
+def test_codebooks(name: str, significant: int, values: dict[int, float]) -> None:
+    """Values in the order of their codes, float32, of which bf16 holds 8 significant bits."""
+    element = ELEMENTS[name]
+    assert element.bits == 4 and len(element.values) == 16
+    assert {code: element.decode(code) for code in values} == values
+    assert np.float32(element.values).tolist() == [*element.values]
+    assert element.significant == significant
+    assert not element.is_integer and not element.is_signed_integer
+
+
+def test_values_of_iq4_nl_are_those_of_gguf() -> None:
+    from gguf.quants import IQ4_NL
+
+    assert ELEMENTS["iq4_nl"].values == tuple(IQ4_NL.kvalues)
+
+
 @pytest.mark.parametrize("bits", INTEGER_BITS)
 def test_integers(bits: int) -> None:
     unsigned, signed = ELEMENTS[f"ui{bits}"], ELEMENTS[f"si{bits}"]
@@ -85,7 +116,8 @@ def test_greatest_numbers_of_the_mx_elements(name: str, greatest: float) -> None
 
 def test_tables_are_keyed_by_name() -> None:
     assert all(name == e.name for table in (ELEMENTS, SCALES) for name, e in table.items())
-    assert [e.name for e in FLOATS] == [n for n, e in ELEMENTS.items() if not e.is_integer]
+    others = [e.name for e in (*FLOATS, *CODEBOOKS)]
+    assert others == [n for n, e in ELEMENTS.items() if not e.is_integer]
 
 
 def test_a_wide_format_has_no_table_of_values() -> None:

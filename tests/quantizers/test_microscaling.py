@@ -462,3 +462,93 @@ def test_integers_under_f32_scales() -> None:
     assert found.codes.dtype == torch.int8
     assert found.codes[:4].tolist() == [[127, 0, 2, -2], [0] * 4, [0] * 4, [127, 0, -127, 37]]
     assert found.codes[5].tolist() == [-127, 127, 0, 42] and found.dequantize()[4].isnan().all()
+
+
+@pytest.mark.parametrize("element", ["nf4", "fp4_bnb", "iq4_nl"])
+def test_codes_of_a_codebook_are_the_nearest(element: str) -> None:
+    weight = random(16, 128)
+    quantized = microscaling(weight, parse(f"1x64 : f32 : {element}"), "amax")
+    table = torch.tensor(quantized.type.format.values, dtype=torch.float64)
+    amax = weight.abs().unflatten(1, (2, 64)).amax(-1)
+    assert torch.equal(quantized.scale, amax / quantized.type.format.maximum)
+    scale = quantized.scale.double().repeat_interleave(64, 1).unsqueeze(-1)
+    errors = (table * scale - weight.double().unsqueeze(-1)).abs()
+    found = errors.gather(-1, quantized.codes.long().unsqueeze(-1)).squeeze(-1)
+    assert (found <= errors.amin(-1) * (1 + 1e-6) + 1e-9).all()
+    assert len(quantized.codes.unique()) > 12
+
+
+BITSANDBYTES = [
+    0,
+    0,
+    1,
+    1,
+    1,
+    2,
+    2,
+    2,
+    3,
+    3,
+    4,
+    4,
+    4,
+    5,
+    5,
+    5,
+    6,
+    6,
+    6,
+    6,
+    6,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    8,
+    8,
+    8,
+    8,
+    8,
+    9,
+    9,
+    9,
+    10,
+    10,
+    10,
+    11,
+    11,
+    12,
+    12,
+    13,
+    13,
+    14,
+    14,
+    14,
+    15,
+]
+
+
+def test_nf4_is_bitsandbytes() -> None:
+    """Codes and scales that bitsandbytes 0.50 made of this block."""
+    weight = torch.arange(-32, 32).float().reshape(1, 64) ** 3 / 4096
+    quantized = microscaling(weight, parse("1x64 : f32 : nf4"), "amax")
+    assert quantized.scale.item() == 8.0
+    assert quantized.codes.flatten().tolist() == BITSANDBYTES

@@ -32,6 +32,8 @@ FORMATS = {
     "mxfp4": "1x32 : f8E8M0FNU : f4E2M1FN",
     "mxfp8": "1x32 : f8E8M0FNU : f8E4M3FN",
     "nvfp4": "1x16 : f8E4M3FN : f4E2M1FN, global = f32",
+    "fp8_g128": "1x128 : f32 : f8E4M3FN",
+    "iq4_nl": "1x32 : f16 : iq4_nl",
 }
 
 
@@ -66,6 +68,7 @@ def test_half_tiles_of_k(linear, emulated_tiles, name):
         (64, FORMATS["nvfp4"], "f16"),
         (100, "1x? : f16 : ui4", BF16),  # a tail of K
         (48, "1x16 : f16 : si3", BF16),
+        (64, "1x64 : f32 : nf4", BF16),
     ],
 )
 def test_what_tiles_cannot_multiply(linear, emulated_tiles, k, format, activation):

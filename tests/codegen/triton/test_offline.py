@@ -33,9 +33,10 @@ LAYERS = [
     ("1x? : bf16 : f8E5M2", 4096, "bf16", 1),
     ("1x16 : f16 : ui2, zero = f16, zero_mode = original", 576, "bf16", 0),
     ("1x32 : f8E8M0FNU : si8", 4096, "bf16", 0),
+    ("1x64 : f32 : nf4", 4096, "bf16", 1),
 ]
 EVERY = 7
-"""Targets, and both Tritons, take turns: each compiles two of these, and tests/benchmarks
+"""Targets, and both Tritons, take turns: each compiles two or three of these, and tests/benchmarks
 compiles what of all kernels has changed."""
 
 TRITONS = [

@@ -17,6 +17,11 @@
 
 // -----
 
+// CHECK: gq.block_scaled C7: nf4 has no zero point
+"test.op"() {t = !gq.block_scaled<1x64 : f16 : nf4, zero = f16, zero_mode = original>} : () -> ()
+
+// -----
+
 // CHECK: gq.block_scaled C3: si8 is not a scale format (f8E8M0FNU, f8E4M3FN, f16, bf16, f32)
 "test.op"() {t = !gq.block_scaled<1x32 : si8 : ui4>} : () -> ()
 

@@ -74,6 +74,19 @@
     !gq.block_scaled<1x16 : f8E4M3FN : f4E2M1FN, global = f32>
   ],
 
+  // Codebooks: NF4, bitsandbytes' FP4, IQ4_NL. Elsewhere than here they have the dialect's prefix.
+  // CHECK-SAME: codebooks = [
+  // CHECK-SAME: !gq.block_scaled<1x64 : f32 : nf4>,
+  // CHECK-SAME: !gq.block_scaled<1x64 : f32 : fp4_bnb>,
+  // CHECK-SAME: !gq.block_scaled<1x32 : f16 : iq4_nl>,
+  // CHECK-SAME: vector<4x64x!gq.nf4>]
+  codebooks = [
+    !gq.block_scaled<1x64 : f32 : nf4>,
+    !gq.block_scaled<1x64 : f32 : fp4_bnb>,
+    !gq.block_scaled<1x32 : f16 : !gq.iq4_nl>,
+    vector<4x64x!gq.nf4>
+  ],
+
   // Order of the options is free on input; `zero_mode = none` is not printed.
   // CHECK-SAME: !gq.block_scaled<1x32 : f16 : ui4, zero = f16, zero_mode = rescale, global = f32>
   // CHECK-SAME: !gq.block_scaled<1x32 : f16 : ui4>
