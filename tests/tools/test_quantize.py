@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints.test_write_compressed_tensors import tiny_llama
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from gqc.checkpoints.checkpoint import open_checkpoint
@@ -96,6 +97,28 @@ def test_schemes_are_for_patterns_or_for_all() -> None:
         "*": "int4_g32",
     }
     assert scheme_map([text]) == {"*": text}
+    assert scheme_map(["int8_g32 scale=bf16", "a.*=int4_g32 scale=f32 zero=f32"]) == {
+        "a.*": "int4_g32 scale=f32 zero=f32",
+        "*": "int8_g32 scale=bf16",
+    }
+
+
+def test_what_an_error_proposes_can_be_said(tmp_path: Path) -> None:
+    """Scales too large for f16 in two layers: both are named, and the remedy is one option."""
+    tiny_llama(tmp_path / "in")
+    (file,) = (tmp_path / "in").glob("*.safetensors")
+    tensors = load_file(file)
+    large = [f"model.layers.{i}.mlp.up_proj.weight" for i in (0, 1)]
+    save_file({**tensors, **{name: tensors[name] * 1e8 for name in large}}, file)
+    call = ["quantize", tmp_path / "in", tmp_path / "out", "--scheme"]
+    words = refused(*call, "int4_g32_sym")
+    assert all(name in words for name in large) and "give the scheme scale=bf16" in words
+    shutil.rmtree(tmp_path / "out")
+    run(*call, "int4_g32_sym", "--scheme", "*.up_proj=int4_g32_sym scale=bf16")
+    found = open_checkpoint(tmp_path / "out")
+    for name in large:
+        weight = found.read(name)
+        assert isinstance(weight, BlockScaled) and str(weight.type.scale) == "bf16"
 
 
 def test_sizes() -> None:
