@@ -40,7 +40,12 @@ RESULTS = Path(__file__).parent / "results" / "device.json"
 
 SCHEMES = [
     *("int8_g32", "int4_g128", "int3_g64", "int2_g32_sym", "int4_row"),
-    *(name for name in PRESETS if not name.endswith((*filter(None, ROUNDINGS), "_static"))),
+    *(
+        name
+        for name in PRESETS
+        if not name.endswith((*filter(None, ROUNDINGS), "_static"))
+        and (PRESETS[name].group or 1) <= 32  # which divides K below
+    ),
 ]
 SMALL = ((37, 160), (300, 544))
 """N and K that fill no tile."""

@@ -34,7 +34,7 @@ from gqc.codegen.triton.offline import KernelArtifacts
 from gqc.codegen.triton.roofline import estimate
 from gqc.dialects import gq, tile
 from gqc.native import NATIVE
-from gqc.schemes import MX_ELEMENTS, PRESETS, ROUNDINGS
+from gqc.schemes import MX_ELEMENTS, PRESETS, ROUNDINGS, WEIGHTS
 from gqc.targets import ANY
 from gqc.tools.gqc_opt import tile_kernels
 
@@ -55,9 +55,16 @@ EXCEPTIONS = (
 
 SCHEMES = [
     "int4_g128",
-    *(name for name in PRESETS if not name.endswith((*filter(None, ROUNDINGS), "_static"))),
+    *(
+        name
+        for name in PRESETS
+        if not name.endswith((*filter(None, ROUNDINGS), "_static")) and name not in WEIGHTS
+    ),
     *("mxfp8_rceil", "mxfp6_ceil", "mxfp4_even"),
 ]
+"""Of `WEIGHTS`, under f32 scales, tests/codegen/triton/test_offline.py compiles some: Triton 3.9
+fails for gfx950 where an f32 scale is for 64 elements, of any format, and rows are few."""
+
 PAIRS = [f"{x}_{w}" for x, w in permutations(MX_ELEMENTS, 2)]
 FUSED = ("mxfp8", "mxfp4")
 SCALED = {target for target, *_ in NATIVE}
