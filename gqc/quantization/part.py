@@ -74,7 +74,7 @@ def quantize_layers(
             weight, fact = quantized(layer, seen, known, factors.get(layer.path))
             scale = static_scale(layer, seen)
         except ValueError as error:
-            problems.append(f"{layer.path}: weight {list(layer.matrix().shape)}: {error}")
+            problems.append(problem_of(layer, error))
             continue
         result.weights[layer.weight] = weight
         if scale is not None:
@@ -83,10 +83,7 @@ def quantize_layers(
             unseen.append(layer.path)
         note = [reasons.get(layer.path, ""), unrotated(layer), fact.reason]
         result.facts.append(replace(fact, reason="; ".join(filter(None, note))))
-    if len(problems) > 1:
-        problems.insert(0, f"{len(problems)} weights cannot be quantized:")
-    if problems:
-        raise GqcError("\n  ".join(problems))
+    refuse_weights(problems)
     if unseen:
         warnings.warn(
             f"no calibration input reached {', '.join(unseen)}: the tensor scale of their inputs "
@@ -94,6 +91,18 @@ def quantize_layers(
             stacklevel=2,
         )
     return result
+
+
+def problem_of(layer: Layer, error: ValueError) -> str:
+    """What is wrong with the weight of a layer."""
+    return f"{layer.path}: weight {list(layer.matrix().shape)}: {error}"
+
+
+def refuse_weights(problems: list[str]) -> None:
+    """Raise one GqcError for all weights that have a problem, if any has."""
+    several = [f"{len(problems)} weights cannot be quantized:"] if len(problems) > 1 else []
+    if problems:
+        raise GqcError("\n  ".join([*several, *problems]))
 
 
 def unrotated(layer: Layer) -> str:

@@ -18,11 +18,17 @@ from gqc.passes.helpers import count
 from gqc.quantization.journal import Journal, fingerprint
 from gqc.quantization.layers import Layer, layers_of
 from gqc.quantization.observe import observe
-from gqc.quantization.part import Installed, Result, quantize_layers
+from gqc.quantization.part import (
+    Installed,
+    Result,
+    problem_of,
+    quantize_layers,
+    refuse_weights,
+)
 from gqc.quantization.quantized import Fact, Quantized, config_of
 from gqc.quantization.stream import Part, Stream
 from gqc.quantization.transforms import Transforms, groups_for
-from gqc.quantizers import Statistics
+from gqc.quantizers import Statistics, refuse_specials
 from gqc.schemes import SchemeLike, scheme_list
 
 
@@ -64,6 +70,7 @@ def quantize(
     copy = copy_shared(model)
     layers = layers_of(copy, schemes, lm_head)
     refuse_meta(copy)
+    refuse_specials_in(layers)
     inputs = None if calibration is None else [split_inputs(example) for example in calibration]
     refuse_calibration(layers, inputs)
     run = Run(copy, layers, inputs or [], seed)
@@ -79,6 +86,19 @@ def refuse_meta(model: nn.Module) -> None:
         raise GqcError(
             f"{len(unloaded)} weights are on the meta device, {unloaded[0]} first: load them"
         )
+
+
+def refuse_specials_in(layers: Sequence[Layer]) -> None:
+    """Raise GqcError that names all layers whose weights hold inf or NaN: inputs of others would
+    too."""
+    problems = []
+    for layer in layers:
+        try:
+            if layer.scheme is not None:
+                refuse_specials(layer.matrix())
+        except ValueError as error:
+            problems.append(problem_of(layer, error))
+    refuse_weights(problems)
 
 
 def refuse_calibration(layers: Sequence[Layer], inputs: Sequence[Any] | None) -> None:

@@ -219,6 +219,16 @@ def test_inf_and_nan_in_weights_are_refused_in_all_schemes(call, scheme, bad):
         call(model, scheme=scheme)
 
 
+@pytest.mark.parametrize("scheme", ["int4_g32+awq+gptq", "w4a16_mxfp4+scale_search", "mxfp8"])
+def test_inf_and_nan_in_weights_are_told_before_inputs_of_other_layers(scheme):
+    model = linears(64, 64, 64, 64)
+    for i in (0, 2):
+        model[i].weight.data[3, 5] = float("nan")
+    words = r"(?s)^2 weights cannot be quantized:.*0: weight .*inf or NaN.*2: weight .*inf or NaN$"
+    with pytest.raises(GqcError, match=words):
+        gqc.compile(model, scheme=scheme, calibration=[torch.randn(8, 64)])
+
+
 def test_a_row_of_tiny_weights_is_no_reason_to_refuse():
     torch.manual_seed(0)
     model = linears(64, 32)
