@@ -3,7 +3,8 @@
 The rules of `gqc.quantizers.microscaling` look at a block's greatest element alone. A scale below
 theirs clips it and serves the others better; one above brings 4 bits' sparse upper codes elsewhere
 (mapping the greatest to 4 in place of 6 is what "Four Over Six", arXiv 2512.02010, chooses from).
-The error is the sum of squares over the block, of values as they are dequantized, in float32.
+Scales of 8 bits are searched step by step, those in f32 by parts that clip ever more. The error is
+the sum of squares over the block, of values as they are dequantized, in float32.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from gqc.formats.elements import Element
 from gqc.formats.microscaling import encode
 from gqc.formats.packing import slices
 from gqc.quantizers.microscaling import microscaling
-from gqc.quantizers.range_search import range_search
+from gqc.quantizers.range_search import SHRINK, range_search
 
 if TYPE_CHECKING:
     import torch
@@ -69,12 +70,14 @@ def search(
     """`scale_search`, under the least sum of squares weighted by `weights` [K]."""
     import torch
 
-    if str(type_.scale) not in CANDIDATES:
+    if type_.format.is_integer and str(type_.scale) not in CANDIDATES:
         return range_search(weight, type_, scale_rule, tensor_scale, weights)
     if not torch.isfinite(weight).all():
         raise ValueError("the weight holds inf or NaN")
     start = microscaling(weight, type_, scale_rule, tensor_scale)
-    whole, scales = start.tensor_scale, start.scale.view(torch.uint8)
+    whole, scales = start.tensor_scale, start.scale
+    if str(type_.scale) in CANDIDATES:
+        scales = scales.view(torch.uint8)
     counts = None if weights is None else weights.unflatten(0, (scales.shape[-1], -1))
     parts, first = [], 0
     for part in slices(weight.detach(), 1):
@@ -86,10 +89,13 @@ def search(
 
 
 def neighbours(scale: torch.Tensor, format: str) -> Iterator[torch.Tensor]:
-    """Bytes of the scales about given ones, nearest first: of those that serve alike, the first
-    is kept."""
+    """Scales about given ones, nearest first: of those that serve alike, the first is kept. They
+    are bytes where the format has 8 bits; parts of given ones in f32."""
     import torch
 
+    if format not in CANDIDATES:
+        yield from (scale * part for part in SHRINK)
+        return
     for distance in sorted(CANDIDATES[format], key=abs):
         yield (scale.int() + distance).clamp(LEAST[format], GREATEST[format]).to(torch.uint8)
 

@@ -24,6 +24,7 @@ SCHEMES = (
     "w6a16_mxfp6",
     "w8a16_mxint8",
     "w4a16_nvfp4",
+    "w4a16_nf4",
 )
 
 
