@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from xdsl.builder import ImplicitBuilder
 from xdsl.dialects import arith, math, memref, scf
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
@@ -23,7 +22,7 @@ from xdsl.dialects.builtin import (
 from xdsl.ir import Attribute, Block, Region, SSAValue
 
 from gqc.dialects import tile
-from gqc.passes.kernel_builder import KernelBuilder, cast, named
+from gqc.passes.kernel_builder import KernelBuilder, building, cast, named
 
 STEP = 16
 """Positions that are attended to at a time; caches have room for a multiple of it."""
@@ -165,7 +164,7 @@ class AttentionKernel(KernelBuilder):
         block = Block(arg_types=[IndexType(), *(value.type for value in start)])
         place, *carried = block.args
         place.name_hint = "place"
-        with ImplicitBuilder(block):
+        with building(block):
             yield place, tuple(carried)
         step = self.constant(STEP)
         self.last = scf.ForOp(self.constant(0), self.count, step, list(start), block)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xdsl.builder import Builder, ImplicitBuilder
+from xdsl.builder import Builder
 from xdsl.dialects import arith
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
@@ -30,7 +30,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from gqc.dialects import gq, tile
 from gqc.dialects.fx import CallOp, call
-from gqc.passes.kernel_builder import cast, named
+from gqc.passes.kernel_builder import building, cast, named
 from gqc.passes.producers import COPIES, tile_of
 
 
@@ -135,7 +135,7 @@ def with_epilogue(
     result = block.insert_arg(array_type(epilogue.result), len(block.args))
     result.name_hint = old.name_hint
     for store in stores:
-        with ImplicitBuilder(Builder(InsertPoint.before(store))):
+        with building(Builder(InsertPoint.before(store))):
             rewrite(store, epilogue, arrays, result)
         source = store.value.owner
         Rewriter.erase_op(store)

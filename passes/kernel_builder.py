@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from xdsl.builder import ImplicitBuilder
+from xdsl.builder import Builder, ImplicitBuilder
 from xdsl.dialects import arith
 from xdsl.dialects.builtin import IndexType, IntegerAttr, MemRefType
 from xdsl.ir import Attribute, Block, Operation, SSAValue
@@ -13,6 +15,7 @@ from xdsl.parser import Parser
 from gqc.dialects import tile
 from gqc.dialects.gq_codebooks import parse_element
 from gqc.dialects.text import context
+from gqc.first_calls import LOCK
 
 
 class KernelBuilder(ABC):
@@ -37,7 +40,7 @@ class KernelBuilder(ABC):
         self.args, self.constants = dict(zip(arguments, self.entry.args, strict=True)), {}
         for name, arg in self.args.items():
             arg.name_hint = name
-        with ImplicitBuilder(self.entry):
+        with building(self.entry):
             self.body()
 
     def constant(self, value: int) -> SSAValue:
@@ -53,6 +56,16 @@ class KernelBuilder(ABC):
     def units(self, value: SSAValue, size: int, name: str) -> SSAValue:
         """An offset in units of so many elements."""
         return value if size == 1 else named(arith.DivUIOp(value, self.constant(size)), name)
+
+
+@contextmanager
+def building(where: Block | Builder) -> Iterator[None]:
+    """Ops that are made inside are inserted at a block's end, or where a builder points.
+
+    One thread does this at a time: xDSL replaces a method of `Operation` for it.
+    """
+    with LOCK, ImplicitBuilder(where):
+        yield
 
 
 def named(op: Operation, name: str) -> SSAValue:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from xdsl.builder import ImplicitBuilder
 from xdsl.dialects import arith, scf
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
@@ -24,7 +23,7 @@ from xdsl.ir import Attribute, Block, Region, SSAValue
 from gqc.dialects import gq, tile
 from gqc.formats.layouts import LAYOUTS, Part
 from gqc.formats.packing import Plane
-from gqc.passes.kernel_builder import KernelBuilder, cast, element_named, named
+from gqc.passes.kernel_builder import KernelBuilder, building, cast, element_named, named
 
 SUMMED = 512
 """K that is summed up by itself where x is f32: in one sum of thousands of columns, what is lost to
@@ -176,7 +175,7 @@ class MatmulKernel(KernelBuilder):
         loop = Block(arg_types=[IndexType(), start.type])
         k, acc = loop.args
         k.name_hint, acc.name_hint = "k", "acc"
-        with ImplicitBuilder(loop):
+        with building(loop):
             scf.YieldOp(add(k, acc))
         ends = self.constant(0), self.constant(extent), self.constant(step)
         return named(scf.ForOp(*ends, [start], loop), "acc")

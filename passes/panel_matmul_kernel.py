@@ -12,13 +12,12 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from xdsl.builder import ImplicitBuilder
 from xdsl.dialects import arith, memref, scf
 from xdsl.dialects.builtin import IndexType, VectorType, f32
 from xdsl.ir import Attribute, Block, SSAValue
 
 from gqc.dialects import tile
-from gqc.passes.kernel_builder import cast, named
+from gqc.passes.kernel_builder import building, cast, named
 from gqc.passes.matmul_kernel import MatmulKernel, named_value
 from gqc.targets import resolve
 
@@ -203,7 +202,7 @@ class PanelMatmulKernel(MatmulKernel):
         """What is built inside runs for 0, step, … below `end`."""
         block = Block(arg_types=[IndexType()])
         block.args[0].name_hint = name
-        with ImplicitBuilder(block):
+        with building(block):
             yield block.args[0]
             scf.YieldOp()
         scf.ForOp(self.constant(0), end, self.constant(step), [], block)

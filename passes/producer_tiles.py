@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from xdsl.builder import ImplicitBuilder
 from xdsl.dialects import arith, scf
 from xdsl.dialects.builtin import IndexType, VectorType, f32
 from xdsl.ir import Attribute, Block, SSAValue
 
 from gqc.dialects import gq, tile
 from gqc.dialects.fx import CallOp
-from gqc.passes.kernel_builder import KernelBuilder, cast, named
+from gqc.passes.kernel_builder import KernelBuilder, building, cast, named
 from gqc.passes.producers import MEAN, tile_of
 
 
@@ -46,7 +45,7 @@ class ProducerTiles:
         loop = Block(arg_types=[IndexType(), start.type])
         k, sums = loop.args
         k.name_hint, sums.name_hint = "k", "sums"
-        with ImplicitBuilder(loop):
+        with building(loop):
             terms = self.at(k, self.step).tile(op.operands[0])
             scf.YieldOp(named(arith.AddfOp(sums, terms), "sums"))
         zero, end, step = (self.kernel.constant(n) for n in (0, extent, self.step))

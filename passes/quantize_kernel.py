@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from xdsl.builder import ImplicitBuilder
 from xdsl.dialects import arith, scf
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
@@ -30,7 +29,7 @@ from gqc.dialects import gq, tile
 from gqc.dialects.fx import CallOp
 from gqc.formats.byte_layouts import SCALE_PLACES, ScalePlace, stored_element
 from gqc.formats.elements import ELEMENTS
-from gqc.passes.kernel_builder import KernelBuilder, cast, element_named, named
+from gqc.passes.kernel_builder import KernelBuilder, building, cast, element_named, named
 from gqc.passes.producer_tiles import ProducerTiles
 from gqc.passes.producers import COPIES
 from gqc.targets import resolve
@@ -217,7 +216,7 @@ class QuantizeKernel(KernelBuilder):
             return
         loop = Block(arg_types=[IndexType()])
         loop.args[0].name_hint = "k"
-        with ImplicitBuilder(loop):
+        with building(loop):
             self.quantize(loop.args[0])
             scf.YieldOp()
         scf.ForOp(self.constant(0), self.constant(self.k), self.constant(self.step), [], loop)

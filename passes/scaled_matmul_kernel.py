@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 from functools import reduce
 
-from xdsl.builder import ImplicitBuilder
 from xdsl.dialects import arith, scf
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
@@ -30,7 +29,7 @@ from gqc.dialects.tile_scaled import widening_factor
 from gqc.formats.byte_layouts import SCALE_PLACES, stored_element
 from gqc.formats.elements import ELEMENTS
 from gqc.native import Native, native
-from gqc.passes.kernel_builder import KernelBuilder, cast, element_named, named
+from gqc.passes.kernel_builder import KernelBuilder, building, cast, element_named, named
 from gqc.passes.matmul_kernel import TENSOR_SCALES, spread
 
 
@@ -152,7 +151,7 @@ class ScaledMatmulKernel(KernelBuilder):
         loop = Block(arg_types=[IndexType(), start.type])
         k, acc = loop.args
         k.name_hint, acc.name_hint = "k", "acc"
-        with ImplicitBuilder(loop):
+        with building(loop):
             scf.YieldOp(self.step(k, acc))
         bounds = self.constant(0), self.constant(self.x.k), self.constant(self.bk)
         self.epilogue(named(scf.ForOp(*bounds, [start], loop), "acc"))

@@ -31,6 +31,7 @@ from unicorn.unicorn import Uc
 from gqc.codegen.cpu import jit
 from gqc.codegen.cpu.isa import Isa
 from gqc.dialects.tile import KernelOp, shape_of
+from gqc.first_calls import LOCK
 
 PAGE = 4096
 RUNTIME, ARRAYS = 0x10000, 0x1000000
@@ -57,7 +58,7 @@ def load(kernel: KernelOp, isa: Isa) -> Callable[..., None]:
     It raises UcError where the kernel reaches beyond an array, or an instruction is unknown.
     """
     target, name = jit.target_machine(isa, isa.machine), kernel.sym_name.data
-    with jit.uncollected():
+    with LOCK, jit.uncollected():
         text = jit.llvm_text(kernel, isa)
     code = target.emit_object(jit.optimized(text, target))
     symbols = {symbol: RUNTIME + SLOT * n for n, symbol in enumerate(IMPORTS)}
@@ -66,8 +67,8 @@ def load(kernel: KernelOp, isa: Isa) -> Callable[..., None]:
 
     def run(*tensors: Tensor) -> None:
         assert all(tensor.is_contiguous() for tensor in tensors)
-        machine = emulator(linked[1], len(code))
-        call(machine, linked[1], tensors, tensors[0].numel() // columns)
+        machine = emulator(linked.address, len(code))
+        call(machine, linked.address, tensors, tensors[0].numel() // columns)
 
     return run
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import ctypes
 import gc
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache as once
 from importlib import resources
 from importlib.metadata import version
@@ -26,6 +28,7 @@ from gqc.codegen.cpu.lowering import lower
 from gqc.codegen.cpu.threads import OPENMP
 from gqc.dialects.tile import KernelOp, shape_of
 from gqc.errors import GqcError
+from gqc.first_calls import LOCK
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,8 +96,9 @@ def optimized(text: str, machine: binding.TargetMachine) -> binding.ModuleRef:
 
 def assembly(kernel: KernelOp, isa: Isa, machine: str | None) -> str:
     """Assembly of a kernel for the host, or for a machine of `CROSS`."""
-    target = target_machine(isa, machine)
-    return target.emit_assembly(optimized(llvm_text(kernel, isa), target))
+    with LOCK:
+        target = target_machine(isa, machine)
+        return target.emit_assembly(optimized(llvm_text(kernel, isa), target))
 
 
 # Object code
@@ -129,7 +133,8 @@ def cache_key(kernel: KernelOp, isa: Isa) -> bytes:
 @contextmanager
 def uncollected() -> Iterator[None]:
     """No garbage collection inside: it passes over all that torch has loaded, which takes longer
-    than to compile a kernel, and IR holds few cycles that outlive it."""
+    than to compile a kernel, and IR holds few cycles that outlive it. Under the lock, for two
+    threads that switch it off and on at once could leave it off."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -154,8 +159,17 @@ def object_code(kernel: KernelOp, isa: Isa, key: bytes) -> bytes:
 # Linking
 
 
-def link(name: str, code: bytes, symbols: Mapping[str, int]) -> tuple[Any, int]:
-    """Object code in this process: what keeps it alive, and the address of a function.
+@dataclass(frozen=True, eq=False)
+class Code:
+    """A function of object code in this process. LLVM frees the code with `owners`, so whatever
+    holds the address holds this too."""
+
+    address: int
+    owners: tuple[Any, ...]
+
+
+def link(name: str, code: bytes, symbols: Mapping[str, int]) -> Code:
+    """Object code in this process, and its function of a name.
 
     `symbols` are the addresses of what it imports. Each kernel has a linker of its own (half a
     millisecond), so names never meet.
@@ -167,50 +181,58 @@ def link(name: str, code: bytes, symbols: Mapping[str, int]) -> tuple[Any, int]:
     for symbol, address in symbols.items():
         library.import_symbol(symbol, address)
     tracker = library.link(linker, name)
-    return (linker, tracker), tracker[name]
+    return Code(tracker[name], (linker, tracker))
 
 
 @once
 def openmp() -> dict[str, int]:
     """Addresses of the OpenMP functions of the library that torch has loaded.
 
+    After a fork this process runs torch and kernels on one thread: the child has none of its
+    parent's threads, and the library would wait for them forever.
+
     Raises GqcError if torch came with an OpenMP library without the GNU interface.
     """
-    import torch  # noqa: F401  loads it
+    import torch  # which loads it
 
     try:
         library = ctypes.CDLL(None)
         functions = {name: getattr(library, name) for name in OPENMP}
     except (AttributeError, TypeError) as error:
         raise GqcError(f"this torch has no GNU OpenMP to run CPU kernels on: {error}") from error
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
     return {name: ctypes.cast(f, ctypes.c_void_p).value or 0 for name, f in functions.items()}
 
 
-linked: dict[bytes, tuple[Any, int]] = {}
-"""What `link` gave, by cache key."""
+linked: dict[bytes, Code] = {}
+"""What `link` gave, by cache key; filled under the lock."""
 
 
-def address_of(kernel: KernelOp, isa: Isa) -> int:
-    """Address of the kernel's function, linked into this process on the first call."""
-    key = cache_key(kernel, isa)
-    if key not in linked:
-        linked[key] = link(kernel.sym_name.data, object_code(kernel, isa, key), openmp())
-    return linked[key][1]
+def code_of(kernel: KernelOp, isa: Isa) -> Code:
+    """The kernel's function, compiled and linked into this process once, from any thread."""
+    with LOCK:
+        key = cache_key(kernel, isa)
+        if key not in linked:
+            linked[key] = link(kernel.sym_name.data, object_code(kernel, isa, key), openmp())
+        return linked[key]
 
 
 def load(kernel: KernelOp, isa: Isa) -> Callable[..., None]:
     """A function of tensors, in the order of the kernel's arguments, that runs it.
 
     The tensors must be contiguous, on the CPU and of the kernel's types and shapes, but that rows
-    may have any; only their number and the size of y beside x are checked (ValueError). The GIL is
-    released while the kernel runs, on `torch.get_num_threads()` threads. Raises GqcError if this
-    machine lacks the tier.
+    may have any; only their number and the size of y beside x are checked (ValueError). Any thread
+    may call it. The GIL is released while the kernel runs, on `torch.get_num_threads()` threads.
+    Raises GqcError if this machine lacks the tier.
     """
     if lacking := missing(isa):
         raise GqcError(f"this machine lacks {', '.join(lacking)}: it cannot run {isa.name} code")
     arguments = kernel.body.block.args
     signature = [*[ctypes.c_void_p] * len(arguments), ctypes.c_int64]
-    function = ctypes.CFUNCTYPE(None, *signature)(address_of(kernel, isa))
+    code = code_of(kernel, isa)
+    function: Any = ctypes.CFUNCTYPE(None, *signature)(code.address)
+    function.code = code  # which lives as long as what calls it
     name, (_, columns) = kernel.sym_name.data, shape_of(arguments[0])
     width = shape_of(arguments[-1])[1]
 

@@ -17,6 +17,7 @@ from gqc.codegen.triton.interpreter import (
 )
 from gqc.dialects.tile import KernelOp, shape_of
 from gqc.errors import GqcError
+from gqc.first_calls import LOCK
 
 if TYPE_CHECKING:
     import torch
@@ -91,13 +92,16 @@ class Launcher:
                     "a Triton kernel was given tensors on the CPU: move the model and its inputs "
                     "to the GPU, compile for target cpu, or set TRITON_INTERPRET=1"
                 )
-            self.module.launch(*tensors)
+            with LOCK:  # the interpreter runs one program at a time
+                self.module.launch(*tensors)
             return
         with torch.cuda.device(device):
             if any(t.data_ptr() % ALIGNMENT for t in tensors):
-                self.module.launch(*tensors)
+                with LOCK:  # it may compile a kernel
+                    self.module.launch(*tensors)
             elif device not in self.compiled:
-                self.compiled[device] = self.module.launch(*tensors)
+                with LOCK:
+                    self.compiled[device] = self.module.launch(*tensors)
             else:
                 rows = tensors[-1].shape[0]
                 describe = getattr(self.module, "describe", lambda *arrays: arrays)

@@ -18,6 +18,7 @@ from xdsl.dialects.builtin import DYNAMIC_INDEX
 
 from gqc.dialects.torch_types import extent
 from gqc.errors import GqcError
+from gqc.first_calls import CAPTURE
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -78,7 +79,7 @@ def capture(
     inferred = dynamic_shapes is None
     if inferred:
         args, kwargs = widen_batch(args, kwargs)
-    with inference(model), warnings.catch_warnings():
+    with CAPTURE, inference(model), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         try:
             shapes = infer_dynamic_shapes(model, args, kwargs) if inferred else dynamic_shapes

@@ -26,6 +26,7 @@ from gqc.dialects import gq, tile
 from gqc.dialects.gq_attributes import BlockScaledType
 from gqc.dialects.text import parse_ir, print_ir
 from gqc.dialects.torch_types import DTYPES
+from gqc.first_calls import LOCK
 from gqc.formats import rotation
 from gqc.formats.byte_layouts import sized
 from gqc.formats.elements import ELEMENTS
@@ -90,8 +91,10 @@ class Launch:
             bucket += 1
         text = self.buckets[bucket][1]
         if text not in self.launchers:
-            backend = BACKENDS[TARGETS[self.target].backend]
-            self.launchers[text] = backend.load(self.kernel(bucket))
+            with LOCK:  # of several threads one loads the kernel
+                if text not in self.launchers:
+                    backend = BACKENDS[TARGETS[self.target].backend]
+                    self.launchers[text] = backend.load(self.kernel(bucket))
         return self.launchers[text]
 
     def results(self, x: Tensor) -> list[Tensor]:

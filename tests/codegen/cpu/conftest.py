@@ -26,6 +26,7 @@ from gqc.formats.block_scaled import BlockScaled
 from gqc.formats.layouts import LAYOUTS
 from gqc.passes.lower_to_tile import build_matmul
 from gqc.passes.split_m_buckets import schedule
+from gqc.runtime import ops
 from gqc.targets import ANY, TARGETS, Tiling
 
 TORCH_TYPES = {
@@ -202,6 +203,7 @@ def emulated_tiles(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(jit, "llvm_text", lambda kernel, isa: with_calls(text(kernel, isa)))
     monkeypatch.setattr(jit, "missing", lambda isa: [])
     monkeypatch.setattr(jit, "linked", {})
+    monkeypatch.setattr(ops, "LAUNCHES", {})  # later tests load kernels of their own
     monkeypatch.setenv("GQC_CACHE", str(tmp_path))
     torch.set_num_threads(1)  # they share one state
     yield tiles

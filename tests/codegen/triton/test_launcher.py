@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import threading
+import time
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -104,3 +106,24 @@ def test_arrays_of_8_bits_are_as_the_signature_has_them(printed: Printed) -> Non
     (passed,) = printed.dispatched
     assert [t.dtype for t in passed[:2]] == [torch.float8_e4m3fn, torch.uint8]
     assert [int(t.view(torch.uint8)[0]) for t in passed[:2]] == [255, 127]
+
+
+def test_the_interpreter_runs_one_program_at_a_time(monkeypatch) -> None:
+    """Its state, the program's number among it, is that of the process."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    printed, running, most = Printed(), [0], [0]
+
+    def launch(*_: Any) -> None:
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        time.sleep(0.01)
+        running[0] -= 1
+
+    monkeypatch.setattr(printed, "launch", launch)
+    launcher, x = Launcher(printed, [1, 1]), torch.zeros(4)
+    threads = [threading.Thread(target=launcher, args=(x, x)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
