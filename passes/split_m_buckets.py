@@ -44,12 +44,17 @@ def parts_of(tiling: Tiling, target: Target, shape: Sequence[int], bn: int, step
     return max((parts for parts in range(1, most + 1) if k // step % parts == 0), default=1)
 
 
-def rows_of(tiling: Tiling, target: Target, matmul: gq.MatmulTOp, step: int) -> int:
-    """BM: the tiling's, or what a CPU's matrix unit takes; it reads x, and reads no tail of K."""
-    tail, x = gq.tensor_shape(matmul.weight)[1] % step, str(gq.element_type(matmul.x))
-    exact = x == "bf16" and weight_type(matmul).codes_are_exact_in(x)
-    in_tiles = tiling.panel and not tail and exact
-    return target.matrix_rows if in_tiles and target.matrix_rows else tiling.bm
+def rows_of(tiling: Tiling, target: Target, matmul: gq.MatmulTOp, step: int, scale: str) -> int:
+    """BM: the tiling's, or what a CPU's matrix unit takes. It multiplies bf16: x, in memory and
+    without a tail of K, by panels of codes that bf16 holds, scaled after the dot or exactly."""
+    if not tiling.panel or not target.matrix_rows:
+        return tiling.bm
+    x, type_ = str(gq.element_type(matmul.x)), weight_type(matmul)
+    in_bf16 = x == "bf16" and type_.codes_are_exact_in(x)
+    if scale == "before" and rounds(type_, matmul, target):
+        in_bf16 = False  # the panel is f32 (`PanelMatmulKernel.decoded_type`)
+    has_tail = gq.tensor_shape(matmul.weight)[1] % step
+    return target.matrix_rows if in_bf16 and not has_tail else tiling.bm
 
 
 def schedule(tiling: Tiling, target: Target, matmul: gq.MatmulTOp) -> gq.ScheduleAttr:
@@ -62,7 +67,8 @@ def schedule(tiling: Tiling, target: Target, matmul: gq.MatmulTOp) -> gq.Schedul
         scale = "before"
     elif tiling.panel:
         scale = "after" if rounds(type_, matmul, target) else "before"
-    sizes = (rows_of(tiling, target, matmul, step), columns_of(tiling, type_, matmul), step)
+    rows = rows_of(tiling, target, matmul, step, scale)
+    sizes = (rows, columns_of(tiling, type_, matmul), step)
     parts = parts_of(tiling, target, shape, *sizes[1:])
     counts = tiling.warps, tiling.stages, tiling.panel, parts
     return gq.ScheduleAttr(tiling.rows, sizes, scale, *counts)

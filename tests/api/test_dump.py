@@ -15,6 +15,7 @@ from torch import nn
 import gqc
 from gqc.dialects.text import parse_ir, print_ir
 from gqc.dialects.tile import KernelOp
+from gqc.targets import TARGETS
 
 PASSES = (
     "recognize-linears",
@@ -100,7 +101,7 @@ def test_passes_change_what_they_are_for(dumped):
 
 def test_one_source_for_each_kernel(dumped):
     kernels = dumped.compiled.kernels
-    suffix = {"cpu": ".ll", "sm_90": ".py"}[kernels[0].target.split("_avx")[0].split("_port")[0]]
+    suffix = {"cpu": ".ll", "triton": ".py"}[TARGETS[kernels[0].target].backend]
     names = {kernel.name for kernel in kernels}
     assert len(names) == len(kernels) == len(parse_kernels(dumped.compiled.ir()))
     found = {file.name for file in (dumped.folder / "kernels").iterdir()}

@@ -69,6 +69,11 @@ def test_half_tiles_of_k(linear, emulated_tiles, name):
         (100, "1x? : f16 : ui4", BF16),  # a tail of K
         (48, "1x16 : f16 : si3", BF16),
         (64, "1x64 : f32 : nf4", BF16),
+        # Steps of two blocks: scales come first, and what they give is not bf16.
+        (64, "1x16 : f16 : si1", BF16),
+        (64, "1x16 : bf16 : ui3, zero = ui3, zero_mode = quantized", BF16),
+        (192, "1x16 : f32 : ui5, zero = f32, zero_mode = original", BF16),
+        (64, "1x16 : f16 : si7", BF16),
     ],
 )
 def test_what_tiles_cannot_multiply(linear, emulated_tiles, k, format, activation):
