@@ -12,14 +12,15 @@ import os
 import tempfile
 from pathlib import Path
 
+from gqc.cache_folder import root
+
 MAGIC = b"gqc object 1\n"
 DIGEST = hashlib.sha256().digest_size
 
 
 def folder() -> Path:
-    """`$GQC_CACHE/kernels`, or `~/.cache/gqc/kernels`."""
-    root = os.environ.get("GQC_CACHE") or Path.home() / ".cache" / "gqc"
-    return Path(root) / "kernels"
+    """`$GQC_CACHE/kernels`, or `~/.cache/gqc/kernels`; see `gqc.cache_folder`."""
+    return root() / "kernels"
 
 
 def path_of(key: bytes) -> Path:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import shutil
 import struct
 import subprocess
@@ -23,6 +22,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from gqc.cache_folder import root
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,8 +117,7 @@ class FetchError(RuntimeError):
 
 
 def cache_folder() -> Path:
-    root = os.environ.get("GQC_CACHE") or Path.home() / ".cache" / "gqc"
-    return Path(root) / "models"
+    return root() / "models"
 
 
 def fetch(asset: Asset) -> list[Path]:
