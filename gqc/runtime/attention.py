@@ -19,8 +19,8 @@ from gqc.runtime.gradients import is_plain, needs_gradient
 
 FEW_ROWS = 4
 """Rows up to which the kernel is called, which reads keys and values for each of them."""
-MOST_ROOM = 1 << 18
-"""Positions whose scores fit on a thread's stack."""
+MOST_ROOM = 1 << 17
+"""Positions whose scores, half a MiB, fit on the stack of a thread that has one MiB."""
 
 torch.library.define("gqc::attend", "(Tensor q, Tensor keys, Tensor values, float scale) -> Tensor")
 

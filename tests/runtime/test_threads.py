@@ -262,6 +262,32 @@ def test_processes_on_one_cold_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     model(x)
 
 
+@forks
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_stack_of_one_mib() -> None:
+    """What a thread may have: for first calls, panels with the most sums, and the most scores."""
+    torch.manual_seed(0)
+    model = gqc.compile(nn.Linear(8192, 64), scheme="int4_g32", target="cpu")
+    x, q = torch.randn(260, 8192), torch.randn(1, 1, 1, 16)
+    cached = torch.randn(1, 1, attention.MOST_ROOM, 16)
+    results: list[torch.Tensor] = []
+
+    def run() -> None:
+        results.append(model(x))
+        results.append(torch.ops.gqc.attend(q, cached, cached, 0.5))
+
+    def work() -> bool:
+        threading.stack_size(1 << 20)
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        return len(results) == 2
+
+    attention.launcher.cache_clear()
+    assert attention.kernel_of(q, cached, cached, 0.5) is not None
+    assert ended_well(forked(work))
+
+
 class Rows(Dataset):
     """Results of a compiled model, computed where they are asked for."""
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,23 +152,6 @@ class Linear:
         assert excess <= 1, f"{excess:.3g} times the bound of rounding"
 
 
-def copy_at_a_wall(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy whose last byte lies before a page that may not be touched."""
-    page = mmap.PAGESIZE
-    size = -(-tensor.nbytes // page) * page
-    memory = mmap.mmap(-1, size + page)
-    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + size), page, 0) == 0
-    offset = size - tensor.nbytes
-    copy = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=offset)
-    return copy.view(tensor.shape).copy_(tensor)
-
-
-@pytest.fixture
-def at_a_wall() -> Callable[[torch.Tensor], torch.Tensor]:
-    return copy_at_a_wall
-
-
 @pytest.fixture
 def linear() -> type[Linear]:
     return Linear
@@ -186,7 +168,7 @@ def own_cache(
 
 
 @pytest.fixture(autouse=True)
-def every_test_runs_neon(emulated_arm: None) -> None:
+def every_test_runs_neon_and_guards_arrays(emulated_arm: None) -> None:
     pass
 
 
