@@ -59,8 +59,10 @@ class LowerScale(RewritePattern):
 
 
 class LowerGather(RewritePattern):
+    """Along the last dimension, counted from the end: a layer is called with inputs of any rank."""
+
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: gq.GatherChannelsOp, rewriter: PatternRewriter) -> None:
         if weight_of(op.source) is None:
-            args = op.source, op.axis, op.order
+            args = op.source, -1, op.order
             replace(rewriter, op, [call("aten.index_select.default", args, {}, [op.result.type])])

@@ -7,7 +7,7 @@
 // CHECK:         %[[M:.*]] = fx.call "aten.mul.Tensor"(%x, %f) : (tensor<?x64xbf16>, tensor<64xf32>) -> tensor<?x64xf32>
 // CHECK-NEXT:    %[[A:.*]] = fx.call "aten._to_copy.default"(%[[M]]) {dtype = #fx.dtype<"bfloat16">} : (tensor<?x64xf32>) -> tensor<?x64xbf16>
 // CHECK-NEXT:    %b = fx.call "aten.div.Tensor"(%[[A]], %h) : (tensor<?x64xbf16>, tensor<64xbf16>) -> tensor<?x64xbf16>
-// CHECK-NEXT:    %c = fx.call "aten.index_select.default"(%b, 1, %o) : (tensor<?x64xbf16>, tensor<64xi64>) -> tensor<?x64xbf16>
+// CHECK-NEXT:    %c = fx.call "aten.index_select.default"(%b, -1, %o) : (tensor<?x64xbf16>, tensor<64xi64>) -> tensor<?x64xbf16>
 // CHECK-NEXT:    %d = gq.rotate_channels %c blocks 32
 // CHECK:         gq.scale_channels %w by %f along 1
 func.func @lowered(%x : tensor<?x64xbf16>) -> (tensor<?x64xbf16>, tensor<8x64xf32>) {
