@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from gqc.checkpoints.checkpoint import CONFIG_KEYS, Checkpoint, open_checkpoint
+from gqc.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from gqc.checkpoints.configs import without_quantization
 from gqc.checkpoints.gguf import Gguf
 from gqc.compiler import compile
 from gqc.errors import GqcError
@@ -58,7 +59,7 @@ def empty_model(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> nn.
         ) from error
     if isinstance(checkpoint.reader, Gguf):
         checkpoint.reader.check_whole()
-    settings = {k: v for k, v in checkpoint.config.items() if k not in CONFIG_KEYS}
+    settings = without_quantization(checkpoint.config)
     kind, names = settings.pop("model_type", None), settings.get("architectures")
     if kind not in transformers.CONFIG_MAPPING:
         raise GqcError(f"{checkpoint.path}: model_type is {kind!r}, which is not known: give model")

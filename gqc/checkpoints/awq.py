@@ -6,12 +6,13 @@ for each group of a row. In the GEMV-fast layout it is `q · s + z`, for z holds
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from gqc.checkpoints.bits import unpack
+from gqc.checkpoints.exceptions import Exceptions
 from gqc.checkpoints.files import Tensors, option
 from gqc.checkpoints.reader import SCALES, Layer, Reader
 from gqc.checkpoints.weights import block_scaled
@@ -96,29 +97,39 @@ LAYOUTS: dict[str, Callable[[Layer, int | None], BlockScaled]] = {
 """Layouts by `version` of the config; `gemm` is also what others than AutoAWQ write."""
 
 
+VERSION_KEYS = ("version", "checkpoint_format", "format")
+"""Keys of the layout: AutoAWQ's, then GPTQModel's."""
+
+
 class Awq(Reader):
     PARTS = frozenset({"qweight", "qzeros", "scales", "scaled_zeros"})
 
     def __init__(self, tensors: Tensors, quantization: dict[str, Any], config: dict[str, Any]):
         super().__init__(tensors, quantization, config)
-        bits = quantization.get("bits", quantization.get("w_bit", BITS))
-        if bits != BITS:
-            raise GqcError(f"quantization config: bits is {bits!r}; AWQ has 4")
-        version = option(quantization, "version", str, "gemm").lower()
-        if version not in LAYOUTS:
+        version = next((v for key in VERSION_KEYS if (v := quantization.get(key))), "gemm")
+        if not isinstance(version, str) or version.lower() not in LAYOUTS:
             raise GqcError(
                 f"quantization config: version is {version!r}, expected one of "
                 f"{', '.join(LAYOUTS)}: save the model in one of these"
             )
-        self.layout = LAYOUTS[version]
-        key = "group_size" if "group_size" in quantization else "q_group_size"
-        self.group = group_size(quantization, key)
+        self.layout = LAYOUTS[version.lower()]
+        self.exceptions = Exceptions(quantization)
+        for each in (quantization, *filter(None, dict(self.exceptions.configs).values())):
+            group_of(each)  # raises on what is wrong
 
     def weight(self, layer: Layer) -> BlockScaled:
-        return self.layout(layer, self.group)
+        return self.layout(layer, group_of(self.exceptions.config_of(layer, "qweight")))
 
 
-def group_size(config: dict[str, Any], key: str = "group_size") -> int | None:
+def group_of(config: Mapping[str, Any]) -> int | None:
+    """Elements of a group, None for a whole row. Raises GqcError on a config of other bits."""
+    bits = config.get("bits", config.get("w_bit", BITS))
+    if bits != BITS:
+        raise GqcError(f"quantization config: bits is {bits!r}; AWQ has 4")
+    return group_size(config, "group_size" if "group_size" in config else "q_group_size")
+
+
+def group_size(config: Mapping[str, Any], key: str = "group_size") -> int | None:
     """Elements of a group, None for a whole row, which configs write as -1."""
     group = option(config, key, int)
     if group != -1 and not 0 < group <= 1 << 20:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gqc.checkpoints.auto_round import auto_round
 from gqc.checkpoints.awq import Awq
 from gqc.checkpoints.bitsandbytes import Bitsandbytes
 from gqc.checkpoints.compressed_tensors import CompressedTensors
+from gqc.checkpoints.configs import quantization_of, refuse_unsaid, unknown_method
 from gqc.checkpoints.files import PICKLES, Tensors, read_json, safetensors_of
 from gqc.checkpoints.fp8 import Fp8
 from gqc.checkpoints.gguf import Gguf
@@ -31,11 +33,7 @@ if TYPE_CHECKING:
     from gqc.checkpoints.weights import Weight
     from gqc.schemes import Scheme
 
-CONFIG, MODELOPT_CONFIG = "config.json", "hf_quant_config.json"
-
-
-CONFIG_KEYS = ("quantization_config", "compression_config")
-"""Keys of the quantization config in config.json; the second is compressed-tensors' old one."""
+CONFIG = "config.json"
 
 TENSOR_NAMES = "tensor_names"
 """Entry of torchao in the metadata of its safetensors."""
@@ -58,7 +56,7 @@ class Format:
     """One row: whether a checkpoint of safetensors is of this format, and what reads it."""
 
     detect: Callable[[Evidence], bool]
-    reader: type[Reader]
+    reader: Callable[[Tensors, dict[str, Any], dict[str, Any]], Reader]
 
 
 def method(*names: str) -> Callable[[Evidence], bool]:
@@ -83,6 +81,7 @@ FORMATS: dict[str, Format] = {
     "gqc": Format(method("gqc"), Gqc),
     "awq": Format(method("awq"), Awq),
     "gptq": Format(method("gptq"), Gptq),
+    "auto-round": Format(method("auto-round", "auto_round", "intel/auto-round"), auto_round),
     "hqq": Format(method("hqq"), Hqq),
     "compressed-tensors": Format(method("compressed-tensors"), CompressedTensors),
     "modelopt": Format(is_modelopt, Modelopt),
@@ -157,13 +156,13 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     folder = path if path.is_dir() else path.parent
     config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     evidence = Evidence(quantization_of(folder, config), Tensors(paths, places))
+    if not evidence.quantization and not is_torchao(evidence):
+        refuse_unsaid(path, evidence.tensors.specs)
     for name, format in FORMATS.items():
         if format.detect(evidence):
             reader = format.reader(evidence.tensors, evidence.quantization, config)
             return Checkpoint(path, name, config, reader)
-    raise GqcError(
-        f"{path}: quant_method is {evidence.method!r}, expected one of {', '.join(FORMATS)}"
-    )
+    raise unknown_method(path, evidence.method, [*FORMATS])
 
 
 def gguf_in(path: Path) -> Path | None:
@@ -172,16 +171,3 @@ def gguf_in(path: Path) -> Path | None:
         return path if path.suffix == ".gguf" else None
     found = sorted(path.glob("*.gguf")) if not any(path.glob("*.safetensors*")) else []
     return only_model(found) if found else None
-
-
-def quantization_of(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """The quantization config, from config.json or from ModelOpt's own file; empty without one."""
-    key = next((key for key in CONFIG_KEYS if config.get(key)), CONFIG_KEYS[0])
-    quantization = config.get(key) or {}
-    if not quantization and (folder / MODELOPT_CONFIG).is_file():
-        quantization = read_json(folder / MODELOPT_CONFIG).get("quantization")
-        if isinstance(quantization, dict):
-            quantization = {**quantization, "quant_method": "modelopt"}
-    if not isinstance(quantization, dict):
-        raise GqcError(f"{folder}: the quantization config is {quantization!r}, not an object")
-    return quantization

@@ -113,7 +113,7 @@ def pack_quantized(layer: Layer, weights: Weights) -> BlockScaled | Permuted:
     order = None
     if layer.has("weight_g_idx"):
         groups = layer.read("weight_g_idx", ["I32", "I64"], (k,)).long()
-        order = group_order(layer, "weight_g_idx", groups, scale.shape[1])
+        order = group_order(layer, "weight_g_idx", groups, k // scale.shape[1])
     codes = codes if order is None else codes[:, order]
     weight = integers(codes, scale, zero, bits, block)
     return weight if order is None else Permuted(weight, order)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gqc.checkpoints.checkpoint import CONFIG, CONFIG_KEYS, MODELOPT_CONFIG
+from gqc.checkpoints.checkpoint import CONFIG
+from gqc.checkpoints.configs import CONFIG_KEYS, OWN_FILES, without_quantization
 from gqc.checkpoints.files import INDEX, is_finite
 from gqc.checkpoints.progress import Bar
 from gqc.checkpoints.run import STATE, Run, alone
@@ -39,7 +40,7 @@ PARTS = 8
 
 COMPANIONS = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".spm", ".bpe", ".py")
 """Files beside the weights that belong to the model too: tokenizers, templates, code."""
-REPLACED = (CONFIG, INDEX, MODELOPT_CONFIG, STATE, "quantize_config.json", "quant_config.json")
+REPLACED = (CONFIG, INDEX, STATE, *(own.name for own in OWN_FILES))
 """Files that say how the input was stored."""
 
 
@@ -185,7 +186,7 @@ def parts_of(source: Source, name: str, weight: Weight, form: Form, writer: Writ
 
 def other_files(source: Source, quantization: dict[str, Any] | None) -> dict[str, bytes]:
     """The config, and files beside the source's weights that belong to the model too."""
-    config = {key: value for key, value in source.config.items() if key not in CONFIG_KEYS}
+    config = without_quantization(source.config)
     if quantization is not None:
         config[CONFIG_KEYS[0]] = quantization
     files = {path.name: path.read_bytes() for path in companions(source)}

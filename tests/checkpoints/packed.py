@@ -26,13 +26,13 @@ def awq(version: str, group: int = 32, n: int = 16, k: int = 128) -> Sample:
     return sample(config | {"zero_point": True}, pack(codes, zero, scale), weight)
 
 
-def gptq(bits: int, version: int, order: bool, group: int = 32, sym: bool = False) -> Sample:
-    n, k = 32, 96
-    size = k if group == -1 else group
-    codes, scale = codes_of(bits, n, k), scales_of(n, k // size)
-    zero = (
-        torch.full((n, k // size), 1 << bits - 1) if sym else codes_of(bits, n, k // size, seed=3)
-    )
+def gptq(
+    bits: int, version: int, order: bool, group: int = 32, sym: bool = False, k: int = 96
+) -> Sample:
+    n, size = 32, k if group == -1 else group
+    blocks = -(-k // size)
+    codes, scale = codes_of(bits, n, k), scales_of(n, blocks)
+    zero = torch.full((n, blocks), 1 << bits - 1) if sym else codes_of(bits, n, blocks, seed=3)
     columns = torch.randperm(k, generator=generator()) if order else torch.arange(k)
     g_idx = columns // size
     weight = (codes - zero[:, g_idx]) * scale[:, g_idx].double()
@@ -45,6 +45,27 @@ def gptq(bits: int, version: int, order: bool, group: int = 32, sym: bool = Fals
         "checkpoint_format": "gptq" if version == 1 else "gptq_v2",
     }
     return sample(config, packers.gptq(codes, zero, scale, bits, g_idx, version), weight)
+
+
+AUTO_ROUND = ("auto_round", "auto_round:auto_gptq", "auto_round:gptqmodel", "auto_round:auto_awq")
+
+
+def auto_round(form: str) -> Sample:
+    """A layer of 4 bits in a model whose other layers have 8 in larger groups."""
+    n, k, group = 32, 96, 32
+    codes, zero = codes_of(4, n, k), codes_of(4, n, k // group, seed=3)
+    scale = scales_of(n, k // group)
+    version = 1 if form.endswith("auto_gptq") else 2
+    if form.endswith("awq"):
+        parts = packers.awq_gemm(codes, zero, scale)
+    else:
+        parts = packers.gptq(codes, zero, scale, 4, torch.arange(k) // group, version)
+        del parts["g_idx"]
+    config = {"quant_method": "auto-round", "packing_format": form, "data_type": "int"}
+    layer = {"bits": 4, "group_size": group, "sym": False}
+    rest = {"bits": 4 if form.endswith("awq") else 8, "group_size": 96, "sym": True}
+    config |= {**rest, "extra_config": {LAYER: layer, "lm_head": {"bits": 16}}}
+    return sample(config, parts, (codes - spread(zero, group)) * spread(scale, group))
 
 
 def hqq(bits: int, axis: int, group: int = 32, view_as_float: bool = False) -> Sample:

@@ -28,8 +28,11 @@ SAMPLES: dict[str, dict[str, Callable[[], Sample]]] = {
         },
         "row": lambda: packed.gptq(4, 1, False, -1),
         "sym": lambda: packed.gptq(4, 1, False, sym=True),
+        "short_group": lambda: packed.gptq(4, 1, False, 64),
+        "short_group_order": lambda: packed.gptq(4, 2, True, 64, sym=True, k=160),
         "sym_8bit_order": lambda: packed.gptq(8, 2, True, sym=True),
     },
+    "auto_round": {name: lambda name=name: packed.auto_round(name) for name in packed.AUTO_ROUND},
     "hqq": {
         f"{bits}bit_axis{axis}": lambda bits=bits, axis=axis: packed.hqq(bits, axis)
         for bits in (1, 2, 3, 4, 8)
