@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,8 +20,11 @@ import torch
 from gqc.checkpoints import microscaled
 from gqc.checkpoints.awq import SCALES, group_size
 from gqc.checkpoints.bits import unpack, words_of
+from gqc.checkpoints.exceptions import pattern_of
 from gqc.checkpoints.files import Tensors, option
 from gqc.checkpoints.gptq import group_order
+from gqc.checkpoints.linears import built
+from gqc.checkpoints.places import Places
 from gqc.checkpoints.reader import Layer, Reader, warn_of_inputs
 from gqc.checkpoints.weights import Permuted, block_scaled
 from gqc.errors import GqcError
@@ -211,10 +216,69 @@ class Group:
 
     def is_for(self, layer: str) -> bool:
         """Whether a target is a layer's name, or a pattern that matches it."""
-        return any(
-            re.match(target[3:], layer) if target.startswith("re:") else target == layer
-            for target in self.targets
-        )
+        return is_named(self.targets, layer)
+
+
+def is_named(targets: Iterable[str], layer: str) -> bool:
+    """Whether a target is a layer's name, or a pattern that matches it."""
+    return any(
+        re.match(target[3:], layer) if target.startswith("re:") else target == layer
+        for target in targets
+    )
+
+
+def check_targets(targets: Iterable[Any]) -> None:
+    """Raise GqcError on what is neither a name nor a pattern."""
+    for target in targets:
+        if not isinstance(target, str):
+            raise GqcError(f"quantization config: {target!r} is no target")
+        pattern_of(target.removeprefix("re:") if target.startswith("re:") else "")
+
+
+LINEAR = frozenset({"Linear"})
+OTHER_CLASSES = frozenset({"Embedding"})
+KNOWN_CLASSES = LINEAR | OTHER_CLASSES
+EMBEDDING = re.compile(r"embed|wte|wpe|(^|\.)shared$", re.IGNORECASE)
+"""Names of layers that may be embeddings, where the model's class is not known."""
+
+
+class Classes:
+    """The classes of a model's layers, which its files do not name. It is built when first asked
+    for, without weights; where that cannot be, names tell embeddings from linear layers.
+    """
+
+    def __init__(self, config: dict[str, Any]):
+        self.config = config
+
+    @cached_property
+    def places(self) -> Places | None:
+        model, _ = built(self.config)
+        return None if model is None else Places(model)
+
+    @property
+    def known(self) -> bool:
+        return self.places is not None
+
+    def has(self, name: str) -> bool:
+        """Whether the model has a module of that name or class."""
+        assert self.places is not None
+        modules = self.places.model.named_modules()
+        return any(name in (path, *names_of(type(module))) for path, module in modules)
+
+    def of(self, layer: str) -> frozenset[str]:
+        """Names of the class of a layer in the files, and of those that it derives from."""
+        found = {} if self.places is None else self.places.find(f"{layer}.weight")
+        for name in found:
+            assert self.places is not None
+            module = self.places.model.get_submodule(name.rpartition(".")[0])
+            return frozenset(names_of(type(module)))
+        return OTHER_CLASSES if EMBEDDING.search(layer) else LINEAR
+
+
+def names_of(kind: type) -> list[str]:
+    """Names of a class and of those that it derives from, up to `Module`."""
+    ends = ("Module", "object")
+    return [each.__name__ for each in kind.__mro__ if each.__name__ not in ends]
 
 
 class CompressedTensors(Reader):
@@ -233,14 +297,44 @@ class CompressedTensors(Reader):
             if (value := quantization.get(key)) and value != {"format": "dense"}:
                 raise GqcError(f"quantization config: {key} is set; {cure} weights are not read")
         self.form = option(quantization, "format", str, "")
-        groups = option(quantization, "config_groups", dict)
-        self.groups = [self.group(name, group) for name, group in groups.items()]
-        if not self.groups:
-            raise GqcError("quantization config: config_groups is empty")
+        groups = option(quantization, "config_groups", dict, {})
+        found = {name: self.group(name, group) for name, group in groups.items()}
+        self.groups = [group for group in found.values() if group is not None]
+        self.classes = Classes(config)
+        self.say_what_is_left(quantization, [name for name, g in found.items() if g is None])
+        for group in self.groups:
+            self.check_classes(group)
 
-    def group(self, name: str, config: Any) -> Group:
+    def say_what_is_left(self, quantization: dict[str, Any], groups: list[str]) -> None:
+        """Warn of what is quantized beside weights and their inputs. Raises GqcError on nothing."""
+        left = [f"{name}, which has no weights" for name in groups]
+        left += [] if not quantization.get("kv_cache_scheme") else ["kv_cache_scheme"]
+        if not self.groups and not left:
+            raise GqcError("quantization config: config_groups is empty")
+        if left:
+            warnings.warn(
+                f"quantization config: {', '.join(left)}: attention and its cache are left as "
+                "they are",
+                stacklevel=4,
+            )
+
+    def check_classes(self, group: Group) -> None:
+        """Raise GqcError if a target is neither a pattern, nor a layer, nor a class of layers."""
+        for target in group.targets:
+            known = target in KNOWN_CLASSES or target.startswith("re:") or "." in target
+            known = known or any(name.startswith(f"{target}.") for name in self.tensors.specs)
+            if not known and self.classes.known and not self.classes.has(target):
+                raise GqcError(
+                    f"quantization config: {target!r} is a target, but no layer and no class of "
+                    "the model: correct config_groups"
+                )
+
+    def group(self, name: str, config: Any) -> Group | None:
+        """A group of the config; None of one without weights, as of attention."""
         if not isinstance(config, dict):
             raise GqcError(f"quantization config: {name} names a preset; write it out")
+        if "weights" in config and config["weights"] is None:
+            return None
         form = option(config, "format", str, self.form)
         if form not in LAYOUTS:
             raise GqcError(
@@ -250,25 +344,27 @@ class CompressedTensors(Reader):
         if not LAYOUTS[form].takes(weights):
             raise GqcError(f"quantization config: {name} is {form}, which has no {weights}")
         targets = option(config, "targets", list, [])
-        for target in targets:
-            if not isinstance(target, str) or len(target) > 1024:
-                raise GqcError(f"quantization config: {target!r} is no target")
-            try:
-                re.compile(target.removeprefix("re:") if target.startswith("re:") else "")
-            except (re.error, OverflowError, RecursionError) as error:
-                raise GqcError(f"quantization config: target {target!r}: {error}") from error
+        check_targets(targets)
         inputs = option(config, "input_activations", dict, {})
         return Group(tuple(targets), LAYOUTS[form], weights, inputs)
 
     def group_of(self, layer: str) -> Group:
-        """The group of a layer: one that names it, or one for a kind of layers (`Linear`)."""
-        if len(self.groups) == 1:
-            return self.groups[0]
-        named = [group for group in self.groups if group.is_for(layer)]
-        of_kind = [group for group in self.groups if "Linear" in group.targets]
-        if not named and not of_kind:
-            raise GqcError(f"{layer} is quantized, but no group of the config is for it")
-        return (named or of_kind)[0]
+        """The group of a layer: one that names it, or else one for its class.
+
+        Raises GqcError if there is none.
+        """
+        if named := [group for group in self.groups if group.is_for(layer)]:
+            return named[0]
+        only_linear = not any({*group.targets} & OTHER_CLASSES for group in self.groups)
+        classes = LINEAR if only_linear and not EMBEDDING.search(layer) else self.classes.of(layer)
+        for group in self.groups:
+            if not classes.isdisjoint(group.targets):
+                return group
+        said = "; ".join(", ".join(group.targets) for group in self.groups) or "none"
+        raise GqcError(
+            f"{layer} is quantized, but no group of the config is for it or its class "
+            f"({', '.join(sorted(classes))}); the groups target {said}"
+        )
 
     def weight(self, layer: Layer) -> BlockScaled | Permuted:
         group = self.group_of(layer.name)

@@ -117,6 +117,7 @@ class Places:
     """Where the parameters are of a model that has its experts apart (`separate_experts`)."""
 
     def __init__(self, model: nn.Module):
+        self.model = model
         self.state = frozenset(model.state_dict())
         self.stacks: dict[str, tuple[Stack, dict[Part, str]]] = {}
         """By what a stack is called, what it is, and the parameters that are in it."""
