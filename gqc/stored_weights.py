@@ -35,6 +35,7 @@ from gqc.passes.adopt_weights import Entry
 from gqc.passes.helpers import count
 from gqc.passes.quantize_activations import input_scale
 from gqc.report import CastKey
+from gqc.runtime.embedding import QuantizedEmbedding, takes
 
 STACKS = 3
 """Stacks of experts in memory at a time: as many as hold the matrices of one layer."""
@@ -105,10 +106,7 @@ class Stored:
 
     def read(self, name: str) -> BlockScaled:
         """The quantized weight [N, K] of an entry, in blocks of one row, on the device."""
-        weight = in_rows(codes_of(self.weight(name)))
-        fields = ("codes", "scale", "zero", "tensor_scale")
-        parts = {f: part for f in fields if (part := getattr(weight, f)) is not None}
-        return replace(weight, **{f: part.to(self.device) for f, part in parts.items()})
+        return on_device(in_rows(codes_of(self.weight(name))), self.device)
 
     def dense(self, name: str) -> torch.Tensor:
         """A parameter in the dtype that the model has it in, on the device."""
@@ -128,10 +126,10 @@ class Stored:
 def take_weights(model: nn.Module | ExportedProgram, source: Source) -> Stored:
     """A copy of the model with the parameters of a source, quantized weights still to be read.
 
-    Those that no plain linear layer reads are dequantized. Tied parameters stay so, but where one
-    is quantized and a linear layer's, as a head's beside its embedding: the layer reads the codes,
-    the others a dense copy. Raises GqcError that names the parameters of the model that the source
-    lacks, or one that it has in another shape.
+    Those that neither plain linear layers nor embeddings read are dequantized. Tied parameters stay
+    so, but where one is quantized and a linear layer's, as a head's beside its embedding: the layer
+    reads the codes, the embedding codes of its own, others a dense copy. Raises GqcError that names
+    the parameters of the model that the source lacks, or one that it has in another shape.
     """
     if not isinstance(model, nn.Module) or isinstance(model, fx.GraphModule):
         raise GqcError("only an nn.Module takes stored weights: give the model itself")
@@ -171,8 +169,32 @@ def take(stored: Stored, name: str, aliases: list[str]) -> None:
             stored.places[linears[0]] = stored.places[name]
             placeholder = torch.zeros((), dtype=target.dtype).expand(shape)  # takes no memory
             put(stored.model, linears, placeholder)
+    others = embed(stored, name, others, weight, target.dtype)
     if others:
         put(stored.model, others, dense(weight).to(stored.device, target.dtype))
+
+
+def embed(
+    stored: Stored, name: str, aliases: list[str], weight: Weight, dtype: torch.dtype
+) -> list[str]:
+    """Make embeddings look up the rows of a quantized table; the names that others have for it."""
+    owners = {alias: stored.model.get_submodule(alias.rpartition(".")[0]) for alias in aliases}
+    tables = {a: owner for a, owner in owners.items() if a.endswith("weight") and takes(owner)}
+    if not tables or not isinstance(weight, BlockScaled) or weight.codes.ndim != 2:
+        return aliases
+    table = on_device(in_rows(weight), stored.device)
+    made = {id(o): QuantizedEmbedding(table, o, dtype) for o in tables.values()}  # pyright: ignore
+    found = [*stored.model.named_modules(remove_duplicate=False)]
+    for path, module in found:
+        if id(module) in made:
+            stored.model.set_submodule(path, made[id(module)])
+    return [alias for alias in aliases if alias not in tables]
+
+
+def on_device(weight: BlockScaled, device: torch.device) -> BlockScaled:
+    fields = ("codes", "scale", "zero", "tensor_scale")
+    parts = {f: part for f in fields if (part := getattr(weight, f)) is not None}
+    return replace(weight, **{f: part.to(device) for f, part in parts.items()})
 
 
 def aliases_of(model: nn.Module) -> dict[str, list[str]]:
