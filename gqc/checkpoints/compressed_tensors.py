@@ -23,10 +23,11 @@ from gqc.checkpoints.bits import unpack, words_of
 from gqc.checkpoints.exceptions import pattern_of
 from gqc.checkpoints.files import Tensors, option
 from gqc.checkpoints.gptq import group_order
-from gqc.checkpoints.linears import built
+from gqc.checkpoints.linears import APART, built
 from gqc.checkpoints.places import Places
 from gqc.checkpoints.reader import Layer, Reader, warn_of_inputs
-from gqc.checkpoints.weights import Permuted, block_scaled
+from gqc.checkpoints.transforms import Transforms
+from gqc.checkpoints.weights import Permuted, Weight, block_scaled
 from gqc.errors import GqcError
 from gqc.formats.block_scaled import BlockScaled, repeated
 from gqc.schemes import NVFP4, Scheme
@@ -272,7 +273,9 @@ class Classes:
             assert self.places is not None
             module = self.places.model.get_submodule(name.rpartition(".")[0])
             return frozenset(names_of(type(module)))
-        return OTHER_CLASSES if EMBEDDING.search(layer) else LINEAR
+        if EMBEDDING.search(layer):
+            return OTHER_CLASSES
+        return frozenset() if APART.search(layer) else LINEAR
 
 
 def names_of(kind: type) -> list[str]:
@@ -293,14 +296,17 @@ class CompressedTensors(Reader):
 
     def __init__(self, tensors: Tensors, quantization: dict[str, Any], config: dict[str, Any]):
         super().__init__(tensors, quantization, config)
-        for key, cure in (("sparsity_config", "sparse"), ("transform_config", "rotated")):
-            if (value := quantization.get(key)) and value != {"format": "dense"}:
-                raise GqcError(f"quantization config: {key} is set; {cure} weights are not read")
+        if (sparsity := quantization.get("sparsity_config")) and sparsity != {"format": "dense"}:
+            raise GqcError(
+                "quantization config: sparsity_config is set; sparse weights are not read"
+            )
         self.form = option(quantization, "format", str, "")
         groups = option(quantization, "config_groups", dict, {})
         found = {name: self.group(name, group) for name, group in groups.items()}
         self.groups = [group for group in found.values() if group is not None]
         self.classes = Classes(config)
+        transforms = option(quantization, "transform_config", dict, {})
+        self.transforms = Transforms(transforms, tensors, self.matches, self.is_embedding)
         self.say_what_is_left(quantization, [name for name, g in found.items() if g is None])
         for group in self.groups:
             self.check_classes(group)
@@ -309,7 +315,7 @@ class CompressedTensors(Reader):
         """Warn of what is quantized beside weights and their inputs. Raises GqcError on nothing."""
         left = [f"{name}, which has no weights" for name in groups]
         left += [] if not quantization.get("kv_cache_scheme") else ["kv_cache_scheme"]
-        if not self.groups and not left:
+        if not self.groups and not left and not quantization.get("transform_config"):
             raise GqcError("quantization config: config_groups is empty")
         if left:
             warnings.warn(
@@ -355,8 +361,7 @@ class CompressedTensors(Reader):
         """
         if named := [group for group in self.groups if group.is_for(layer)]:
             return named[0]
-        only_linear = not any({*group.targets} & OTHER_CLASSES for group in self.groups)
-        classes = LINEAR if only_linear and not EMBEDDING.search(layer) else self.classes.of(layer)
+        classes = self.classes_of(layer)
         for group in self.groups:
             if not classes.isdisjoint(group.targets):
                 return group
@@ -365,6 +370,27 @@ class CompressedTensors(Reader):
             f"{layer} is quantized, but no group of the config is for it or its class "
             f"({', '.join(sorted(classes))}); the groups target {said}"
         )
+
+    def classes_of(self, layer: str) -> frozenset[str]:
+        """Names of the classes of a layer; the model is built only where there may be several."""
+        only_linear = not any({*group.targets} & OTHER_CLASSES for group in self.groups)
+        is_plain = only_linear and not EMBEDDING.search(layer) and self.quantized(f"{layer}.weight")
+        return LINEAR if is_plain else self.classes.of(layer)
+
+    def is_embedding(self, layer: str) -> bool:
+        return "Embedding" in self.classes_of(layer)
+
+    def matches(self, targets: list[str], layer: str) -> bool:
+        """Whether a target names a layer, or its class."""
+        return is_named(targets, layer) or not self.classes_of(layer).isdisjoint(targets)
+
+    def names(self) -> list[str]:
+        """Names of the parameters; the matrices of transforms are none."""
+        return [name for name in super().names() if not self.transforms.stored.fullmatch(name)]
+
+    def read(self, name: str) -> Weight:
+        """A parameter, with what transforms do to the layer's input or output as it runs."""
+        return self.transforms.applied(name, super().read(name))
 
     def weight(self, layer: Layer) -> BlockScaled | Permuted:
         group = self.group_of(layer.name)
