@@ -133,6 +133,7 @@ class Exporter:
                 continue
             argument = next(arguments)
             node = self.graph.placeholder(argument.name_hint or f"input_{i}")
+            node.target = node.name  # hints need not differ, and the parameter bears this name
             self.nodes[argument] = node
             if isinstance(argument.type, TensorType):
                 tensors[node] = (node.name, *expected_tensor(self.function, argument))
