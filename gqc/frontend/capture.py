@@ -6,6 +6,7 @@ import inspect
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from inspect import Parameter
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from xdsl.dialects.builtin import DYNAMIC_INDEX
 from gqc.dialects.torch_types import extent
 from gqc.errors import GqcError
 from gqc.first_calls import CAPTURE
+
+VAR_KEYWORD, POSITIONAL = Parameter.VAR_KEYWORD, Parameter.POSITIONAL_OR_KEYWORD
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -82,8 +85,12 @@ def capture(
     with CAPTURE, inference(model), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         try:
-            shapes = infer_dynamic_shapes(model, args, kwargs) if inferred else dynamic_shapes
-            exported = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+            with separate_parameters(model, args, kwargs) as collected:
+                shapes = separate_shapes(dynamic_shapes, collected)
+                shapes = infer_dynamic_shapes(model, args, kwargs) if inferred else shapes
+                exported = torch.export.export(
+                    model, args, kwargs, dynamic_shapes=shapes, strict=False
+                )
             program = exported.run_decompositions({})
         except Exception as error:
             raise capture_error(model, error) from error
@@ -137,6 +144,55 @@ def infer_dynamic_shapes(model: nn.Module, args: tuple, kwargs: dict[str, Any]) 
     """The `dynamic_shapes` of torch.export in which all free dimensions may vary."""
     bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
     return pytree.tree_map(lambda x: dict.fromkeys(free_dimensions(x), Dim.AUTO) or None, bound)
+
+
+@contextmanager
+def separate_parameters(
+    model: nn.Module, args: tuple, kwargs: dict[str, Any]
+) -> Iterator[set[str]]:
+    """Give `forward` a parameter of its own for each input that `*args` or `**kwargs` collects.
+
+    Yields the names of these two, if they collect any. torch.export binds such inputs under that
+    one name first and each by itself later, and then its dynamic shapes do not fit the inputs.
+    """
+    signature = inspect.signature(model.forward)
+    bound = signature.bind(*args, **kwargs).arguments
+    kinds = {name: signature.parameters[name].kind for name in bound}
+    collected = {n for n, kind in kinds.items() if kind in (Parameter.VAR_POSITIONAL, VAR_KEYWORD)}
+    if not collected:
+        yield collected
+        return
+    names: list[str] = []
+    for name, kind in kinds.items():
+        several = kind is Parameter.VAR_POSITIONAL
+        names += [f"{name}_{i}" for i in range(len(bound[name]))] if several else [name]
+    positional = [Parameter(name, POSITIONAL) for name in names[: len(args)]]
+    keywords = [Parameter(name, Parameter.KEYWORD_ONLY) for name in kwargs]
+    inner, attributes = model.forward, vars(model)
+    earlier = {"forward": attributes["forward"]} if "forward" in attributes else {}
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return inner(*args, **kwargs)
+
+    forward.__signature__ = inspect.Signature([*positional, *keywords])  # pyright: ignore
+    attributes["forward"] = forward
+    try:
+        yield collected
+    finally:
+        del attributes["forward"]
+        attributes.update(earlier)
+
+
+def separate_shapes(shapes: Any, collected: set[str]) -> Any:
+    """Dynamic shapes by the names of `separate_parameters`, of those by `forward`'s own."""
+    if not isinstance(shapes, dict) or collected.isdisjoint(shapes):
+        return shapes
+    new: dict[str, Any] = {}
+    for name, shape in shapes.items():
+        several = isinstance(shape, tuple | list) and name in collected
+        parts = {f"{name}_{i}": each for i, each in enumerate(shape)} if several else {name: shape}
+        new |= shape if isinstance(shape, dict) and name in collected else parts
+    return new
 
 
 def warn_of_fixed_dimensions(program: ExportedProgram, args: tuple, kwargs: dict[str, Any]) -> None:

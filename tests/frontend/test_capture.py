@@ -58,10 +58,82 @@ def test_batch_and_sequence_are_dynamic(example, expected):
     assert input_shapes(capture(nn.Identity(), example)) == [expected]
 
 
+class Wrapper(nn.Module):
+    """Hands on whatever it is called with."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.inner, self.linear = Add(), nn.Linear(4, 4)
+        self.function = forward
+
+    def forward(self, *args, **kwargs):
+        return self.linear(self.function(self, *args, **kwargs))
+
+
+class Keywords(Wrapper):
+    def forward(self, **kwargs):
+        return super().forward(**kwargs)
+
+
+class Mixed(Wrapper):
+    def forward(self, x, *args, scale=2.0, **kwargs):
+        return super().forward(x, *args, **kwargs) * scale
+
+
+X, Y = torch.randn(3, 4), torch.randn(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "args", "kwargs"),
+    [
+        (Wrapper, (X, Y), {}),
+        (Wrapper, (X,), {"y": Y}),
+        (Wrapper, (), {"y": Y, "x": X}),
+        (Keywords, (), {"x": X, "y": Y}),
+        (Mixed, (X, Y), {"scale": 3.0}),
+        (Mixed, (X,), {"y": Y}),
+    ],
+    ids=["args", "both", "kwargs", "keywords", "mixed", "mixed keywords"],
+)
+def test_inputs_that_forward_collects(kind, args, kwargs):
+    model = kind(lambda self, *args, **kwargs: self.inner(*args, **kwargs))
+    program = capture(model, (args, kwargs))
+    assert input_shapes(program) == [[None, 4], [None, 4]]
+    assert "forward" not in vars(model)
+    exported = export_fx(import_fx(program))
+    for rows in (1, 5):
+        more = {"args": tuple(torch.randn(rows, 4) for _ in args)}
+        more |= {name: torch.randn(rows, 4) if name != "scale" else 3.0 for name in kwargs}
+        given = more.pop("args")
+        assert torch.equal(exported(*given, **more), model(*given, **more))
+
+
+def test_dynamic_shapes_of_inputs_that_forward_collects():
+    model = Wrapper(lambda self, *args, **kwargs: self.inner(*args, **kwargs))
+    example = (X,), {"y": Y}
+    auto, none = {0: torch.export.Dim.AUTO}, {0: None}
+    for shapes in ({"args": (auto,), "kwargs": {"y": auto}}, {"args_0": auto, "y": auto}):
+        assert input_shapes(capture(model, example, shapes)) == [[None, 4], [None, 4]]
+    fixed = capture(model, example, {"args": (none,), "kwargs": {"y": none}})
+    assert input_shapes(fixed) == [[3, 4], [3, 4]]
+
+
 def test_dynamic_shapes_are_the_users():
     shapes = {"input": {0: None, 1: torch.export.Dim("width", max=64)}}
     assert input_shapes(capture(nn.ReLU(), torch.randn(3, 4), shapes)) == [[3, None]]
     assert input_shapes(capture(nn.ReLU(), torch.randn(3, 4), {})) == [[3, 4]]
+
+
+class Twins(nn.Module):
+    def forward(self, x, x_1, x_2):
+        return x - 2 * x_1 + 4 * x_2
+
+
+def test_inputs_whose_names_differ_by_a_number():
+    inputs = tuple(torch.randn(3, 4) for _ in range(3))
+    exported = export_fx(import_fx(capture(Twins(), inputs)))
+    assert torch.equal(exported(*inputs), Twins()(*inputs))
+    assert torch.equal(exported(x_2=inputs[0], x_1=inputs[1], x=inputs[2]), Twins()(*inputs[::-1]))
 
 
 def test_one_tensor_given_twice_is_two_inputs():
