@@ -93,8 +93,9 @@ def require_floats(op: IRDLOperation, constraint: str, value: SSAValue) -> None:
 class WeightOp(IRDLOperation):
     """A tensor of the side store, by its fully qualified name.
 
-    Two unit attributes say what the tensor alone does not: `buffer`, it is no parameter of the
-    model; `shared`, something that is no linear layer reads it too, outside of this module.
+    Three unit attributes say what the tensor alone does not: `buffer`, it is no parameter of the
+    model; `shared`, something that is no linear layer reads it too, outside of this module;
+    `router`, it chooses experts.
 
     C1 the shape is static.
     """

@@ -13,6 +13,7 @@ from gqc.dialects import fx, gq
 from gqc.dialects.gq_channels import ChannelOp, reason_of
 from gqc.dialects.torch_types import DTYPES, ELEMENT_TYPES
 from gqc.frontend.linears import is_linear, peculiarity
+from gqc.frontend.routers import routers
 from gqc.passes.fold_weights import Quantized
 from gqc.passes.helpers import layer_name, layer_names, matmuls, merged, weight_of
 from gqc.report import CastKey, Row
@@ -43,12 +44,14 @@ def rows_of(module: ModuleOp) -> Iterator[Row]:
 def rows_outside(model: nn.Module, rows: Iterable[Row]) -> Iterator[Row]:
     """Rows of the matrices that a compile of the linear layers alone leaves, given its rows."""
     named = {row.weight: row.decision for row in rows}
+    choosing = routers({name: parameter.shape for name, parameter in model.named_parameters()})
     for name, parameter in model.named_parameters():
         owner = model.get_submodule(name.rpartition(".")[0])
         in_linear = name in named and (named[name] == "kept" or is_linear(owner))
         if parameter.ndim < 2 or not parameter.is_floating_point() or in_linear:
             continue
-        reason = f"a parameter of {type(owner).__name__}, which is no linear layer"
+        kind = "a router of experts: " if name in choosing else ""
+        reason = f"{kind}a parameter of {type(owner).__name__}, which is no linear layer"
         if is_linear(owner):
             reason = f"more than a plain linear layer: {peculiarity(owner)}"
         element, size = str(ELEMENT_TYPES[parameter.dtype]), parameter.itemsize

@@ -16,7 +16,7 @@ from gqc.dialects.text import parse_block_scaled
 from gqc.errors import GqcError
 from gqc.passes import quantize_activations
 from gqc.passes.helpers import matmuls, weight_of
-from gqc.passes.quantize_weights import SHARED, is_shared
+from gqc.passes.quantize_weights import shared_with
 from gqc.schemes import parse_scheme
 
 
@@ -92,8 +92,8 @@ class AdoptWeights(ModulePass):
             entry = entries.get(weight.key) if weight is not None else None
             if entry is None or weight is None:
                 continue
-            if entry.kept or is_shared(matmul):
-                matmul.decision = gq.DecisionAttr("kept", entry.kept or SHARED)
+            if kept := entry.kept or shared_with(matmul):
+                matmul.decision = gq.DecisionAttr("kept", kept)
                 continue
             adopt(matmul, weight, entry, types[entry.type], adopted)
             move_channels(matmul, entry.channels, moved)

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import fnmatch
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp
 from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from gqc.dialects import gq
+from gqc.dialects.fx import CallOp
 from gqc.dialects.gq_channels import ChannelOp
 from gqc.errors import GqcError
+from gqc.frontend.routers import ROUTERS
 from gqc.passes.helpers import count, layer_name, matmuls, weight_of, written_buffers
 from gqc.quantizers import CALIBRATED
 from gqc.schemes import GROUPS, KEEP, Patterns, Scheme, parse_scheme
 
 HEAD = "*lm_head"
-SHARED = "its weight is shared with another operation (a tied embedding)"
+CHOOSES = "a router of experts is kept by default: a pattern that ends in its name quantizes it"
 
 Casts = dict[tuple[SSAValue, Scheme], SSAValue]
 """The quantized form of each weight under each scheme."""
@@ -30,7 +35,8 @@ class QuantizeWeights(ModulePass):
     """imported → grouped. Entries `pattern=scheme`, first match first; `keep` leaves a layer.
 
     The output head is kept unless `lm_head` is set or a pattern is its very name, whether it is
-    called so or shares its weight with the embedding. Buffers, and what the model writes, are
+    called so or shares its weight with the embedding; a router of experts, unless a pattern ends in
+    its name. Buffers, and what the model writes, are
     always kept; what has a decision or a quantized weight is passed over. Raises GqcError, before
     anything is changed, that names every pattern no layer matches and every layer whose K its group
     does not divide.
@@ -43,7 +49,8 @@ class QuantizeWeights(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         patterns = Patterns(self.schemes)
-        refuse_unknown_patterns(patterns, [layer_name(matmul) for matmul in matmuls(op)])
+        layers = [layer_name(matmul) for matmul in matmuls(op)]
+        refuse_unknown_patterns(patterns, layers, routers_apart(op))
         written = written_buffers(op)
         kept: list[tuple[gq.MatmulTOp, str]] = []
         chosen: list[tuple[gq.MatmulTOp, Scheme]] = []
@@ -81,18 +88,41 @@ class QuantizeWeights(ModulePass):
         if weight is not None and "buffer" in weight.attributes:
             return "a buffer, not a parameter"
         name = layer_name(matmul)
+        if weight is not None and "router" in weight.attributes and not ends_in(pattern, name):
+            return CHOOSES
         if self.lm_head or pattern == name:
             return None
         if fnmatchcase(name, HEAD):
             return "the output head is kept by default"
-        if is_shared(matmul):
-            return SHARED
-        return None
+        return shared_with(matmul)
 
 
-def refuse_unknown_patterns(patterns: Patterns, names: list[str]) -> None:
-    """Raise one error for all patterns that match none of the layers, if there are layers."""
-    unknown = patterns.unmatched(names)
+def ends_in(pattern: str, name: str) -> bool:
+    """Whether a pattern is the last part of a layer's name, after anything."""
+    return re.split(r"[.*]", pattern)[-1] == name.rpartition(".")[2]
+
+
+def routers_apart(module: ModuleOp) -> list[str]:
+    """Names of the routers that are no linear layers by themselves."""
+    said = module.attributes.get(ROUTERS)
+    return [name.data for name in said] if isinstance(said, ArrayAttr) else []
+
+
+def refuse_unknown_patterns(
+    patterns: Patterns, names: list[str], routers: Sequence[str] = ()
+) -> None:
+    """Raise one error for all patterns that match none of the layers, if there are layers.
+
+    routers: what may be ignored by name, but not quantized, being no layers by themselves.
+    """
+    unknown = [p for p in patterns.unmatched(names) if not fnmatch.filter(routers, p)]
+    asked = [p for p, scheme in patterns.entries if scheme != KEEP]
+    if alone := [p for p in patterns.unmatched(names) if p in asked and p not in unknown]:
+        raise GqcError(
+            f"{', '.join(map(repr, alone))}: only routers of experts match, and these multiply by "
+            "themselves, being no linear layers: give example inputs, and the model is captured "
+            "whole"
+        )
     if unknown and names:
         examples = ", ".join(names[:3])
         raise GqcError(
@@ -102,14 +132,19 @@ def refuse_unknown_patterns(patterns: Patterns, names: list[str]) -> None:
         )
 
 
-def is_shared(matmul: gq.MatmulTOp) -> bool:
-    """Whether another operation than a matmul reads the weight, here or outside the IR."""
+def shared_with(matmul: gq.MatmulTOp) -> str | None:
+    """What else than a matmul reads the weight, here or outside the IR, in words; None if nothing
+    does."""
     weight = weight_of(matmul.weight)
-    if weight is None or "shared" in weight.attributes:
-        return weight is not None
-    readers = (use.operation for use in weight.result.uses)
+    if weight is None:
+        return None
     forms = gq.MatmulTOp | gq.TransposeOp | gq.QcastOp | ChannelOp
-    return not all(isinstance(r, forms) for r in readers)
+    readers = (use.operation for use in weight.result.uses)
+    others = [reader for reader in readers if not isinstance(reader, forms)]
+    if others:
+        names = {r.callee.data if isinstance(r, CallOp) else r.name for r in others}
+        return f"its weight is shared with {', '.join(sorted(names))}"
+    return "its weight is shared with another operation" if "shared" in weight.attributes else None
 
 
 def refuse_ragged_groups(layers: list[tuple[str, tuple[int, ...], Scheme]]) -> None:

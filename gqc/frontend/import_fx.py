@@ -44,6 +44,7 @@ from gqc.dialects.gq import WeightOp
 from gqc.dialects.torch_types import extent, value_type
 from gqc.errors import GqcError
 from gqc.frontend.locations import location
+from gqc.frontend.routers import routers
 from gqc.frontend.signature import Imported, Leaf, Signature, canonical_names, share
 
 WEIGHT_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
@@ -91,9 +92,10 @@ class Importer:
         self.outputs: list[Any] = []
         self.dimensions = DimensionNames()
         self.tensors = {**program.state_dict, **program.constants}
-        self.canonical = canonical_names(
-            {k: t for k, t in self.tensors.items() if isinstance(t, torch.Tensor)}
-        )
+        tensors = {k: t for k, t in self.tensors.items() if isinstance(t, torch.Tensor)}
+        self.canonical = canonical_names(tensors)
+        found = routers({name: tensor.shape for name, tensor in tensors.items()})
+        self.routers = {self.canonical[name] for name in found}
 
     def import_graph(self) -> None:
         signature = self.program.graph_signature
@@ -196,6 +198,8 @@ class Importer:
             self.weights[name] = share(self.tensors[name])
             if not isinstance(self.tensors[name], nn.Parameter):
                 op.attributes["buffer"] = UnitAttr()
+            if name in self.routers:
+                op.attributes["router"] = UnitAttr()
             self.weight_values[name] = op.result
         return self.weight_values[name]
 

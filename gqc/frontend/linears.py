@@ -30,6 +30,7 @@ from gqc.dialects.torch_types import tensor_type
 from gqc.errors import GqcError
 from gqc.frontend.experts import separate_experts
 from gqc.frontend.locations import location
+from gqc.frontend.routers import ROUTERS, routers
 from gqc.frontend.signature import Imported, canonical_names, share
 
 
@@ -113,6 +114,11 @@ def capture_linears(model: nn.Module) -> Imported:
         for name in tensors
         if model.get_submodule(name.rpartition(".")[0]) not in linears
     }
+    choosing = {canonical[name] for name in routers({n: t.shape for n, t in tensors.items()})}
+    inside = {f"{path}.weight" for path in modules}
+    apart = sorted(name.removesuffix(".weight") for name in choosing - inside)
+    if apart:
+        imported.module.attributes[ROUTERS] = ArrayAttr(map(StringAttr, apart))
     for path, module in modules.items():
         names = {
             leaf: canonical[f"{path}.{leaf}".lstrip(".")]
@@ -124,6 +130,8 @@ def capture_linears(model: nn.Module) -> Imported:
         for op in function.body.ops:
             if isinstance(op, WeightOp) and op.key in shared:
                 op.attributes["shared"] = UnitAttr()
+            if isinstance(op, WeightOp) and op.key in choosing:
+                op.attributes["router"] = UnitAttr()
         imported.module.body.block.add_op(function)
     return imported
 

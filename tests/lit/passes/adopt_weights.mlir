@@ -40,7 +40,7 @@ func.func @ordered(%x : tensor<?x64xf32>) -> (tensor<?x16xf32>, tensor<?x16xf32>
 // What no kernel reads stays dense, and says why; so does a weight that something else reads.
 // CHECK-LABEL: func.func @kept
 // CHECK:         gq.matmul_t %{{.*}}, %{{.*}} decision <kept, "dequantized: no kernel scales blocks of 1x8">
-// CHECK:         gq.matmul_t %{{.*}}, %{{.*}} decision <kept, "its weight is shared with another operation (a tied embedding)">
+// CHECK:         gq.matmul_t %{{.*}}, %{{.*}} decision <kept, "its weight is shared with another operation">
 func.func @kept(%x : tensor<?x64xf32>) -> (tensor<?x16xf32>, tensor<?x16xf32>) {
   %h = gq.weight @h.weight : tensor<16x64xf32>
   %s = gq.weight @fc.weight {shared} : tensor<16x64xf32>

@@ -18,7 +18,7 @@ func.func @named(%x : tensor<?x64xf32>) -> tensor<?x96xf32> {
 }
 
 // CHECK-LABEL: func.func @tied
-// CHECK:         %y = gq.matmul_t %x, %w decision <kept, "its weight is shared with another operation (a tied embedding)"> :
+// CHECK:         %y = gq.matmul_t %x, %w decision <kept, "its weight is shared with aten.embedding.default"> :
 // ALL-LABEL:   func.func @tied
 // ALL-NOT:       decision
 // ALL:           func.return

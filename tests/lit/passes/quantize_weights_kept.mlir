@@ -33,7 +33,7 @@ func.func @named(%x : tensor<?x64xf32>) -> (tensor<?x96xf32>, tensor<?x96xf32>) 
 }
 
 // CHECK-LABEL: func.func @tied
-// CHECK:         %y = gq.matmul_t %x, %e decision <kept, "its weight is shared with another operation (a tied embedding)"> :
+// CHECK:         %y = gq.matmul_t %x, %e decision <kept, "its weight is shared with aten.embedding.default"> :
 // CHECK-NEXT:    %z = gq.matmul_t %x, %wq : (tensor<?x64xf32>, tensor<96x64x!gq.block_scaled<1x32 : f16 : ui8, zero = f16, zero_mode = rescale>>) -> tensor<?x96xf32>
 func.func @tied(%ids : tensor<?xi64>) -> (tensor<?x96xf32>, tensor<?x96xf32>) {
   %e = gq.weight @embed.weight : tensor<96x64xf32>
