@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import (
@@ -25,6 +25,7 @@ from xdsl.pattern_rewriter import (
 
 from gqc.dialects import gq
 from gqc.dialects.fx import CallOp, OperandAttr
+from gqc.frontend.locations import module_path
 from gqc.passes.helpers import layer_name, matmuls, replace, weight_of
 
 
@@ -96,9 +97,11 @@ def constant_values(module: ModuleOp) -> set[SSAValue]:
 
 @dataclass
 class RecognizeLinear(RewritePattern):
-    """`constants` are values that do not vary: their products are no layers (LoRA's B·A)."""
+    """`constants` are values that do not vary: their products are no layers (LoRA's B·A), but where
+    a layer's own module multiplies one, or the weight is among the `layers` that others read."""
 
     constants: set[SSAValue]
+    layers: set[str] = field(default_factory=set)
 
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: CallOp, rewriter: PatternRewriter) -> None:
@@ -109,7 +112,9 @@ class RecognizeLinear(RewritePattern):
         bias = argument(op, linear.bias)
         if x is None or weight is None or len(gq.tensor_shape(weight)) != 2:
             return
-        if x in self.constants or not isinstance(gq.element_type(weight), AnyFloat):
+        if not isinstance(gq.element_type(weight), AnyFloat):
+            return
+        if x in self.constants and not self.is_layer(op, transposed_weight(weight) or weight):
             return
         if bias is not None and gq.tensor_shape(bias) != gq.tensor_shape(op.results[0])[-1:]:
             return
@@ -127,6 +132,13 @@ class RecognizeLinear(RewritePattern):
             return
         replace(rewriter, op, [*new, gq.MatmulTOp(x, weight, bias, op.results[0].type)])
 
+    def is_layer(self, op: CallOp, weight: SSAValue) -> bool:
+        """Whether a call is that of a module by its own weight, or by the weight of a layer."""
+        if not isinstance(weight.owner, gq.WeightOp):
+            return False
+        key, path = weight.owner.key, module_path(op)
+        return key in self.layers or (path is not None and key == f"{path}.weight".lstrip("."))
+
 
 @dataclass(frozen=True)
 class RecognizeLinears(ModulePass):
@@ -139,8 +151,11 @@ class RecognizeLinears(ModulePass):
     name = "recognize-linears"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        pattern = RecognizeLinear(constant_values(op))
-        PatternRewriteWalker(pattern, apply_recursively=False).rewrite_module(op)
+        constants = constant_values(op)
+        for _ in range(2):  # the second time for products of constants by weights found the first
+            layers = {weight.key for m in matmuls(op) if (weight := weight_of(m.weight))}
+            pattern = RecognizeLinear(constants, layers)
+            PatternRewriteWalker(pattern, apply_recursively=False).rewrite_module(op)
         erase_unused_transposes(op)
         name_by_weights(op)
 
