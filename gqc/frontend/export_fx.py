@@ -132,8 +132,10 @@ class Exporter:
                 constants[self.graph.placeholder(f"constant_{i}")] = leaf
                 continue
             argument = next(arguments)
-            node = self.graph.placeholder(argument.name_hint or f"input_{i}")
-            node.target = node.name  # hints need not differ, and the parameter bears this name
+            name = argument.name_hint or f"input_{i}"
+            node = self.graph.placeholder(name)
+            if any(other.target == name for other in self.nodes.values()):
+                node.target = node.name  # the parameter's name: hints need not differ
             self.nodes[argument] = node
             if isinstance(argument.type, TensorType):
                 tensors[node] = (node.name, *expected_tensor(self.function, argument))
