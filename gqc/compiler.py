@@ -19,11 +19,11 @@ from gqc.compilation import ATTACHED, Compilation, Dump, attach
 from gqc.dialects import gq
 from gqc.errors import GqcError
 from gqc.frontend.capture import capture
-from gqc.frontend.experts import has_experts
 from gqc.frontend.export_fx import export_functions, export_fx
 from gqc.frontend.fast_paths import call_linear_layers
 from gqc.frontend.import_fx import import_fx
 from gqc.frontend.linears import capture_linears, copy_shared, is_conv1d, replace_modules
+from gqc.frontend.prepare import needs_preparing
 from gqc.frontend.signature import Imported
 from gqc.passes.fold_channels import FoldChannels
 from gqc.passes.fold_weights import FoldWeights, FoldWeightsInto, Quantized
@@ -90,8 +90,8 @@ def compile(
     if not isinstance(model, nn.Module | ExportedProgram):
         raise GqcError(f"cannot compile a {type(model).__name__}: give an nn.Module")
     machine = resolve(target, model)
-    if isinstance(model, nn.Module) and has_experts(model):
-        model = copy_shared(model)  # in which these are linear layers
+    if isinstance(model, nn.Module) and needs_preparing(model):
+        model = copy_shared(model)
     if scheme is None:
         scheme = "int4_g128" if weights is None else {}
     schemes = scheme_list(scheme, ignore)

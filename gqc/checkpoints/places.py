@@ -17,6 +17,7 @@ import torch
 from gqc.checkpoints.weights import Transposed, Weight
 from gqc.errors import GqcError
 from gqc.formats.block_scaled import BlockScaled
+from gqc.frontend.attention import PROJECTIONS, Attention
 from gqc.frontend.experts import BIAS, Experts
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ EXPERT = re.compile(r".*\.(\d+)\.")
 class Stack:
     """Matrices [rows, K] of as many experts, or their biases [rows], in one parameter.
 
-    transposed: whether it is [E, K, rows] where it is dense. either: whether it may be so, as its
-    shape tells.
+    experts: 0 where there is one matrix [rows, K], of several layers. transposed: whether it is
+    [E, K, rows] where it is dense. either: whether it may be so, as its shape tells.
     """
 
     experts: int
@@ -49,7 +50,8 @@ class Stack:
         return self.dense(self.transposed)
 
     def dense(self, turned: bool) -> list[int]:
-        return [self.experts, *(reversed(self.shape) if turned else self.shape)]
+        matrix = reversed(self.shape) if turned else self.shape
+        return [self.experts, *matrix] if self.experts else [*matrix]
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,14 @@ class Place:
 
     def quantized(self, weight: BlockScaled, stack: Stack) -> BlockScaled:
         """The rows of the expert, of a quantized stack in blocks of one expert."""
-        shape, expected = list(weight.codes.shape), [stack.experts, *stack.shape]
+        shape, expected = list(weight.codes.shape), stack.dense(False)
         if shape != expected:
             raise self.error(shape, expected)
         codes = self.rows(weight.codes)
-        first, *block = weight.type.block_of(shape)
+        block = list(weight.type.block_of(shape))
+        first = block.pop(0) if stack.experts else 1
         if first != 1 or len(codes) % block[0]:
-            raise GqcError(f"{self.name}: {weight.type} has blocks across experts or their layers")
+            raise GqcError(f"{self.name}: {weight.type} has blocks across experts or layers")
         return replace(
             weight,
             type=weight.type.with_block(block),
@@ -99,14 +102,17 @@ class Place:
         )
 
     def error(self, shape: list[int], expected: list[int]) -> GqcError:
+        experts = 0 if self.stack is None else self.stack.experts
+        what = f"a stack of {experts} experts" if experts else "several layers in one"
         return GqcError(
-            f"{self.name} is {shape}, expected {expected}, a stack of {expected[0]} experts: the "
-            "config is of another model, or the file is damaged"
+            f"{self.name} is {shape}, expected {expected}, {what}: the config is of another model, "
+            "or the file is damaged"
         )
 
     def rows(self, stack: torch.Tensor) -> torch.Tensor:
-        """The rows of the expert, of [E, rows, …]."""
-        return stack[self.expert].chunk(self.parts)[self.part]
+        """The rows of the layer, of [E, rows, …] or [rows, …]."""
+        is_stack = self.stack is None or self.stack.experts
+        return (stack[self.expert] if is_stack else stack).chunk(self.parts)[self.part]
 
 
 Part = tuple[int, int, int]
@@ -124,6 +130,8 @@ class Places:
         for path, module in model.named_modules():
             if isinstance(module, Experts):
                 self.add_stacks(path, module)
+            if isinstance(module, Attention):
+                self.add_packed(f"{path}.".lstrip("."), module)
         self.renamed = renaming(model, {*self.state, *self.stacks})
 
     def add_stacks(self, path: str, module: Experts) -> None:
@@ -140,6 +148,19 @@ class Places:
                 if f"{name}.bias" in self.state:
                     bias = Stack(len(module.paths), (n * slot.parts,))
                     self.add(f"{path}.{slot.stack}{BIAS}", bias, part, f"{name}.bias")
+
+    def add_packed(self, path: str, module: Attention) -> None:
+        """Note how torch calls the weights and biases of query, key and value."""
+        n = module.embed_dim
+        for i, name in enumerate(PROJECTIONS):
+            k = module.get_submodule(name).get_parameter("weight").shape[1]
+            weight, bias, part = f"{path}{name}.weight", f"{path}{name}.bias", (0, i, 3)
+            if module._qkv_same_embed_dim:
+                self.add(f"{path}in_proj_weight", Stack(0, (3 * n, k)), part, weight)
+            else:
+                self.add(f"{path}{name}_weight", Stack(0, (n, k)), (0, 0, 1), weight)
+            if bias in self.state:
+                self.add(f"{path}in_proj_bias", Stack(0, (3 * n,)), part, bias)
 
     def add(self, name: str, stack: Stack, part: Part, parameter: str) -> None:
         self.stacks.setdefault(name, (stack, {}))[1][part] = parameter

@@ -138,8 +138,3 @@ def separate_experts(model: nn.Module) -> None:
         for name, child in parent._modules.items():
             if child is not None and (slots := slots_of(child)) is not None:
                 parent._modules[name] = new.setdefault(child, Experts(child, slots))
-
-
-def has_experts(model: nn.Module) -> bool:
-    """Whether `separate_experts` would change a model."""
-    return any(slots_of(module) is not None for module in model.modules())

@@ -28,8 +28,9 @@ from gqc.dialects.fx import call
 from gqc.dialects.gq import WeightOp, element_type, tensor_shape
 from gqc.dialects.torch_types import tensor_type
 from gqc.errors import GqcError
-from gqc.frontend.experts import separate_experts
 from gqc.frontend.locations import location
+from gqc.frontend.prepare import prepare
+from gqc.frontend.products import forward_name, is_product
 from gqc.frontend.routers import ROUTERS, routers
 from gqc.frontend.signature import Imported, canonical_names, share
 
@@ -43,18 +44,22 @@ def is_conv1d(module: nn.Module) -> bool:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear layer of torch's or transformers' own."""
-    return type(module) is nn.Linear or is_conv1d(module)
+    """Whether a module is a linear layer of torch's or transformers' own, or of a subclass of
+    torch's that computes the same product."""
+    if type(module) is nn.Linear or is_conv1d(module):
+        return True
+    return isinstance(module, nn.Linear) and is_product(module)
 
 
 def peculiarity(module: nn.Module) -> str | None:
     """What a linear layer does besides its product, so that nothing else can take its place."""
-    if not is_linear(module):
-        return type(module).__name__  # its forward, or its user, may do something else
     if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
         return "it has forward hooks"
     names = {name for name, _ in module.named_parameters()}
-    return None if {"weight"} <= names <= {"weight", "bias"} else f"it has {', '.join(names)}"
+    if not {"weight"} <= names <= {"weight", "bias"}:
+        return f"it has {', '.join(names)}"
+    # Another class may do something else in its forward.
+    return None if is_linear(module) else type(module).__name__
 
 
 def linear_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -63,7 +68,9 @@ def linear_modules(model: nn.Module) -> dict[str, nn.Module]:
     Warns of those that do something else too: subclasses, layers with hooks or parametrizations.
     """
     modules = {p: m for p, m in model.named_modules() if isinstance(m, nn.Linear) or is_conv1d(m)}
+    read = {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     left = {path: reason for path, m in modules.items() if (reason := peculiarity(m))}
+    left |= {p: "MultiheadAttention reads its weight" for p, m in modules.items() if m in read}
     if left:
         warnings.warn(
             "left as they are, being no plain nn.Linear: "
@@ -77,14 +84,14 @@ def linear_modules(model: nn.Module) -> dict[str, nn.Module]:
 def copy_shared(model: nn.Module) -> nn.Module:
     """A copy of a model in evaluation mode, its tensors new objects on the same storage.
 
-    Experts that the model stacks are linear layers in it (`gqc.frontend.experts`).
+    What else the model has of linear layers is such layers in it (`gqc.frontend.prepare`).
     """
     plain = [t for m in model.modules() for t in vars(m).values() if isinstance(t, torch.Tensor)]
     computed = [tensor for tensor in plain if not tensor.is_leaf]  # deepcopy refuses these
     tensors = (*model.parameters(), *model.buffers(), *computed)
     new = copy.deepcopy(model, memo={id(tensor): share(tensor) for tensor in tensors})
-    separate_experts(new)
     new.eval()
+    prepare(new)
     return new
 
 
@@ -147,7 +154,7 @@ def linear_function(path: str, module: nn.Module, names: Mapping[str, str]) -> F
         n, k = k, n
     rows, result = (TensorType(element_type(weight), (DYNAMIC_INDEX, size)) for size in (k, n))
     block = Block(arg_types=[rows])
-    block.args[0].name_hint = "x" if is_conv1d(module) else "input"  # as their forward says
+    block.args[0].name_hint = forward_name(module)
     x = block.args[0]
     if is_conv1d(module):
         linear = call("aten.addmm.default", [*bias, x, weight], {}, [result])

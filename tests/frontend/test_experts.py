@@ -12,8 +12,9 @@ from transformers import NemotronHConfig
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHExperts
 
-from gqc.frontend.experts import Experts, has_experts, separate_experts, slots_of
+from gqc.frontend.experts import Experts, separate_experts, slots_of
 from gqc.frontend.linears import copy_shared, linear_modules
+from gqc.frontend.prepare import needs_preparing
 
 TOKENS = torch.randint(0, 96, (2, 7), generator=torch.Generator().manual_seed(0))
 
@@ -26,8 +27,8 @@ def model(request: pytest.FixtureRequest) -> Any:
 
 def test_a_model_computes_what_it_did_to_the_bit(model: Any) -> None:
     new: Any = copy_shared(model)
-    assert has_experts(model)
-    assert not has_experts(new)
+    assert needs_preparing(model)
+    assert not needs_preparing(new)
     with torch.no_grad():
         assert torch.equal(new(TOKENS).logits, model(TOKENS).logits)
 
