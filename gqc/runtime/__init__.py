@@ -1,5 +1,5 @@
-"""Runtime: the torch operators that compiled models call, with their gradients."""
+"""Runtime: the torch operators that compiled models call, with their gradients and batches."""
 
-from gqc.runtime import autocast, gradients, ops
+from gqc.runtime import autocast, batching, gradients, ops
 
-__all__ = ["autocast", "gradients", "ops"]
+__all__ = ["autocast", "batching", "gradients", "ops"]
