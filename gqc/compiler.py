@@ -15,6 +15,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
 from xdsl.passes import ModulePass
 
+from gqc.arguments import refuse_model, refuse_weights
 from gqc.compilation import ATTACHED, Compilation, Dump, attach
 from gqc.dialects import gq
 from gqc.errors import GqcError
@@ -33,6 +34,7 @@ from gqc.passes.quantize_activations import QuantizeActivations
 from gqc.passes.recognize_linears import RecognizeLinears
 from gqc.quantization import quantize
 from gqc.quantization.input_error import Measure, input_formats, measure_of, unmeasured
+from gqc.quantization.quantized import Quantized as QuantizedModel
 from gqc.report import CastKey, Report, sqnr
 from gqc.report_rows import channels_kept, key_of, launched, rows_of, rows_outside
 from gqc.runtime.arena import Arena
@@ -88,7 +90,13 @@ def compile(
     whose K their group does not divide, and on what the target cannot do; each names all layers.
     """
     if not isinstance(model, nn.Module | ExportedProgram):
-        raise GqcError(f"cannot compile a {type(model).__name__}: give an nn.Module")
+        is_quantized = isinstance(model, QuantizedModel)
+        remedy = "its model, and this as weights=" if is_quantized else "an nn.Module"
+        raise GqcError(f"cannot compile a {type(model).__name__}: give {remedy}")
+    if isinstance(model, nn.Module):
+        refuse_model(model)
+    if weights is not None:
+        refuse_weights(weights)
     machine = resolve(target, model)
     if isinstance(model, nn.Module) and needs_preparing(model):
         model = copy_shared(model)

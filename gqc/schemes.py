@@ -355,10 +355,26 @@ def scheme_list(
     """
     entries = scheme if isinstance(scheme, Mapping) else {"*": scheme}
     ignore = (ignore,) if isinstance(ignore, str) else ignore
+    refuse_patterns((*ignore, *entries))
     for value in entries.values():
+        if not isinstance(value, str | Scheme):
+            raise GqcError(
+                f"a scheme is a {type(value).__name__}: give a name as int4_g128, a gqc.Scheme, "
+                f"or a map from patterns of modules to either or {KEEP!r}"
+            )
         if isinstance(value, str) and value != KEEP:
             parse_scheme(value)
     return (*(f"{pattern}={KEEP}" for pattern in ignore), *(f"{p}={s}" for p, s in entries.items()))
+
+
+def refuse_patterns(patterns: Iterable[Any]) -> None:
+    """Raise GqcError on a pattern that is no text."""
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise GqcError(
+                f"a pattern is a {type(pattern).__name__}: give the name of a module, or a "
+                "wildcard, as text"
+            )
 
 
 class Patterns:

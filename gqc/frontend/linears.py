@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import fx, nn
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
     ArrayAttr,
@@ -67,7 +67,12 @@ def linear_modules(model: nn.Module) -> dict[str, nn.Module]:
 
     Warns of those that do something else too: subclasses, layers with hooks or parametrizations.
     """
-    modules = {p: m for p, m in model.named_modules() if isinstance(m, nn.Linear) or is_conv1d(m)}
+    modules = {
+        path: module
+        for path, module in model.named_modules()
+        if is_conv1d(module)
+        or (isinstance(module, nn.Linear) and not isinstance(module, fx.GraphModule))  # compiled
+    }
     read = {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     left = {path: reason for path, m in modules.items() if (reason := peculiarity(m))}
     left |= {p: "MultiheadAttention reads its weight" for p, m in modules.items() if m in read}

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import fx, nn
 
+from gqc.arguments import calibration_inputs, refuse_model
 from gqc.dialects.gq import BlockScaledType
 from gqc.errors import GqcError
-from gqc.frontend.capture import split_inputs
 from gqc.frontend.linears import copy_shared
 from gqc.mixed_precision.decode_time import Rates, rates_of
 from gqc.mixed_precision.found import Chosen, Found
@@ -64,7 +64,9 @@ def search(
     """
     if not isinstance(model, nn.Module) or isinstance(model, fx.GraphModule):
         raise GqcError(f"cannot search for a {type(model).__name__}: give the nn.Module itself")
+    refuse_model(model)
     refuse_budgets(budget_bits, budget_us)
+    inputs = calibration_inputs(calibration)
     schemes = texts(candidates)
     machine = resolve(target, model).name
     copy = copy_shared(model)
@@ -73,7 +75,6 @@ def search(
     weights = candidates_of(layers, schemes)
     rates = rates_of(machine)
     costs, budget = costs_of(weights, rates, budget_bits, budget_us)
-    inputs = [split_inputs(example) for example in calibration]
     if not inputs:
         raise GqcError("the calibration inputs are none: give inputs of the model")
     untie(weights)

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import fx, nn
 
+from gqc.arguments import calibration_inputs, refuse_model
 from gqc.errors import GqcError
-from gqc.frontend.capture import split_inputs
 from gqc.frontend.linears import copy_shared
 from gqc.passes.helpers import count
 from gqc.quantization.journal import Journal, fingerprint
@@ -66,12 +66,13 @@ def quantize(
     """
     if not isinstance(model, nn.Module) or isinstance(model, fx.GraphModule):
         raise GqcError(f"cannot quantize a {type(model).__name__}: give the nn.Module itself")
+    refuse_model(model)
     schemes = scheme_list(scheme, ignore)
+    inputs = None if calibration is None else calibration_inputs(calibration)
     copy = copy_shared(model)
     layers = layers_of(copy, schemes, lm_head)
     refuse_meta(copy)
     refuse_specials_in(layers)
-    inputs = None if calibration is None else [split_inputs(example) for example in calibration]
     refuse_calibration(layers, inputs)
     run = Run(copy, layers, inputs or [], seed)
     if resume is not None:
