@@ -9,6 +9,7 @@ list has one result for each item.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from xdsl.dialects.builtin import (
@@ -19,21 +20,24 @@ from xdsl.dialects.builtin import (
     IntAttr,
     IntegerAttr,
     StringAttr,
+    TensorType,
     f64,
     i1,
     i64,
 )
-from xdsl.ir import Attribute, Dialect, ParametrizedAttribute, SSAValue
+from xdsl.ir import Attribute, Dialect, Operation, ParametrizedAttribute, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
     irdl_attr_definition,
     irdl_op_definition,
     prop_def,
+    traits_def,
     var_operand_def,
     var_result_def,
 )
 from xdsl.parser import AttrParser, Parser
 from xdsl.printer import Printer
+from xdsl.traits import EffectInstance, MemoryEffect
 
 from gqc.dialects.constraints import require
 
@@ -186,6 +190,35 @@ def operands_in(attr: Attribute) -> list[int]:
     return []
 
 
+class CallEffects(MemoryEffect):
+    """A call has no effect where torch says so of its callee; of any other, effects are unknown.
+
+    Functions that write their arguments, draw random numbers or assert have effects. A function of
+    Python is known to have none on numbers only.
+    """
+
+    @classmethod
+    def get_effects(cls, op: Operation) -> set[EffectInstance] | None:
+        assert isinstance(op, CallOp)
+        effect = effect_of(op.callee.data)
+        numbers = not any(isinstance(value.type, TensorType) for value in op.operands)
+        return set() if effect == "none" or (effect == "on tensors" and numbers) else None
+
+
+@cache
+def effect_of(callee: str) -> str:
+    """Whether a callee has effects: `none`, `unknown`, or `on tensors`."""
+    import torch
+
+    try:
+        function = resolve_callee(callee)
+    except AttributeError:
+        return "unknown"
+    if torch.fx.Graph().call_function(function).is_impure():
+        return "unknown"
+    return "none" if isinstance(function, torch._ops.OpOverload) else "on tensors"
+
+
 @irdl_op_definition
 class CallOp(IRDLOperation):
     """A call of a torch function.
@@ -200,6 +233,7 @@ class CallOp(IRDLOperation):
     kwargs = prop_def(DictionaryAttr)
     operands_ = var_operand_def()
     results_ = var_result_def()
+    traits = traits_def(CallEffects())
 
     def __init__(
         self,

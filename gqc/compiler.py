@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
 from xdsl.passes import ModulePass
+from xdsl.transforms.dead_code_elimination import DeadCodeElimination
 
 from gqc.arguments import refuse_model, refuse_weights
 from gqc.compilation import ATTACHED, Compilation, Dump, attach
@@ -28,10 +29,10 @@ from gqc.frontend.prepare import needs_preparing
 from gqc.frontend.signature import Imported
 from gqc.passes.fold_channels import FoldChannels
 from gqc.passes.fold_weights import FoldWeights, FoldWeightsInto, Quantized
-from gqc.passes.helpers import matmuls, merged
+from gqc.passes.helpers import layer_name, matmuls, merged
 from gqc.passes.pipeline import Stage, extend, pipeline, run_stages
 from gqc.passes.quantize_activations import QuantizeActivations
-from gqc.passes.recognize_linears import RecognizeLinears
+from gqc.passes.recognize_linears import RecognizeLinears, linear_calls
 from gqc.quantization import quantize
 from gqc.quantization.input_error import Measure, input_formats, measure_of, unmeasured
 from gqc.quantization.quantized import Quantized as QuantizedModel
@@ -191,6 +192,7 @@ def lower(
     """Run the stages on an imported model and its weights, in place, and report on it."""
     noise, costs = dict[CastKey, float](), dict[str, float]()
     report, channels = Report(target, ()), dict[str, str]()
+    layers = set(map(layer_name, linear_calls(imported.module)))
     console = Console(stderr=True)
     shown = console.is_terminal if progress is None else progress
     with Progress(console=console, transient=True, disable=not shown) as bar:
@@ -204,8 +206,10 @@ def lower(
             bar.update(task, advance=1, description=f"{done} {key[0]}")
 
         def after(name: str, module: ModuleOp) -> None:
-            nonlocal report, channels, costs
+            nonlocal report, channels, costs, layers
             bar.update(task, description=name)
+            if name == DeadCodeElimination.name:
+                layers -= set(map(layer_name, linear_calls(module)))
             if name == RecognizeLinears.name and not any(matmuls(module)):
                 raise GqcError(
                     "the model has no linear layer with a stored weight: nothing to compile"
@@ -224,8 +228,16 @@ def lower(
 
         fold = FoldWeightsInto(imported.weights, observe, Arena().keep)
         run_stages(imported.module, [stage.replacing(FoldWeights, fold) for stage in stages], after)
+    warn_of_dead(layers)
     report = report.completed(noise).measured(costs)
     return report.lowered(launched(imported.module), channels)
+
+
+def warn_of_dead(layers: set[str]) -> None:
+    """Say which layers are left out, as nothing reads what they compute."""
+    if layers:
+        names = ", ".join(sorted(layers))
+        warnings.warn(f"left out, for nothing reads what they compute: {names}", stacklevel=4)
 
 
 def refuse_taken_names(parts: nn.Module | None, imported: Imported) -> None:

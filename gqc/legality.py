@@ -22,6 +22,12 @@ from gqc.targets import DECODES, Target
 if TYPE_CHECKING:
     from gqc.dialects.gq import BlockScaledType
 
+ACTIVATIONS = ("f16", "bf16", "f32")
+"""Elements of the activations that kernels read: there is none for float64."""
+
+CONVERT = ": convert the model, for example model.bfloat16()"
+"""The remedy where activations are of an element that cannot be multiplied."""
+
 NATIVE_BLOCKS = {"f8E8M0FNU": 32, "f8E4M3FN": 16}
 """Elements that share a scale where a matrix unit takes it, by the scale's format."""
 
@@ -51,6 +57,8 @@ def legality(
 
     activation: the float type of x before it is quantized to `x`, if it is.
     """
+    if activation not in ACTIVATIONS:
+        return Legality("refused", unread(activation) + CONVERT)
     if (row := native_row(target, x, weight)) is not None:
         return Legality("native", f"{row.matrix} takes {pair(x, weight)} as they are", row)
     if (problem := undecoded(weight) or unscaled(weight, shape)) is not None:
@@ -68,19 +76,23 @@ def legality(
         return Legality(
             "refused",
             f"its activations are {activation}, the target multiplies "
-            f"{' and '.join(target.units)}: convert the model, for example model.bfloat16()",
+            f"{' and '.join(target.units)}" + CONVERT,
         )
     decoded = decoded_type(activation, x, weight)
     if decoded is None:
         return Legality(
             "refused",
             f"its activations in {x} may be beyond 65504, the greatest f16, in which its weight of "
-            f"{weight.element} under {weight.scale} is decoded: convert the model, for example "
-            "model.bfloat16()",
+            f"{weight.element} under {weight.scale} is decoded" + CONVERT,
         )
     unit = f"{target.units[decoded]} in {decoded}"
     what = f"{target.name} multiplies no {pair(x, weight)}"
     return Legality("emulated", f"{what}: decoded in registers, then {unit}", decoded=decoded)
+
+
+def unread(activation: str) -> str:
+    """Why a layer with such activations has no kernel."""
+    return f"its activations are {activation}: kernels read {', '.join(ACTIVATIONS)}"
 
 
 def decoded_type(activation: str, x: BlockScaledType | None, weight: BlockScaledType) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import AnyFloat, IntegerAttr, ModuleOp, TensorType, bf16, f16, f32, i64
+from xdsl.dialects.builtin import AnyFloat, IntegerAttr, ModuleOp, TensorType, i64
 from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
@@ -23,9 +23,6 @@ LONGEST = 64
 
 SPLIT = "aten.split_with_sizes.default"
 VIEWS = ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default")
-
-FLOATS: tuple[AnyFloat, ...] = (f32, bf16, f16)
-"""Elements of the arrays that kernels read and write."""
 
 
 @dataclass(frozen=True)
@@ -197,8 +194,7 @@ def fits(op: CallOp, shape: tuple[int, ...]) -> bool:
     """Whether a kernel can do a call on elements of tensors of a shape."""
     if not can_produce(op) or op.callee.data == MEAN:
         return False
-    floats = all(gq.element_type(value) in FLOATS for value in (*op.operands, *op.results))
-    return floats and gq.tensor_shape(op.results[0]) == shape
+    return gq.tensor_shape(op.results[0]) == shape
 
 
 def in_order(start: Operation, ops: set[Operation]) -> Iterable[CallOp]:

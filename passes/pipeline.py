@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
+from xdsl.transforms.dead_code_elimination import DeadCodeElimination
 
 from gqc.dialects.text import context
 from gqc.errors import GqcError
@@ -53,6 +54,7 @@ def pipeline(
         Stage(
             "grouped",
             (
+                DeadCodeElimination(),  # what nobody reads and has no effect
                 RecognizeLinears(),  # linear, addmm, mm, matmul → gq.matmul_t
                 AdoptWeights(stored),  # gq.weight of a quantized type, where it is stored so
                 QuantizeWeights(schemes, lm_head),  # gq.qcast of each weight, by scheme

@@ -19,12 +19,17 @@ from xdsl.dialects.builtin import (
     StringAttr,
     TensorType,
     VectorType,
+    bf16,
+    f16,
     f32,
 )
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 
 from gqc.dialects import gq, tile
 from gqc.dialects.fx import CallOp, OperandAttr, call
+
+FLOATS: tuple[AnyFloat, ...] = (f32, bf16, f16)
+"""Elements of the arrays that kernels read and write."""
 
 Function = Callable[..., SSAValue]
 """A tile in float32 from tiles in float32 of one shape, and numbers."""
@@ -161,7 +166,8 @@ def argument(
 
 
 def holds_floats(value: SSAValue) -> bool:
-    return isinstance(value.type, TensorType) and isinstance(value.type.element_type, AnyFloat)
+    """Whether a value is a tensor of floats that kernels compute with: not of float64."""
+    return isinstance(value.type, TensorType) and value.type.element_type in FLOATS
 
 
 def vanishes(value: SSAValue, computed: Collection[Operation | Block]) -> bool:

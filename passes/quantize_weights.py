@@ -19,6 +19,7 @@ from gqc.dialects.fx import CallOp
 from gqc.dialects.gq_channels import ChannelOp
 from gqc.errors import GqcError
 from gqc.frontend.routers import ROUTERS
+from gqc.legality import ACTIVATIONS, unread
 from gqc.passes.helpers import count, layer_name, matmuls, weight_of, written_buffers
 from gqc.quantizers import CALIBRATED
 from gqc.schemes import GROUPS, KEEP, Patterns, Scheme, parse_scheme
@@ -36,10 +37,9 @@ class QuantizeWeights(ModulePass):
 
     The output head is kept unless `lm_head` is set or a pattern is its very name, whether it is
     called so or shares its weight with the embedding; a router of experts, unless a pattern ends in
-    its name. Buffers, and what the model writes, are
-    always kept; what has a decision or a quantized weight is passed over. Raises GqcError, before
-    anything is changed, that names every pattern no layer matches and every layer whose K its group
-    does not divide.
+    its name. Buffers, what the model writes, and layers of float64 are always kept; what has a
+    decision or a quantized weight is passed over. Raises GqcError, before anything is changed, that
+    names every pattern no layer matches and every layer whose K its group does not divide.
     """
 
     name = "quantize-weights"
@@ -82,6 +82,8 @@ class QuantizeWeights(ModulePass):
             return "no scheme names this layer"
         if scheme == KEEP:
             return f"ignored by pattern {pattern}"
+        if (activation := str(gq.element_type(matmul.x))) not in ACTIVATIONS:
+            return unread(activation)
         weight = weight_of(matmul.weight)
         if weight is not None and weight.key in written:
             return "the model writes it"

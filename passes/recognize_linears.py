@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from xdsl.context import Context
@@ -83,6 +84,20 @@ def argument(op: CallOp, position: int | None) -> SSAValue | None:
 def is_one(attr: Attribute) -> bool:
     """Whether an argument is the number 1."""
     return isinstance(attr, IntegerAttr | FloatAttr) and attr.value.data == 1
+
+
+def linear_calls(module: ModuleOp) -> Iterator[CallOp]:
+    """Calls of linear layers, in order."""
+    calls = (op for op in module.walk() if isinstance(op, CallOp))
+    return (call for call in calls if call.callee.data in LINEARS and weight_read(call))
+
+
+def weight_read(call: CallOp) -> bool:
+    """Whether a call of a linear layer reads a stored weight."""
+    weight = argument(call, LINEARS[call.callee.data].weight)
+    if weight is None:
+        return False
+    return isinstance(weight.owner, gq.WeightOp) or transposed_weight(weight) is not None
 
 
 def constant_values(module: ModuleOp) -> set[SSAValue]:

@@ -18,6 +18,7 @@ from gqc.dialects.tile import KernelOp
 from gqc.targets import TARGETS
 
 PASSES = (
+    "dce",
     "recognize-linears",
     "adopt-weights",
     "quantize-weights",
@@ -42,7 +43,7 @@ STAGES = {
 }
 """The pass that ends each stage."""
 
-UNTARGETED = ("lower-channels", "fuse-producers", "fuse-epilogues", "fold-weights")
+UNTARGETED = ("dce", "lower-channels", "fuse-producers", "fuse-epilogues", "fold-weights")
 
 
 class Dumped:
