@@ -9,6 +9,7 @@ kernels: launches of kernels that the module holds; no work on weights is left.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from xdsl.dialects import func
 from xdsl.dialects.builtin import ModuleOp
@@ -16,6 +17,7 @@ from xdsl.ir import Operation
 from xdsl.utils.exceptions import VerifyException
 
 from gqc.dialects import fx, gq, tile
+from gqc.dialects.text import where
 from gqc.passes.helpers import weight_of
 
 TORCH = (fx.CallOp, gq.WeightOp, gq.TransposeOp)
@@ -34,28 +36,28 @@ ALLOWED: dict[str, tuple[type[Operation], ...]] = {
 """Operations that a function may hold at each stage, besides its own frame."""
 
 
-def fail(stage: str, op: Operation, message: str) -> None:
-    raise VerifyException(f"contract {stage!r}: {op.name}: {message}")
-
-
-def check_grouped(op: Operation) -> None:
+def check_grouped(op: Operation) -> str | None:
+    """What is wrong with an operation of the stage, if anything is."""
     if isinstance(op, gq.QcastOp | gq.WeightOp) and gq.block_scaled(op.result) is not None:
         readers = [use.operation for use in op.result.uses]
         weighty = gq.MatmulTOp | gq.GatherChannelsOp | gq.ConcatOp
         if not all(isinstance(r, weighty) for r in readers):
-            fail("grouped", op, "only gq.matmul_t may read a block-scaled value")
+            return "only gq.matmul_t may read a block-scaled value"
     elif isinstance(op, gq.ScaleChannelsOp | gq.GatherChannelsOp) and weight_of(op.source) is None:
         plain = isinstance(op, gq.GatherChannelsOp) or op.offset is None
         if op.axis != len(gq.tensor_shape(op.source)) - 1 or not plain:
-            fail("grouped", op, "channels of activations lie along the last dimension, unshifted")
+            return "channels of activations lie along the last dimension, unshifted"
+    return None
 
 
-def check_legal(op: Operation) -> None:
+def check_legal(op: Operation) -> str | None:
+    """What is wrong with an operation of the stage, if anything is."""
     if isinstance(op, gq.MatmulTOp):
         if op.decision is None:
-            fail("legal", op, "no decision says how it is done")
-        elif reads_codes(op) and op.decision.kind.data != "native":
-            fail("legal", op, "reads block-scaled codes without a gq.dcast")
+            return "no decision says how it is done"
+        if reads_codes(op) and op.decision.kind.data != "native":
+            return "reads block-scaled codes without a gq.dcast"
+    return None
 
 
 def reads_codes(matmul: gq.MatmulTOp) -> bool:
@@ -63,7 +65,10 @@ def reads_codes(matmul: gq.MatmulTOp) -> bool:
     return any(gq.block_scaled(v) is not None for v in (matmul.x, matmul.weight))
 
 
-CHECKS: dict[str, Callable[[Operation], None]] = {
+Check = Callable[[Operation], str | None]
+"""What is wrong with an operation, if anything is."""
+
+CHECKS: dict[str, Check] = {
     "imported": lambda op: None,
     "grouped": check_grouped,
     "legal": check_legal,
@@ -74,6 +79,24 @@ CHECKS: dict[str, Callable[[Operation], None]] = {
 def verify_stage(module: ModuleOp, stage: str) -> None:
     """Raise VerifyException unless the module keeps the contract of a stage."""
     module.verify()
+    contract = Contract(f"contract {stage!r}", ALLOWED[stage], CHECKS[stage])
+    verify(module, contract, lambda op: "")
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a module must be: the operations that functions may hold, and a check of each; whether
+    it holds all kernels that it launches."""
+
+    name: str
+    allowed: tuple[type[Operation], ...]
+    check: Check
+    whole: bool = True
+
+
+def verify(module: ModuleOp, contract: Contract, place: Callable[[Operation], str]) -> None:
+    """Raise VerifyException unless the functions of a module keep a contract; `place` says where an
+    operation is."""
     kernels = {op.sym_name.data for op in module.ops if isinstance(op, tile.KernelOp)}
     for function in module.ops:
         if not isinstance(function, func.FuncOp):
@@ -81,8 +104,53 @@ def verify_stage(module: ModuleOp, stage: str) -> None:
         for op in function.walk():
             if isinstance(op, func.FuncOp | func.ReturnOp):
                 continue
-            if not isinstance(op, ALLOWED[stage]):
-                fail(stage, op, "is not an operation of this stage")
-            if isinstance(op, gq.LaunchOp) and not kernels.issuperset(k for _, k in op.buckets):
-                fail(stage, op, "launches a kernel that the module does not hold")
-            CHECKS[stage](op)
+            if (fault := fault_of(op, contract, kernels)) is not None:
+                raise VerifyException(f"{contract.name}: {op.name}: {fault}{place(op)}")
+
+
+def fault_of(op: Operation, contract: Contract, kernels: set[str]) -> str | None:
+    """What is wrong with an operation, if anything is."""
+    if not isinstance(op, contract.allowed):
+        return "is not an operation of this stage"
+    if (
+        contract.whole
+        and isinstance(op, gq.LaunchOp)
+        and not kernels.issuperset(k for _, k in op.buckets)
+    ):
+        return "launches a kernel that the module does not hold"
+    return contract.check(op)
+
+
+# What passes take
+
+
+GROUPED = Contract("a module up to the stage 'grouped'", ALLOWED["grouped"], check_grouped)
+LEGAL = Contract("a module of the stage 'legal'", ALLOWED["legal"], check_legal)
+LOWERED = (*ALLOWED["legal"], gq.LaunchOp)
+LOWERING = Contract("a module between the stages 'legal' and 'kernels'", LOWERED, check_legal)
+FOLDABLE = Contract("functions up to the stage 'kernels'", LOWERED, lambda op: None, whole=False)
+
+TAKES: dict[str, Contract] = {
+    "recognize-linears": GROUPED,
+    "adopt-weights": GROUPED,
+    "quantize-weights": GROUPED,
+    "fold-channels": GROUPED,
+    "quantize-activations": GROUPED,
+    "merge-linears": GROUPED,
+    "legalize": GROUPED,
+    "assign-layouts": LEGAL,
+    "split-m-buckets": LEGAL,
+    "lower-channels": LEGAL,
+    "fuse-producers": LEGAL,
+    "lower-quantizers": LEGAL,
+    "lower-to-tile": LOWERING,
+    "fuse-epilogues": LOWERING,
+    "fold-weights": FOLDABLE,
+}
+"""What each pass takes; it may rely on that, and on what `verify_ir` verifies."""
+
+
+def verify_taken(module: ModuleOp, pass_name: str) -> None:
+    """Raise VerifyException if a module is not what a pass takes."""
+    contract = replace(TAKES[pass_name], name=f"{pass_name} takes {TAKES[pass_name].name}")
+    verify(module, contract, lambda op: f"; {where(op)}")

@@ -42,10 +42,13 @@ from gqc.codegen.cpu.threads import (
     worker,
 )
 from gqc.codegen.cpu.tiles import Array, Loaded, Registers, Tile
+from gqc.codegen.values import UnprintedError, Values, emitting
 from gqc.dialects import tile
 from gqc.dialects.tile import element_of, shape_of
 from gqc.errors import GqcError
 from gqc.formats.elements import ELEMENTS
+
+EMITTER = "the CPU emitter"
 
 
 def lower(kernel: tile.KernelOp, isa: Isa) -> ModuleOp:
@@ -109,14 +112,14 @@ class Lowering:
         self.columns = grid_columns(kernel)
         lasts = (None, self.columns - 1, kernel.parts - 1)
         self.ids = [Index(i, 0, 0, last, 1) for i, last in zip(ids, lasts, strict=False)]
-        self.arrays: dict[SSAValue, Array] = {}
+        self.arrays: Values[Array] = Values(EMITTER, "an array")
         for argument, pointer in zip(kernel.body.block.args, self.pointers, strict=False):
             array = Array(pointer, element_of(argument), shape_of(argument), size)
             self.arrays[argument] = array
             pointer.name_hint = argument.name_hint
         size.name_hint = "M"
-        self.indices: dict[SSAValue, Index] = {}
-        self.tiles: dict[SSAValue, Tile] = {}
+        self.indices: Values[Index] = Values(EMITTER, "an index")
+        self.tiles: Values[Tile] = Values(EMITTER, "a tile")
 
     def sums(self, total: tile.AddPartsOp) -> parts.Sums:
         """What the parts have of this program's tile."""
@@ -128,8 +131,9 @@ class Lowering:
             if isinstance(op, scf.YieldOp):
                 continue
             if type(op) not in RULES:
-                raise GqcError(f"{op.name} has no lowering to CPU code")
-            RULES[type(op)](self, op)
+                raise UnprintedError(EMITTER, op, "no rule lowers it")
+            with emitting(op):
+                RULES[type(op)](self, op)
 
     def index(self, value: SSAValue) -> Index:
         return self.indices[value]
@@ -157,7 +161,8 @@ UI8 = IntegerType(8, Signedness.UNSIGNED)
 
 
 def lower_constant(lowering: Lowering, op: arith.ConstantOp) -> None:
-    assert isinstance(op.value, IntegerAttr) and isinstance(op.result.type, IndexType)
+    if not isinstance(op.value, IntegerAttr) or not isinstance(op.result.type, IndexType):
+        raise UnprintedError(EMITTER, op, "constants are of type index")
     lowering.indices[op.result] = Index.constant(op.value.value.data)
 
 
@@ -384,9 +389,13 @@ def lower_for(lowering: Lowering, op: scf.ForOp) -> None:
     lower, step = (lowering.constant(v, "a loop's start or step") for v in (op.lb, op.step))
     upper = lowering.index(op.ub)
     counter, *carried = op.body.block.args
-    last = None if upper.high is None else lower + (upper.high - 1 - lower) // step * step
+    last = None
+    if upper.high is not None and step > 0:
+        last = lower + (upper.high - 1 - lower) // step * step
     terminator = op.body.block.last_op
-    assert isinstance(terminator, scf.YieldOp) and (last is None or last >= lower)
+    assert isinstance(terminator, scf.YieldOp)
+    if step < 1 or (last is not None and last < lower):
+        raise UnprintedError(EMITTER, op, "loops have one round or more, and a step above 0")
     counts = [len(lowering.registers(v)) for v in op.iter_args]
 
     def split(values: Sequence[SSAValue]) -> list[Sequence[SSAValue]]:

@@ -112,7 +112,7 @@ ELEMENT_WORK = 4
 
 def work_of_row(kernel: tile.KernelOp) -> int:
     """Multiply-adds, or as much other work, for each row of the output."""
-    first, *_, last = kernel.body.block.args
+    first, last = kernel.body.block.args[0], kernel.body.block.args[-1]
     multiplies = any(isinstance(op, tile.DotOp) for op in kernel.walk())
     return shape_of(last)[1] * (shape_of(first)[1] if multiplies else ELEMENT_WORK)
 

@@ -28,11 +28,13 @@ from gqc.codegen.triton.expressions import (
 )
 from gqc.codegen.triton.helpers import HELPERS
 from gqc.codegen.triton.writer import PythonWriter, pretty
+from gqc.codegen.values import UnprintedError, Values, emitting
 from gqc.dialects import tile
 from gqc.dialects.tile import shape_of
 from gqc.errors import GqcError
 from gqc.formats.elements import Element
 
+EMITTER = "the Triton emitter"
 OPTIONS = ("num_warps", "num_stages", "matrix_instr_nonkdim")
 ROWS = "M"
 RESERVED = ("triton", "tl", "range", "grid", "launch", "describe", "TensorDescriptor")
@@ -87,7 +89,7 @@ class Emitter:
         target = kernel.attributes.get("target")
         self.target = target.data if isinstance(target, StringAttr) else ""
         self.writer = PythonWriter({*RESERVED, ROWS, *HELPERS})
-        self.texts: dict[SSAValue, str] = {}
+        self.texts: Values[str] = Values(EMITTER, "an expression")
         self.ranges: dict[Range, str] = {}
         self.inside: set[Operation] = set()
         accesses = [op for op in kernel.walk() if isinstance(op, tile.LoadOp | tile.StoreOp)]
@@ -204,7 +206,8 @@ class Emitter:
 
     def statements(self, block: Block) -> None:
         for op in block.ops:
-            self.statement(op)
+            with emitting(op):
+                self.statement(op)
 
     def statement(self, op: Operation) -> None:
         match op:
@@ -230,7 +233,7 @@ class Emitter:
     def bind(self, op: Operation) -> None:
         """Print an op inside its user where that reads well, else as an assignment."""
         if type(op) not in EXPRESSIONS:
-            raise GqcError(f"kernel {self.name}: the Triton backend has no emitter for {op.name}")
+            raise UnprintedError(EMITTER, op, "it is neither statement nor expression")
         text, (result,) = EXPRESSIONS[type(op)](self, op), op.results
         if isinstance(result.type, VectorType):
             self.check_tile(shape_of(result))

@@ -64,7 +64,7 @@ def test_element_type_without_a_triton_name_is_refused() -> None:
 
 
 def test_op_without_an_emitter_is_refused() -> None:
-    with pytest.raises(GqcError, match=r"kernel copy: .* no emitter for math\.sin"):
+    with pytest.raises(GqcError, match=r"does not print math\.sin here: it is neither .* @copy"):
         emit(copy(extra="%d = math.sin %v : vector<16x32xf32>"))
 
 

@@ -1,7 +1,7 @@
 // What the tile operations refuse, and the words they use.
 // RUN: gqc-opt %s --split-input-file --verify-diagnostics --parsing-diagnostics | filecheck %s
 
-// CHECK: tile.kernel C1: arguments must be memrefs
+// CHECK: tile.kernel C2: the output must have rank 2
 tile.kernel @no_arguments() tile<1, 1> {
 }
 
