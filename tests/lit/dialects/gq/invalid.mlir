@@ -193,6 +193,24 @@
 
 // -----
 
+// CHECK: gq.launch C4: what is fused must take the launch's inputs and yield
+%x, %p, %r = "test.op"() : () -> (tensor<2x8xf32>, tensor<4x1xi32>, tensor<2x4xf32>)
+%y = gq.launch [@a] rows [-1] on (%x, %r : tensor<2x8xf32>, tensor<2x4xf32>) weights (%p : tensor<4x1xi32>) -> tensor<2x4xf32> fused {
+^bb0(%product : tensor<2x4xf32>, %other : tensor<2x3xf32>):
+  gq.yield %product : tensor<2x4xf32>
+}
+
+// -----
+
+// CHECK: gq.launch C4: what is fused must take the launch's inputs and yield
+%x = "test.op"() : () -> tensor<2x8xf32>
+%y = gq.launch [@a] rows [-1] on (%x : tensor<2x8xf32>) -> tensor<2x8xf32> fused {
+^bb0(%x_1 : tensor<2x8xf32>, %other : tensor<2x8xf32>):
+  gq.yield %x_1 : tensor<2x8xf32>
+}
+
+// -----
+
 // CHECK: gq.launch C2: buckets [16, 16, -1] must rise and end unbounded (-1)
 %x, %p = "test.op"() : () -> (tensor<2x8xf32>, tensor<4x1xi32>)
 %y = gq.launch [@a, @b, @c] rows [16, 16, -1] on (%x : tensor<2x8xf32>) weights (%p : tensor<4x1xi32>) -> tensor<2x4xf32>
