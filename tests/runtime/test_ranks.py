@@ -1,4 +1,4 @@
-"""A compiled layer takes inputs of one, two, three and four dimensions, whatever they go through."""
+"""A compiled layer takes inputs of one to four dimensions, whatever they go through."""
 
 from __future__ import annotations
 
