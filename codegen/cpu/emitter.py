@@ -25,7 +25,6 @@ from xdsl.dialects.builtin import (
     i32,
     i64,
 )
-from xdsl.dialects.utils import FastMathFlag
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from gqc.codegen.cpu.isa import Isa
@@ -47,7 +46,6 @@ BinaryOp = Callable[[SSAValue, SSAValue], Operation]
 
 PTR = llvm.LLVMPointerType()
 E8M0, E4M3 = Float8E8M0FNUType(), Float8E4M3FNType()
-CONTRACT = llvm.FastMathAttr([FastMathFlag.ALLOW_CONTRACT])
 
 PREDICATES = ("eq", "ne", "slt", "sle", "sgt", "sge", "ult", "ule", "ugt", "uge")
 
@@ -281,13 +279,30 @@ class Emitter:
         return self.emit(build(llvm.ShuffleVectorOp, [value, other or value], mask, result))
 
     def fadd(self, a: SSAValue, b: SSAValue) -> SSAValue:
-        return self.emit(build(llvm.FAddOp, [a, b], CONTRACT))
+        """a + b; a product among them is rounded once, with the sum.
+
+        LLVM's own contraction depends on what else a kernel does, so two kernels would give a row
+        different bits.
+        """
+        for product, other in ((b, a), (a, b)):
+            if isinstance(product.owner, llvm.FMulOp):
+                return self.fma(*product.owner.operands, other)
+        return self.emit(build(llvm.FAddOp, [a, b]))
 
     def fsub(self, a: SSAValue, b: SSAValue) -> SSAValue:
-        return self.emit(build(llvm.FSubOp, [a, b], CONTRACT))
+        """a − b; a product among them is rounded once, with the difference, as in `fadd`."""
+        if isinstance(b.owner, llvm.FMulOp):
+            x, y = b.owner.operands
+            return self.fma(self.negated(x), y, a)
+        if isinstance(a.owner, llvm.FMulOp):
+            return self.fma(*a.owner.operands, self.negated(b))
+        return self.emit(build(llvm.FSubOp, [a, b]))
+
+    def negated(self, a: SSAValue) -> SSAValue:
+        return self.fmul(a, self.full(-1.0))
 
     def fmul(self, a: SSAValue, b: SSAValue) -> SSAValue:
-        return self.emit(build(llvm.FMulOp, [a, b], CONTRACT))
+        return self.emit(build(llvm.FMulOp, [a, b]))
 
     def fma(self, a: SSAValue, b: SSAValue, c: SSAValue) -> SSAValue:
         """a·b + c, in one rounding where the CPU has the instruction."""

@@ -16,8 +16,7 @@
 // CHECK:        call <16 x float> @"llvm.x86.avx512bf16.dpbf16ps.512"(<16 x float> {{.*}}, <32 x bfloat> %{{.*}}, <32 x bfloat> %[[PAIR]])
 // CHECK-NEXT:   lshr <16 x i32> %[[WORDS]], splat (i32 4)
 // CHECK:        fpext <16 x half>
-// CHECK:        fmul contract <16 x float>
-// CHECK-NEXT:   fadd contract <16 x float>
+// CHECK:        call <16 x float> @"llvm.fma.v16f32"
 // CHECK:        add <16 x i32> %{{.*}}, splat (i32 32767)
 // CHECK:        trunc <16 x i32> %{{.*}} to <16 x i16>
 // CHECK:        store <16 x bfloat>

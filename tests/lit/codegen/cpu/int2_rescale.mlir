@@ -20,13 +20,11 @@
 // CHECK:        %[[SCALES:[.\w]+]] = getelementptr half, ptr %scale.{{[0-9]+}}
 // CHECK-NEXT:   %[[S16:[.\w]+]] = load <16 x half>, ptr %[[SCALES]], align 2
 // CHECK-NEXT:   %[[S:[.\w]+]] = fpext <16 x half> %[[S16]] to <16 x float>
-// CHECK:        %[[SCALED:[.\w]+]] = fmul contract <16 x float> %{{.*}}, %[[S]]
-// CHECK:        %[[SUM:[.\w]+]] = fadd contract <16 x float> %{{.*}}, %[[SCALED]]
+// CHECK:        %[[SUM:[.\w]+]] = call <16 x float> @"llvm.fma.v16f32"(<16 x float> %{{.*}}, <16 x float> %[[S]], <16 x float> %{{.*}})
 // CHECK:        %[[ZEROS:[.\w]+]] = getelementptr half, ptr %zero.{{[0-9]+}}
 // CHECK-NEXT:   %[[Z16:[.\w]+]] = load <16 x half>, ptr %[[ZEROS]], align 2
 // CHECK-NEXT:   %[[Z:[.\w]+]] = fpext <16 x half> %[[Z16]] to <16 x float>
-// CHECK:        %[[OFFSET:[.\w]+]] = fmul contract <16 x float> %{{.*}}, %[[Z]]
-// CHECK:        fadd contract <16 x float> %[[SUM]], %[[OFFSET]]
+// CHECK:        call <16 x float> @"llvm.fma.v16f32"(<16 x float> %{{.*}}, <16 x float> %[[Z]], <16 x float> %[[SUM]])
 
 // Signed: the values are 0, 1, −2, −1, and nothing is summed but the dot.
 // SYM:        define void @"matmul_bf16_si2_g32_f16_64x128_m1.program"

@@ -21,8 +21,7 @@
 // CHECK-NEXT:   %[[AT:[.\w]+]] = getelementptr half, ptr %scale.{{[0-9]+}}, i64 %[[LANE]]
 // CHECK-NEXT:   %[[HALF:[.\w]+]] = load <8 x half>, ptr %[[AT]], align 2
 // CHECK-NEXT:   %[[SCALE:[.\w]+]] = fpext <8 x half> %[[HALF]] to <8 x float>
-// CHECK:        %[[SCALED:[.\w]+]] = fmul contract <8 x float> %{{.*}}, %[[SCALE]]
-// CHECK:        %[[SUM:[.\w]+]] = fadd contract <8 x float> %{{.*}}, %[[SCALED]]
+// CHECK:        %[[SUM:[.\w]+]] = call <8 x float> @"llvm.fma.v8f32"(<8 x float> %{{.*}}, <8 x float> %[[SCALE]], <8 x float> %{{.*}})
 
 // CHECK:        %[[BIAS:[.\w]+]] = getelementptr half, ptr %bias.{{[0-9]+}}, i64 %[[N]]
 // CHECK-NEXT:   sub i64 60, %[[N]]
@@ -30,7 +29,7 @@
 // CHECK-NEXT:   %[[LOADED:[.\w]+]] = call <8 x i16> @"llvm.masked.load.v8i16.p0"(ptr %[[BIAS]], i32 2, <8 x i1> %[[MASK]], {{.*}})
 // CHECK-NEXT:   %[[B16:[.\w]+]] = bitcast <8 x i16> %[[LOADED]] to <8 x half>
 // CHECK-NEXT:   %[[B:[.\w]+]] = fpext <8 x half> %[[B16]] to <8 x float>
-// CHECK:        %[[Y:[.\w]+]] = fadd contract <8 x float> %[[SUM]], %[[B]]
+// CHECK:        %[[Y:[.\w]+]] = fadd <8 x float> %[[SUM]], %[[B]]
 // CHECK:        fptrunc <8 x float> %[[Y]] to <8 x half>
 // CHECK:        call void @"llvm.masked.store.v8i16.p0"(<8 x i16> %{{.*}}, ptr %{{.*}}, i32 2, <8 x i1> %[[MASK]])
 

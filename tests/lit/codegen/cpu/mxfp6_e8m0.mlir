@@ -32,7 +32,7 @@
 // CHECK-NEXT:   %[[BITS:[.\w]+]] = call <8 x i32> @"llvm.smax.v8i32"(<8 x i32> %[[SHIFTED]], <8 x i32> splat (i32 4194304))
 // CHECK-NEXT:   %[[POWER:[.\w]+]] = bitcast <8 x i32> %[[BITS]] to <8 x float>
 // CHECK-NEXT:   %[[SCALE:[.\w]+]] = call <8 x float> @"llvm.fma.v8f32"(<8 x float> %[[POWER]], <8 x float> splat (float 0.0), <8 x float> %[[POWER]])
-// CHECK:        fmul contract <8 x float> %{{.*}}, %[[SCALE]]
+// CHECK:        call <8 x float> @"llvm.fma.v8f32"(<8 x float> %{{.*}}, <8 x float> %[[SCALE]], <8 x float> %{{.*}})
 
 tile.kernel @matmul(%x: memref<?x64xf32>, %w: memref<1x12x64xi32>, %scale: memref<1x2x64xf8E8M0FNU>, %y: memref<?x64xf32>) tile<1, 32> attributes {target = "cpu_avx2", num_warps = 1 : i64, num_stages = 1 : i64} {
   %c0 = arith.constant 0 : index

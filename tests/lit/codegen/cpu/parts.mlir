@@ -10,11 +10,11 @@
 // CHECK:      define void @"f.finish"(ptr noalias %{{.*}}, ptr noalias %[[Y:[.\w]+]], ptr noalias %{{.*}}, i64 %{{.*}}, i64 %{{.*}}, i64 %{{.*}})
 // CHECK:        %[[A:[.\w]+]] = load <4 x float>, ptr %{{.*}}, align 16
 // CHECK:        %[[B:[.\w]+]] = load <4 x float>, ptr %{{.*}}, align 16
-// CHECK-NEXT:   %[[AB:[.\w]+]] = fadd contract <4 x float> %[[A]], %[[B]]
+// CHECK-NEXT:   %[[AB:[.\w]+]] = fadd <4 x float> %[[A]], %[[B]]
 // CHECK:        %[[C:[.\w]+]] = load <4 x float>, ptr %{{.*}}, align 16
-// CHECK-NEXT:   %[[ABC:[.\w]+]] = fadd contract <4 x float> %[[AB]], %[[C]]
+// CHECK-NEXT:   %[[ABC:[.\w]+]] = fadd <4 x float> %[[AB]], %[[C]]
 // CHECK:        %[[D:[.\w]+]] = load <4 x float>, ptr %{{.*}}, align 16
-// CHECK-NEXT:   %[[ALL:[.\w]+]] = fadd contract <4 x float> %[[ABC]], %[[D]]
+// CHECK-NEXT:   %[[ALL:[.\w]+]] = fadd <4 x float> %[[ABC]], %[[D]]
 // CHECK:        %[[BITS:[.\w]+]] = bitcast <4 x float> %[[ALL]] to <4 x i32>
 // CHECK:        call void @"llvm.masked.store.v4i32.p0"(<4 x i32> %[[BITS]], ptr %{{.*}}
 // CHECK:      define void @"f.worker"

@@ -19,9 +19,9 @@
 // CHECK-NEXT:   %[[BITS:[.\w]+]] = lshr <8 x i32> %[[LANES]], <i32 0, i32 16, i32 1, i32 17, i32 2, i32 18, i32 3, i32 19>
 // CHECK:        lshr <8 x i32> %{{.*}}, <i32 12, i32 28, i32 13, i32 29, i32 14, i32 30, i32 15, i32 31>
 // CHECK:        %[[ZERO:[.\w]+]] = call <8 x float> @"llvm.x86.avx2.permps"({{.*}}, <8 x i32> %[[BITS]])
-// CHECK:        %[[OFFSET:[.\w]+]] = fmul contract <8 x float> %{{.*}}, %[[ZERO]]
-// CHECK:        %[[SHIFT:[.\w]+]] = fmul contract <8 x float> %{{.*}}, %[[OFFSET]]
-// CHECK:        fsub contract <8 x float> %{{.*}}, %[[SHIFT]]
+// CHECK:        %[[OFFSET:[.\w]+]] = fmul <8 x float> %{{.*}}, %[[ZERO]]
+// CHECK:        %[[MINUS:[.\w]+]] = fmul <8 x float> %{{.*}}, splat (float -1.0)
+// CHECK:        call <8 x float> @"llvm.fma.v8f32"(<8 x float> %[[MINUS]], <8 x float> %[[OFFSET]], <8 x float> %{{.*}})
 
 // bf16 without bf16 instructions: y is rounded to even by adding 0x7fff and its lowest kept bit.
 // CHECK:        %[[LOWEST:[.\w]+]] = and <8 x i32> %{{.*}}, splat (i32 1)
@@ -38,9 +38,9 @@
 // EIGHT-NEXT:   %[[BITS:[.\w]+]] = lshr <8 x i32> %[[LANES]], <i32 0, i32 16, i32 8, i32 24, i32 0, i32 16, i32 8, i32 24>
 // EIGHT:        %[[BYTES:[.\w]+]] = and <8 x i32> %[[BITS]], splat (i32 255)
 // EIGHT-NEXT:   %[[ZERO:[.\w]+]] = sitofp <8 x i32> %[[BYTES]] to <8 x float>
-// EIGHT:        %[[OFFSET:[.\w]+]] = fmul contract <8 x float> %{{.*}}, %[[ZERO]]
-// EIGHT:        %[[SHIFT:[.\w]+]] = fmul contract <8 x float> %{{.*}}, %[[OFFSET]]
-// EIGHT:        fsub contract <8 x float> %{{.*}}, %[[SHIFT]]
+// EIGHT:        %[[OFFSET:[.\w]+]] = fmul <8 x float> %{{.*}}, %[[ZERO]]
+// EIGHT:        %[[MINUS:[.\w]+]] = fmul <8 x float> %{{.*}}, splat (float -1.0)
+// EIGHT:        call <8 x float> @"llvm.fma.v8f32"(<8 x float> %[[MINUS]], <8 x float> %[[OFFSET]], <8 x float> %{{.*}})
 
 func.func @forward(%x : tensor<?x128xbf16>) -> tensor<?x64xbf16> {
   %w = gq.weight @fc.weight : tensor<64x128xbf16>
