@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.progress import Progress
@@ -33,6 +33,7 @@ from gqc.passes.helpers import layer_name, matmuls, merged
 from gqc.passes.pipeline import Stage, extend, pipeline, run_stages
 from gqc.passes.quantize_activations import QuantizeActivations
 from gqc.passes.recognize_linears import RecognizeLinears, linear_calls
+from gqc.passes.split_m_buckets import refuse_other_values
 from gqc.quantization import quantize
 from gqc.quantization.input_error import Measure, input_formats, measure_of, unmeasured
 from gqc.quantization.quantized import Quantized as QuantizedModel
@@ -61,6 +62,7 @@ def compile(
     lm_head: bool = False,
     dynamic_shapes: Any = None,
     calibration: Iterable[Any] | None = None,
+    deterministic: Literal["batch"] | None = None,
     passes: Mapping[str, Sequence[ModulePass]] | None = None,
     dump_ir: str | Path | None = None,
     progress: bool | None = None,
@@ -82,10 +84,12 @@ def compile(
     quantize the output head too. dynamic_shapes: as of `torch.export.export`, where the inferred
     ones fall short. calibration: inputs of the model, any number, each as `example_inputs` are, for
     schemes that need them (`int4_g64+awq+gptq`, `nvfp4_static`) or make use of them: the model is
-    first quantized by `gqc.quantize`. passes: passes of your own by the stage
-    (`imported`, `grouped`, `legal`, `kernels`) at whose end they run. dump_ir: a folder for the IR
-    after every pass and for every kernel. progress: show a progress bar; None does where standard
-    error is a terminal.
+    first quantized by `gqc.quantize`. deterministic: with `batch` a
+    quantized layer gives a row of its input the same bits in any batch, at some cost
+    (docs/determinism.md); without, the report names the layers that do not. passes: passes of your
+    own by the stage (`imported`, `grouped`, `legal`, `kernels`) at whose end they run. dump_ir: a
+    folder for the IR after every pass and for every kernel. progress: show a progress bar; None
+    does where standard error is a terminal.
 
     Raises GqcError, before any work on weights, on an unknown scheme, target or pattern, on layers
     whose K their group does not divide, and on what the target cannot do; each names all layers.
@@ -98,6 +102,8 @@ def compile(
         refuse_model(model)
     if weights is not None:
         refuse_weights(weights)
+    if deterministic is not None:
+        refuse_other_values(deterministic)
     machine = resolve(target, model)
     if isinstance(model, nn.Module) and needs_preparing(model):
         model = copy_shared(model)
@@ -113,7 +119,9 @@ def compile(
     measure = measure_of(model, weights, example_inputs)
     model = model if stored is None else stored.model
     entries = {} if stored is None else stored.entries
-    stages = pipeline(schemes, machine.name, lm_head, tuple(map(str, entries.values())))
+    stages = pipeline(
+        schemes, machine.name, lm_head, tuple(map(str, entries.values())), deterministic or ""
+    )
     stages = extend(stages, passes or {})
     parts = None  # a copy of the model, whose linear layers alone are compiled
     if example_inputs is not None or isinstance(model, ExportedProgram | fx.GraphModule):

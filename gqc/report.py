@@ -51,6 +51,9 @@ class Row:
     """What is done to the channels of the layer's input as the model runs, and why not before."""
     launch: str = ""
     """What else is computed in the same launch, or why other layers are not."""
+    batch: str = ""
+    """Why the bits of a row of the layer's outputs depend on the batch that it is in; empty where
+    they do not, and of a layer that is kept."""
 
     @property
     def key(self) -> CastKey:
@@ -135,6 +138,8 @@ class Report:
         quantized = [row for row in self.rows if row.decision != "kept"]
         count = f"{len(quantized)} of {len(self.rows)} weights quantized"
         yield f"{count}; weights take {self.bytes / 1e6:.1f} MB"
+        if quantized:
+            yield Text(same_bits(quantized))
         if quantizes:
             yield Text(INPUT_COST)
         for number, reason in enumerate(notes, 1):
@@ -157,7 +162,16 @@ def group_rows(rows: Sequence[Row]) -> list[list[Row]]:
 
 def notes_of(row: Row) -> list[str]:
     """What is said of a row below the table."""
-    return [row.reason, *filter(None, map(wildcard, (row.channels, row.launch)))]
+    return [row.reason, *filter(None, map(wildcard, (row.channels, row.launch, row.batch)))]
+
+
+def same_bits(rows: Sequence[Row]) -> str:
+    """In how many quantized layers a row's bits are the same in any batch."""
+    alike = sum(not row.batch for row in rows)
+    also = "" if alike == len(rows) else "; in all of them with deterministic='batch'"
+    return (
+        f"a row's bits are the same in any batch in {alike} of {len(rows)} quantized layers{also}"
+    )
 
 
 def wildcard(layer: str) -> str:

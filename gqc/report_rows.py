@@ -16,6 +16,7 @@ from gqc.frontend.linears import is_linear, peculiarity
 from gqc.frontend.routers import routers
 from gqc.passes.fold_weights import Quantized
 from gqc.passes.helpers import layer_name, layer_names, matmuls, merged, weight_of
+from gqc.passes.order_of_k import BATCH
 from gqc.report import CastKey, Row
 
 
@@ -81,14 +82,16 @@ def matmul_rows(op: gq.MatmulTOp) -> Iterator[Row]:
             *key_of(quantized),
             *fate,
             activation=activation_of(op),
-            launch=f"one launch: {', '.join(names)}" if len(names) > 1 else apart(op),
+            launch=f"one launch: {', '.join(names)}" if len(names) > 1 else said(op, "apart"),
+            batch=said(op, BATCH),
         )
 
 
-def apart(op: gq.MatmulTOp) -> str:
-    """Why a layer that reads the input of others was not merged with them; empty without any."""
-    said = op.attributes.get("apart")
-    return said.data if isinstance(said, StringAttr) else ""
+def said(op: gq.MatmulTOp, name: str) -> str:
+    """What an attribute says of a matmul, such as `apart`: why it was not merged with others that
+    read its input; empty without it."""
+    text = op.attributes.get(name)
+    return text.data if isinstance(text, StringAttr) else ""
 
 
 def activation_of(op: gq.MatmulTOp) -> str:

@@ -49,6 +49,16 @@ class Tilings:
         """The buckets of a weight whose codes have so many bits."""
         return self.wide if self.wide and bits in self.widths else self.usual
 
+    def of_one_step(self) -> Tilings:
+        """The same with the least step for all buckets."""
+        return replace(self, usual=of_one_step(self.usual), wide=of_one_step(self.wide))
+
+
+def of_one_step(tilings: tuple[Tiling, ...]) -> tuple[Tiling, ...]:
+    """The tilings with the least step that one of them has."""
+    step = min((tiling.bk for tiling in tilings), default=0)
+    return tuple(replace(tiling, bk=step) for tiling in tilings)
+
 
 Formats = Mapping[str, tuple[str, ...]]
 """Elements that kernels decode, each with the formats of the scales (and of the floating-point zero
@@ -84,20 +94,38 @@ class Target:
     """Rows of x in bf16 that a CPU's matrix unit multiplies at once by a panel; 0: it has none."""
     programs: int = 1
     """How many programs a launch of few rows should have: K is split until there are so many."""
+    nonkdim: int = 0
+    """Rows and columns of one matrix instruction, for kernels that have to use the same one; 0: the
+    compiler has no choice."""
+    one_order: bool = False
+    """Whether kernels of all buckets sum up K in one order."""
 
     def tilings_of(self, bits: int, element: str) -> tuple[Tiling, ...]:
         """The buckets of a weight whose codes have so many bits, by the activations' float type."""
         tilings = self.f32_tilings if element == "f32" and self.f32_tilings else self.tilings
         return tilings.of(bits)
 
+    def in_one_order(self) -> Target:
+        """The row whose kernels sum up K in one order: in steps of one size and no parts, with the
+        scale in one place, and floats without a CPU's matrix unit, which sums them otherwise."""
+        f32_tilings = None if self.f32_tilings is None else self.f32_tilings.of_one_step()
+        return replace(
+            self,
+            tilings=self.tilings.of_one_step(),
+            f32_tilings=f32_tilings,
+            matrix_rows=0,
+            programs=1,
+            one_order=True,
+        )
+
     def dots(self, element: str) -> bool:
         """Whether it has an instruction for dots of this float type, and not only of f32."""
         return self.units[element] != self.units["f32"]
 
 
-def gpu(name: str, matrix_unit: str, *tilings: Tiling) -> Target:
-    units = {"f16": matrix_unit, "bf16": matrix_unit}
-    return Target(name, "triton", units, "k_words", 1, "before", Tilings(tilings))
+def gpu(name: str, matrix_unit: str, *tilings: Tiling, nonkdim: int = 0) -> Target:
+    units, buckets = {"f16": matrix_unit, "bf16": matrix_unit}, Tilings(tilings)
+    return Target(name, "triton", units, "k_words", 1, "before", buckets, nonkdim=nonkdim)
 
 
 PROGRAMS = 8
@@ -189,8 +217,8 @@ TARGETS: dict[str, Target] = {
         gpu("sm_100", "tcgen05.mma", *BLACKWELL),
         gpu("sm_103", "tcgen05.mma", *BLACKWELL),
         gpu("sm_120", "mma.sync", *SMALL_SHARED),
-        gpu("gfx942", "v_mfma", *AMD),
-        gpu("gfx950", "v_mfma", *AMD),
+        gpu("gfx942", "v_mfma", *AMD, nonkdim=16),
+        gpu("gfx950", "v_mfma", *AMD, nonkdim=16),
         cpu("cpu_amx", "vfmadd", "vdpbf16ps or tdpbf16ps", AVX512, AVX512_F32, 32),
         cpu("cpu_avx512bf16", "vfmadd", "vdpbf16ps", AVX512, AVX512_F32),
         cpu("cpu_cooperlake", "vfmadd", "vdpbf16ps", AVX512, AVX512_F32),

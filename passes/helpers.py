@@ -65,6 +65,14 @@ def native_row(matmul: gq.MatmulTOp, target: Target) -> Native:
     return row
 
 
+def weight_type(matmul: gq.MatmulTOp) -> gq.BlockScaledType:
+    """The type of the weight that a matmul reads dequantized."""
+    assert isinstance(matmul.weight.owner, gq.DcastOp)
+    type_ = gq.block_scaled(matmul.weight.owner.source)
+    assert type_ is not None
+    return type_
+
+
 def layer_name(op: Operation) -> str:
     """Name of the module that an operation came from; without a location, its weight's."""
     if path := module_path(op):

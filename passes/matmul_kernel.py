@@ -24,10 +24,12 @@ from gqc.dialects import gq, tile
 from gqc.formats.layouts import LAYOUTS, Part
 from gqc.formats.packing import Plane
 from gqc.passes.kernel_builder import KernelBuilder, building, cast, element_named, named
+from gqc.passes.order_of_k import DETERMINISTIC
+from gqc.targets import resolve
 
-SUMMED = 512
-"""K that is summed up by itself where x is f32: in one sum of thousands of columns, what is lost to
-rounding is that of large numbers each time."""
+SUMMED = {"before": 128, "after": 512}
+"""K that is summed up by itself where x is f32, by the place of the scale: in one sum of thousands
+of columns, what is lost to rounding is that of large numbers each time."""
 
 TENSOR_SCALES = ("x_tensor_scale", "tensor_scale")
 """Arguments that scale all of x, and all of the weight."""
@@ -113,6 +115,8 @@ class MatmulKernel(KernelBuilder):
             "num_warps": IntegerAttr(self.schedule.warps.data, i64),
             "num_stages": IntegerAttr(self.schedule.stages.data, i64),
         }
+        if DETERMINISTIC in self.matmul.attributes and (side := resolve(self.target).nonkdim):
+            attributes["matrix_instr_nonkdim"] = IntegerAttr(side, i64)
         return tile.KernelOp(self.name, self.program_tile, Region(self.entry), attributes)
 
     @property
@@ -157,11 +161,11 @@ class MatmulKernel(KernelBuilder):
             extent, part, start, lambda k, acc: arith.AddfOp(acc, steps(at(k, first), part)).result
         )
 
-    def summed(self, extent: int, most: int = SUMMED) -> int:
+    def summed(self, extent: int) -> int:
         """K that is summed up by itself where x is f32: the most steps that are equal parts."""
         if self.activation != f32:
             return extent
-        counts = range(1, most // self.bk + 1)
+        counts = range(1, SUMMED[self.schedule.scale.data] // self.bk + 1)
         return max((n * self.bk for n in counts if extent % (n * self.bk) == 0), default=extent)
 
     def accumulate(

@@ -9,7 +9,7 @@ of the format alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from xdsl.dialects import arith, memref, scf
@@ -30,9 +30,6 @@ longer code, which spills registers."""
 
 SHARED_SUMS = 4
 """Panels that share the sums of x, where zero points ask for these."""
-
-SUMMED = 128
-"""K that is summed up by itself where x is f32: sums lie in memory, so they may be short."""
 
 SUMS_BYTES = 256 << 10
 """What the sums of x may take of a thread's stack, where the rest lies as well."""
@@ -76,11 +73,19 @@ class PanelMatmulKernel(MatmulKernel):
         return -(-self.k // self.bk)
 
     @property
+    def apart(self) -> int:
+        """K that is summed up by itself, as in kernels of few rows; 0 if all of K is one sum."""
+        part = self.summed(self.k)
+        return part if part < self.k else 0
+
+    @property
     def chunk(self) -> int:
-        """K of one chunk: the most steps that fit a panel, and that K is a multiple of."""
-        step = self.bn * self.bk * self.dot_type.size  # type: ignore[attr-defined]
-        divisors = [n for n in range(1, self.steps + 1) if self.steps % n == 0]
-        return self.bk * max((n for n in divisors if n * step <= PANEL_BYTES), default=1)
+        """K of one chunk: the most sums, or else steps, that fit a panel and divide K."""
+        unit = self.apart or self.bk
+        size = self.bn * unit * self.dot_type.size  # type: ignore[attr-defined]
+        count = self.steps * self.bk // unit
+        divisors = [n for n in range(1, count + 1) if count % n == 0]
+        return unit * max((n for n in divisors if n * size <= PANEL_BYTES), default=1)
 
     # Body
 
@@ -141,29 +146,49 @@ class PanelMatmulKernel(MatmulKernel):
 
     def multiply(self, row: SSAValue, chunk: SSAValue) -> None:
         """Add to the sums of a tile of rows what a chunk of K gives."""
-        step = self.summed(self.chunk, SUMMED) if self.scale_first else self.bk
-        if step == self.chunk and self.scale_first:
+        if self.scale_first and not self.apart:
             x = cast(self.load_rows("x", chunk, self.chunk), self.dot_type, "x_tile")
             weight = self.load_decoded(self.constant(0), self.chunk)
             self.store_sums(row, self.dot(self.load_sums(row, self.bm), x, weight))
             return
-        with self.loop("place", self.constant(self.chunk), step) as place:
-            k = named(arith.AddiOp(chunk, place), "k")
-            x = cast(self.load_rows("x", k, step), self.dot_type, "x_tile")
-            if self.block != self.k and not self.scale_first:
-                self.load_block(k)
-            start = tile.FullOp(0.0, VectorType(f32, (self.bm, self.bn))).result
-            weight = self.load_decoded(place, step)
-            part = named_value(self.dot(start, x, weight), "part")
-            self.store_sums(row, self.added(row, k, part))
+        with self.loop("place", self.constant(self.chunk), self.apart or self.bk) as place:
+            if not self.apart:
+                self.store_sums(
+                    row, self.scaled(row, chunk, place, lambda: self.load_sums(row, self.bm))
+                )
+                return
+            part = self.part_of(row, chunk, place)
+            total = arith.AddfOp(self.load_sums(row, self.bm), part).result
+            self.store_sums(row, total)
 
-    def added(self, row: SSAValue, k: SSAValue, part: SSAValue) -> SSAValue:
-        """The sums of a tile of rows and what some K gives, scaled unless its weights were."""
-        total = self.load_x_sum(row, k) if self.sums_x else None
-        acc = self.load_sums(row, self.bm)
+    def part_of(self, row: SSAValue, chunk: SSAValue, first: SSAValue) -> SSAValue:
+        """What K that is summed up by itself gives, from a place of a chunk on."""
         if self.scale_first:
-            return arith.AddfOp(acc, part).result
-        return self.scale_sum(acc, part, total)
+            return self.products(named(arith.AddiOp(chunk, first), "k"), first, self.apart)
+
+        def step(k: SSAValue, acc: SSAValue) -> SSAValue:
+            place = named(arith.AddiOp(first, k), "step_place")
+            return self.scaled(row, chunk, place, lambda: acc)
+
+        start = tile.FullOp(0.0, VectorType(f32, (self.bm, self.bn))).result
+        return self.accumulate(self.apart, self.bk, start, step)
+
+    def scaled(
+        self, row: SSAValue, chunk: SSAValue, place: SSAValue, acc: Callable[[], SSAValue]
+    ) -> SSAValue:
+        """Sums of a tile of rows, and what a step of K gives, scaled after its dot."""
+        k = named(arith.AddiOp(chunk, place), "k")
+        part = self.products(k, place, self.bk)
+        total = self.load_x_sum(row, k) if self.sums_x else None
+        return self.scale_sum(acc(), part, total)
+
+    def products(self, k: SSAValue, place: SSAValue, step: int) -> SSAValue:
+        """The sum of products of some K, from one on, which lies at a place of the panel."""
+        x = cast(self.load_rows("x", k, step), self.dot_type, "x_tile")
+        if self.block != self.k and not self.scale_first:
+            self.load_block(k)
+        start = tile.FullOp(0.0, VectorType(f32, (self.bm, self.bn))).result
+        return named_value(self.dot(start, x, self.load_decoded(place, step)), "part")
 
     # Memory of a program
 

@@ -42,12 +42,16 @@ class Stage:
 
 
 def pipeline(
-    schemes: tuple[str, ...], target: str, lm_head: bool = False, stored: tuple[str, ...] = ()
+    schemes: tuple[str, ...],
+    target: str,
+    lm_head: bool = False,
+    stored: tuple[str, ...] = (),
+    deterministic: str = "",
 ) -> tuple[Stage, ...]:
     """The stages of a compilation.
 
     `schemes` are `pattern=scheme` entries, first match first; `stored` are of stored weights
-    (`gqc.passes.adopt_weights.Entry`).
+    (`gqc.passes.adopt_weights.Entry`); `deterministic` is an option of `split-m-buckets`.
     """
     return (
         Stage("imported", ()),
@@ -68,7 +72,7 @@ def pipeline(
             (
                 Legalize(target),  # native, or an explicit gq.dcast and the reason
                 AssignLayouts(target),  # gq.pack, gq.unpack in the target's layout
-                SplitMBuckets(target),  # a tile schedule for each bucket of rows
+                SplitMBuckets(target, deterministic),  # a tile schedule for each bucket of rows
                 LowerChannels(),  # mul, index_select: what was not folded
                 FuseProducers(),  # gq.fused: RMSNorm, SiLU·mul … into the quantizer that reads it
             ),

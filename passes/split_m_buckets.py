@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ArrayAttr, ModuleOp
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
 from xdsl.passes import ModulePass
 
 from gqc.dialects import gq
+from gqc.errors import GqcError
 from gqc.formats.packing import whole_words
-from gqc.passes.helpers import matmuls, merged, native_row
+from gqc.passes.helpers import layer_name, matmuls, merged, native_row, weight_type
+from gqc.passes.order_of_k import BATCH, DETERMINISTIC, dependence, has_scale_of_batch
 from gqc.targets import ANY, Target, Tiling, resolve
 
 
@@ -65,21 +67,13 @@ def schedule(tiling: Tiling, target: Target, matmul: gq.MatmulTOp) -> gq.Schedul
     scale = target.scale
     if block < step and block != shape[1]:
         scale = "before"
-    elif tiling.panel:
+    elif tiling.panel and not target.one_order:
         scale = "after" if rounds(type_, matmul, target) else "before"
     rows = rows_of(tiling, target, matmul, step, scale)
     sizes = (rows, columns_of(tiling, type_, matmul), step)
     parts = parts_of(tiling, target, shape, *sizes[1:])
     counts = tiling.warps, tiling.stages, tiling.panel, parts
     return gq.ScheduleAttr(tiling.rows, sizes, scale, *counts)
-
-
-def weight_type(matmul: gq.MatmulTOp) -> gq.BlockScaledType:
-    """The type of the weight that a matmul reads dequantized."""
-    assert isinstance(matmul.weight.owner, gq.DcastOp)
-    type_ = gq.block_scaled(matmul.weight.owner.source)
-    assert type_ is not None
-    return type_
 
 
 def rounds(type_: gq.BlockScaledType, matmul: gq.MatmulTOp, target: Target) -> bool:
@@ -101,22 +95,59 @@ def native_schedule(tiling: Tiling, target: Target, matmul: gq.MatmulTOp) -> gq.
 
 @dataclass(frozen=True)
 class SplitMBuckets(ModulePass):
-    """legal → legal, each matmul on a packed weight with its schedules."""
+    """legal → legal, each matmul on a packed weight with its schedules.
+
+    `deterministic = "batch"` has kernels of all buckets sum up K in one order, so that a row's bits
+    are the same in any batch; a matmul where they are not says why (`gqc.passes.order_of_k`).
+    Raises GqcError on another value, and, with the layers' names, where the order is not all that
+    counts.
+    """
 
     name = "split-m-buckets"
 
     target: str
+    deterministic: str = ""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         target = resolve(self.target)
+        if self.deterministic:
+            refuse_other_values(self.deterministic)
+            refuse_scales_of_batches(op)
+            target = target.in_one_order()
         for matmul in matmuls(op):
-            kind = matmul.decision.kind.data if matmul.decision is not None else None
-            if kind == "emulated":
-                bits, element = weight_type(matmul).format.bits, str(gq.element_type(matmul.x))
-                tilings = target.tilings_of(bits, element)
-                schedules = [schedule(t, target, matmul) for t in tilings]
+            if schedules := schedules_for(matmul, target):
                 matmul.schedules = ArrayAttr(schedules)
-            elif kind == "native":
-                tilings = native_row(matmul, target).tilings
-                schedules = [native_schedule(t, target, matmul) for t in tilings]
-                matmul.schedules = ArrayAttr(schedules)
+                if self.deterministic:
+                    matmul.attributes[DETERMINISTIC] = StringAttr(self.deterministic)
+                if why := dependence(matmul, target):
+                    matmul.attributes[BATCH] = StringAttr(why)
+
+
+def schedules_for(matmul: gq.MatmulTOp, target: Target) -> list[gq.ScheduleAttr]:
+    """A schedule for each bucket of rows; none for a matmul that is kept."""
+    kind = matmul.decision.kind.data if matmul.decision is not None else None
+    if kind == "emulated":
+        bits, element = weight_type(matmul).format.bits, str(gq.element_type(matmul.x))
+        return [schedule(t, target, matmul) for t in target.tilings_of(bits, element)]
+    if kind == "native":
+        tilings = native_row(matmul, target).tilings
+        return [native_schedule(t, target, matmul) for t in tilings]
+    return []
+
+
+def refuse_other_values(deterministic: str) -> None:
+    """Raise GqcError unless a value of the option is known."""
+    if deterministic != BATCH:
+        raise GqcError(f"deterministic is {deterministic!r}: give {BATCH!r}, or leave it out")
+
+
+def refuse_scales_of_batches(module: ModuleOp) -> None:
+    """Raise one GqcError for all layers whose input is scaled by the greatest of all rows."""
+    layers = [f"  {layer_name(m)}" for m in matmuls(module) if has_scale_of_batch(m)]
+    if layers:
+        names = "\n".join(dict.fromkeys(layers))
+        raise GqcError(
+            "deterministic='batch': the tensor scale of these layers' inputs is taken from all "
+            f"rows of a batch, so a row's codes depend on the others:\n{names}\nchoose a scheme "
+            "without such a scale (mxfp4, w4a16_nvfp4), or a calibrated one (nvfp4_static)"
+        )

@@ -117,3 +117,23 @@ func.func @few_columns(
   %t = gq.matmul_t %x, %d decision <emulated, "wide"> : (tensor<?x4096xbf16>, tensor<512x4096xbf16>) -> tensor<?x512xbf16>
   func.return %y, %z, %t : tensor<?x64xbf16>, tensor<?x64xbf16>, tensor<?x512xbf16>
 }
+
+// One order of K for all buckets: the scale after the dot in panels too, no parts, no tiles of bf16,
+// one step on a GPU. Without the option a matmul says what differs.
+// RUN: gqc-opt %s -p "split-m-buckets{target=cpu_amx deterministic=batch}" | filecheck %s --check-prefix ONE
+// RUN: gqc-opt %s -p "split-m-buckets{target=sm_90 deterministic=batch}" | filecheck %s --check-prefix ONEGPU
+// RUN: gqc-opt %s -p "split-m-buckets{target=cpu_amx}" | filecheck %s --check-prefix WHY
+// RUN: not gqc-opt %s -p "split-m-buckets{target=cpu_amx deterministic=yes}" 2>&1 | filecheck %s --check-prefix VALUE
+// ONE-LABEL:    func.func @group_of_32
+// ONE:            #gq.schedule<rows = *, tile = 4x64x32, scale = after, warps = 1, stages = 1, panel = 256>] {deterministic = "batch"}
+// ONE-LABEL:    func.func @two_significant_bits
+// ONE:            #gq.schedule<rows = *, tile = 4x64x32, scale = after, warps = 1, stages = 1, panel = 256>] {deterministic = "batch"}
+// ONE-LABEL:    func.func @few_columns
+// ONE-NOT:        parts
+// ONEGPU-LABEL: func.func @group_of_32
+// ONEGPU:         #gq.schedule<rows = 16, tile = 16x64x64, scale = before, warps = 4, stages = 4>,
+// ONEGPU-SAME:    #gq.schedule<rows = 64, tile = 64x128x64,
+// ONEGPU-SAME:    #gq.schedule<rows = *, tile = 128x128x64,
+// WHY-LABEL:    func.func @group_of_32
+// WHY:            batch = "a row's bits depend on its batch: kernels for 1{{.*}}16 and 17{{.*}} rows differ in the instruction that multiplies"
+// VALUE:        deterministic is 'yes': give 'batch', or leave it out
