@@ -11,12 +11,13 @@ T36    := .venv-triton36
 export GQC_TRITON36_PYTHON := $(CURDIR)/$(T36)/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lit pytest check format types clean
+.PHONY: help demo test lit pytest fuzz check format types clean
 
 help:
 	@echo "make demo     compile two real models, compare, plot (examples/quickstart.py)"
 	@echo "make test     every test: lit, then pytest"
 	@echo "make lit      FileCheck tests only         make pytest  Python tests only"
+	@echo "make fuzz     random models and damaged dumps, from SEED on, COUNT of them"
 	@echo "make check    ruff, format, pyright        make format  rewrite with ruff"
 	@echo "make clean    remove both environments and what was built"
 
@@ -36,6 +37,14 @@ check: $(VENV)/.ready-dev types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+
+# Random models, every pass interpreted, and damaged dumps: `make fuzz SEED=1000 COUNT=10000`.
+SEED  ?= 0
+COUNT ?= 300
+
+fuzz: $(VENV)/.ready
+	$(BIN)/python tests/fuzz/mutations.py $(SEED) $(COUNT)
+	OMP_NUM_THREADS=1 SEED=$(SEED) COUNT=$(COUNT) $(BIN)/pytest -n 2 -m fuzz tests/fuzz
 
 format: $(VENV)/.ready-dev
 	$(BIN)/ruff check --fix

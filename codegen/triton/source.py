@@ -11,7 +11,7 @@ from gqc.errors import GqcError
 
 TITLE = re.compile(r"Triton kernel (\w+) for (\w+)(?: \(matrix: (\w+)\))?, printed by gqc\.")
 TILE = re.compile(r"each program makes a (\d+)×(\d+) tile of (\w+)")
-ARRAY = re.compile(r"^(\w+): (\w+) \[(.*)\]$", re.M)
+ARRAY = re.compile(r"^(\w+): (\w+) \[((?:M|\d+)(?:, (?:M|\d+))*)\]$", re.M)
 BITS = re.compile(r"(\d+)")
 ROWS = "M"
 
@@ -62,7 +62,7 @@ def read_source(text: str) -> Source:
     """Read a source that `emit` printed. Raises GqcError for any other text."""
     try:
         module = ast.parse(text)
-    except SyntaxError as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # as ast.parse says
         raise GqcError(f"no Python source: {error}") from error
     title = TITLE.search(ast.get_docstring(module) or "")
     if title is None:
@@ -71,10 +71,14 @@ def read_source(text: str) -> Source:
     functions = [f for f in module.body if isinstance(f, ast.FunctionDef) and f.name == name]
     doc = ast.get_docstring(functions[0]) if functions else None
     tile = TILE.search(doc or "")
-    if doc is None or tile is None:
+    if doc is None or tile is None or 0 in (int(tile[1]), int(tile[2])):
         raise GqcError(f"no kernel printed by gqc: {name} does not say which tile it makes")
     arrays = {array: Array(itemsize(t), shape(s)) for array, t, s in ARRAY.findall(doc)}
+    if not arrays:
+        raise GqcError(f"no kernel printed by gqc: {name} does not say which arrays it takes")
     depth, step = loop_bounds(functions[0])
+    if step < 1:
+        raise GqcError(f"no kernel printed by gqc: {name} has a loop in steps of {step}")
     return Source(
         *(name, target, matrix or "mma", arrays, (int(tile[1]), int(tile[2])), depth, step),
         warps=options(module).get("num_warps", 4),
@@ -108,7 +112,13 @@ def loop_bounds(function: ast.FunctionDef) -> tuple[int, int]:
 def options(module: ast.Module) -> dict[str, int]:
     for node in module.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "OPTIONS":
-            return ast.literal_eval(node.value)
+            try:
+                found = ast.literal_eval(node.value)
+            except ValueError as error:
+                raise GqcError(f"no kernel printed by gqc: its OPTIONS: {error}") from error
+            if isinstance(found, dict) and isinstance(found.get("num_warps", 4), int):
+                return found
+            raise GqcError("no kernel printed by gqc: its OPTIONS do not say how many warps run")
     return {}
 
 
@@ -116,7 +126,7 @@ def loads(function: ast.FunctionDef) -> dict[tuple[int, int], str]:
     """The array that each `tl.load` reads: its pointers begin with the array's name."""
     found = {}
     for node in ast.walk(function):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "tl.load":
+        if isinstance(node, ast.Call) and node.args and ast.unparse(node.func) == "tl.load":
             pointer = node.args[0]
             while isinstance(pointer, ast.BinOp):
                 pointer = pointer.left

@@ -6,12 +6,14 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from xdsl.utils.exceptions import ParseError, VerifyException
+
 from gqc.codegen.triton import compile_many, emit
 from gqc.codegen.triton.gates import Verdict, judge
 from gqc.codegen.triton.offline import KernelArtifacts
 from gqc.codegen.triton.roofline import Estimate, estimate
 from gqc.codegen.triton.source import read_source
-from gqc.dialects.text import parse_ir
+from gqc.dialects.text import one_line, parse_ir
 from gqc.dialects.tile import KernelOp
 from gqc.errors import GqcError
 
@@ -86,17 +88,21 @@ def files_of(path: Path) -> list[Path]:
 def source_of(path: Path) -> str:
     """The printed source of a kernel: a .py as it is, a .mlir printed."""
     try:
-        text = path.read_text(encoding="utf-8")
         if path.suffix == ".mlir":
-            text = emit(only_kernel(text))
+            text = emit(only_kernel(path.read_bytes(), path.name))
+        else:
+            text = path.read_text(encoding="utf-8")
         read_source(text)
-    except (OSError, UnicodeDecodeError, GqcError) as error:
+    except ParseError as error:
+        where = error.span.get_location()
+        raise GqcError(f"{path}:{where.line}:{where.col}: {one_line(error.msg)}") from error
+    except (OSError, UnicodeDecodeError, GqcError, VerifyException) as error:
         raise GqcError(f"{path}: {error}") from error
     return text
 
 
-def only_kernel(text: str) -> KernelOp:
-    kernels = [op for op in parse_ir(text).walk() if isinstance(op, KernelOp)]
+def only_kernel(text: bytes, name: str) -> KernelOp:
+    kernels = [op for op in parse_ir(text, name).walk() if isinstance(op, KernelOp)]
     if len(kernels) != 1:
         raise GqcError(f"holds {len(kernels)} kernels: give a file of a dump's `kernels` folder")
     return kernels[0]

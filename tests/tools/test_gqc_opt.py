@@ -79,9 +79,8 @@ def test_a_verifier_error_is_said_without_a_traceback() -> None:
 def test_a_parse_error_shows_the_place() -> None:
     done = run("gqc-opt", text=GROUPED.replace("si4", "si9"))
     assert done.returncode == 1
-    line = next(line for line in GROUPED.splitlines() if "si4" in line)
     assert done.stderr.startswith("gqc-opt: stdin:4:92: gq.block_scaled C2: si9 is not an element")
-    assert len(done.stderr.splitlines()) == 1 and line[91:].startswith("si4")
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,533 @@
+"""Translation validation on random models: `python tests/fuzz/random_models.py SEED COUNT`.
+
+A model of shared, tied, chained, residual, merged, split, transposed and mixed-dtype layers is
+captured and compiled. What each pass leaves is printed, parsed and interpreted, and the kernels
+run; every answer is held to the exactly quantized model, computed in float64.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+import sys
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from xdsl.dialects.builtin import ModuleOp
+
+import gqc
+from gqc.dialects import gq
+from gqc.dialects.interpret import run
+from gqc.dialects.text import parse_ir, print_ir
+from gqc.frontend.capture import capture
+from gqc.frontend.export_fx import export_fx
+from gqc.frontend.import_fx import import_fx
+from gqc.passes.fold_weights import FoldWeights, FoldWeightsInto
+from gqc.passes.helpers import matmuls, weight_of
+from gqc.passes.pipeline import Stage, pipeline, run_stages
+from gqc.quantizers import QUANTIZERS, microscaling
+from gqc.schemes import Scheme, parse_scheme
+from gqc.targets import resolve
+
+WIDTHS = (32, 64, 96, 128)
+SHAPES = ((2, 3), (1, 5), (3, 6), (2, 1), (1, 17))
+"""Batch and sequence of the example."""
+
+SCHEMES = {
+    # Error beyond torch's own that another rounding of a quantized activation makes.
+    "int4_g32": 0.0,
+    "int8_g32": 0.0,
+    "int3_row": 0.0,
+    "int4_g32_sym": 0.0,
+    "w4a16_nvfp4": 0.0,
+    "w4a16_mxfp4": 0.0,
+    "w4a8_g32": 0.004,
+    "w8a8_g32_asym": 0.004,
+    "mxfp8": 0.02,
+    "mxfp4": 0.06,
+    "nvfp4": 0.06,
+}
+UNITS = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+"""Relative error of the outputs that rounding alone makes in a dtype."""
+
+
+# ---- models
+
+
+@dataclass(frozen=True)
+class Step:
+    """result = kind(source, other), by layers and an option."""
+
+    kind: str
+    source: str
+    result: str
+    layers: tuple[str, ...] = ()
+    other: str = ""
+    option: Any = None
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "square": lambda x: x.pow(2),
+    "cube": lambda x: x.pow(3) * 0.1,
+    "hardswish": F.hardswish,
+    "softplus": F.softplus,
+    "clamp": lambda x: x.clamp(-0.5, 0.7),
+    "negative": torch.neg,
+}
+PAIRS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "add": lambda a, b: a + b,
+    "subtract": lambda a, b: a - b,
+    "multiply": lambda a, b: a * b,
+    "swiglu": lambda a, b: F.silu(a) * b,
+    "gate": lambda a, b: torch.sigmoid(b) * a,
+    "divide": lambda a, b: a / (1 + b.abs()),
+    "first": lambda a, b: a,
+}
+CASTS = {"f32": torch.float32, "f64": torch.float64, "bf16": torch.bfloat16}
+
+LAYERS = {
+    # The widths of each kind's layers: d is the input's, e, f and g are drawn; 2d is twice d.
+    "linear": (("d", "e"),),
+    "chain": (("d", "e"), ("e", "f")),
+    "pair": (("d", "e"), ("d", "e")),
+    "qkv": (("d", "e"), ("d", "f"), ("d", "g")),
+    "gated": (("d", "e"), ("d", "e"), ("e", "d")),
+    "activated": (("d", "e"),),
+    "residual": (("d", "d"),),
+    "scaled residual": (("d", "d"),),
+    "product": (("d", "d"),),
+    "split": (("d", "2d"),),
+    "heads": (("half", "half"),),
+    "transposed": (("d", "e"),),
+    "permuted": (("d", "e"),),
+    "function": (("d", "e"),),
+    "stored transposed": (("d", "e"),),
+    "last": (("d", "e"),),
+    "softmax": (("d", "e"),),
+    "expanded": (("d", "e"),),
+    "where": (("d", "e"),),
+    "mixed": (("d", "e"),),
+    "shifted": (("d", "e"),),
+    "dead": (("d", "e"),),
+    "activation": (),
+    "norm": (),
+    "joined": (),
+    "scaled": (),
+    "cast": (),
+}
+KINDS = (*LAYERS, *["linear", "pair", "gated", "residual", "activated", "mixed"] * 2)
+
+
+class RandomModel(nn.Module):
+    """Steps drawn by `r`; layers are shared or tied now and then."""
+
+    def __init__(self, r: random.Random, dtype: torch.dtype):
+        super().__init__()
+        self.layers, self.norms = nn.ModuleDict(), nn.ModuleDict()
+        self.vectors = nn.ParameterDict()
+        self.r, self.width, self.steps = r, r.choice(WIDTHS), list[Step]()
+        self.mixed: dict[str, torch.dtype] = {}
+        self.live = [("x", self.width)]
+        for number in range(r.randint(2, 7)):
+            self.draw(r.choice(KINDS), f"t{number}")
+        if not len(self.layers):
+            self.draw("linear", "t")
+        self.results = list(
+            dict.fromkeys([self.live[-1][0], r.choice(self.live)[0]][: r.choice([1, 1, 2])])
+        )
+        self.to(dtype)
+        for name, other in self.mixed.items():
+            self.layers[name].to(other)
+
+    def draw(self, kind: str, result: str) -> None:
+        """Add a step of a kind."""
+        r = self.r
+        source, d = r.choice(self.live[-4:])
+        widths = {"d": d, "2d": 2 * d, "half": d // 2, **{k: r.choice(WIDTHS) for k in "efg"}}
+        if kind == "heads" and d % 64:
+            return
+        pairs = [(widths[i], widths[o]) for i, o in LAYERS[kind]]
+        layers = tuple(self.layer(*pair, alone=kind == "mixed") for pair in pairs)
+        other, option, width = "", None, pairs[-1][1] if pairs else d
+        if kind in ("residual", "scaled residual", "product"):
+            other = r.choice([name for name, w in self.live if w == d])
+            option = r.choice([0.5, -1.0, 2.0])
+        elif kind in ("pair", "split"):
+            option, width = r.choice(list(PAIRS)), d if kind == "split" else width
+            other = r.choice(["chunk", "split", "slice"])
+        elif kind == "qkv":
+            width = sum(o for _, o in pairs)
+        elif kind in ("activated", "activation"):
+            option = r.choice(list(ACTIVATIONS))
+        elif kind == "heads":
+            width = d
+        elif kind == "joined":
+            other, added = r.choice(self.live)
+            width = d + added
+        elif kind == "cast":
+            option = r.choice(list(CASTS))
+        elif kind == "norm":
+            layers = (f"n{len(self.norms)}",)
+            self.norms[layers[0]] = r.choice([nn.RMSNorm, nn.LayerNorm])(d)
+        elif kind == "mixed":
+            self.mixed[layers[0]] = r.choice([torch.float32, torch.bfloat16, torch.float16])
+        if kind in ("scaled", "shifted"):
+            option = f"v{len(self.vectors)}"
+            self.vectors[option] = nn.Parameter(torch.rand(width) + 0.5)
+        self.steps.append(Step(kind, source, result, layers, other, option))
+        if kind not in ("last", "dead") and width <= 512 and width % 32 == 0:
+            self.live.append((result, width))
+
+    def layer(self, k: int, n: int, alone: bool) -> str:
+        """Name of a layer, new or of the same widths, with a weight of its own or another's."""
+        r, name = self.r, f"l{len(self.layers)}"
+        layer = nn.Linear(k, n, bias=r.random() < 0.5)
+        same = [
+            other
+            for other, each in self.layers.items()
+            if (each.in_features, each.out_features) == (k, n) and other not in self.mixed
+        ]
+        if same and not alone:
+            if r.random() < 0.25:
+                return r.choice(same)
+            if r.random() < 0.3:
+                layer.weight = self.layers[r.choice(same)].weight
+        self.layers[name] = layer
+        return name
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        values = {"x": x}
+        for step in self.steps:
+            other = values.get(step.other)
+            values[step.result] = FORWARD[step.kind](self, step, values[step.source], other)
+        return tuple(values[name] for name in self.results)
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        return super().__call__(x)
+
+    def apply_layer(self, name: str, x: Tensor) -> Tensor:
+        return self.layers[name](self.given(name, x))
+
+    def given(self, name: str, x: Tensor) -> Tensor:
+        """What a layer is given; a `Reference` quantizes it."""
+        return x
+
+
+Forward = Callable[[RandomModel, Step, Tensor, Any], Tensor]
+
+
+def linear(model: RandomModel, step: Step, x: Tensor, other: Any) -> Tensor:
+    for name in step.layers:
+        x = model.apply_layer(name, x)
+    return x
+
+
+def pair(model: RandomModel, step: Step, x: Tensor, other: Any) -> Tensor:
+    a, b = (model.apply_layer(name, x) for name in step.layers)
+    return PAIRS[step.option](a, b)
+
+
+def qkv(model: RandomModel, step: Step, x: Tensor, other: Any) -> Tensor:
+    return torch.cat([model.apply_layer(name, x) for name in step.layers], -1)
+
+
+def gated(model: RandomModel, step: Step, x: Tensor, other: Any) -> Tensor:
+    gate, up, down = step.layers
+    y = F.silu(model.apply_layer(gate, x)) * model.apply_layer(up, x)
+    return x + model.apply_layer(down, y)
+
+
+def halves(model: RandomModel, step: Step, x: Tensor, other: Any) -> Tensor:
+    y, d = linear(model, step, x, other), x.shape[-1]
+    if step.other == "chunk":
+        a, b = y.chunk(2, -1)
+    else:
+        a, b = y.split([d, d], -1) if step.other == "split" else (y[..., :d], y[..., d:])
+    return PAIRS[step.option](a, b)
+
+
+def heads(model: RandomModel, step: Step, x: Tensor, other: Any) -> Tensor:
+    y = x.reshape(*x.shape[:-1], 2, x.shape[-1] // 2)
+    return linear(model, step, y, other).reshape(x.shape)
+
+
+def function(model: RandomModel, step: Step, x: Tensor, other: Any) -> Tensor:
+    layer = model.layers[step.layers[0]]
+    return F.linear(model.given(step.layers[0], x), layer.weight, layer.bias)
+
+
+def stored_transposed(model: RandomModel, step: Step, x: Tensor, other: Any) -> Tensor:
+    return model.given(step.layers[0], x) @ model.layers[step.layers[0]].weight.t()
+
+
+def mixed(model: RandomModel, step: Step, x: Tensor, other: Any) -> Tensor:
+    y = linear(model, step, x.to(model.layers[step.layers[0]].weight.dtype), other)
+    return y.to(x.dtype)
+
+
+def where(model: RandomModel, step: Step, x: Tensor, other: Any) -> Tensor:
+    y = linear(model, step, x, other)
+    return torch.where(y > 0, y, y * 0.1)
+
+
+def dead(model: RandomModel, step: Step, x: Tensor, other: Any) -> Tensor:
+    return linear(model, step, x, other).float()
+
+
+FORWARD: dict[str, Forward] = {
+    **dict.fromkeys(("linear", "chain"), linear),
+    "pair": pair,
+    "qkv": qkv,
+    "gated": gated,
+    "activated": lambda m, s, x, o: ACTIVATIONS[s.option](linear(m, s, x, o)),
+    "residual": lambda m, s, x, o: o + linear(m, s, x, o),
+    "scaled residual": lambda m, s, x, o: torch.add(o, linear(m, s, x, o), alpha=s.option),
+    "product": lambda m, s, x, o: o * linear(m, s, x, o),
+    "split": halves,
+    "heads": heads,
+    "transposed": lambda m, s, x, o: linear(m, s, x.transpose(0, 1), o).transpose(0, 1),
+    "permuted": lambda m, s, x, o: linear(m, s, x.permute(1, 0, 2).contiguous(), o).permute(
+        1, 0, 2
+    ),
+    "function": function,
+    "stored transposed": stored_transposed,
+    "last": lambda m, s, x, o: linear(m, s, x, o)[:, -1:],
+    "softmax": lambda m, s, x, o: torch.softmax(linear(m, s, x, o), -1) * 8,
+    "expanded": lambda m, s, x, o: linear(m, s, x.mean(1, keepdim=True), o).expand(
+        -1, x.shape[1], -1
+    ),
+    "where": where,
+    "mixed": mixed,
+    "shifted": lambda m, s, x, o: linear(m, s, x, o) + m.vectors[s.option],
+    "dead": dead,
+    "activation": lambda m, s, x, o: ACTIVATIONS[s.option](x),
+    "norm": lambda m, s, x, o: m.norms[s.layers[0]](x),
+    "joined": lambda m, s, x, o: torch.cat([x, o], -1),
+    "scaled": lambda m, s, x, o: x * m.vectors[s.option],
+    "cast": lambda m, s, x, o: x.to(CASTS[s.option]).to(x.dtype),
+}
+
+
+# ---- what they must compute
+
+
+class Reference(RandomModel):
+    """The exactly quantized model: weights are what codes stand for, and inputs too."""
+
+    inputs: Mapping[str, Scheme]
+    """How the inputs of layers are quantized, by layer."""
+
+    def given(self, name: str, x: Tensor) -> Tensor:
+        if name not in self.inputs:
+            return x
+        scheme = self.inputs[name]
+        rows = x.float().reshape(-1, x.shape[-1])
+        rounded = microscaling(rows, scheme.type(), scheme.scale_rule, None).dequantize()
+        return rounded.reshape(x.shape).to(x.dtype)
+
+
+def reference(model: RandomModel, scheme: Scheme, quantized: set[str]) -> Reference:
+    """The exactly quantized model in the model's dtypes, with weights of float32.
+
+    quantized: names of the weights that are.
+    """
+    found = copy.deepcopy(model)
+    found.__class__ = Reference
+    layers = [n for n, each in model.layers.items() if key_of(model, each.weight) in quantized]
+    done: dict[int, nn.Parameter] = {}
+    for name in layers:
+        layer = found.layers[name]
+        if id(layer.weight) not in done:
+            weight = layer.weight.detach().float()
+            exact = QUANTIZERS[scheme.quantizer](weight, scheme.type(), scheme.scale_rule)
+            done[id(layer.weight)] = nn.Parameter(exact.dequantize())
+        layer.weight = done[id(layer.weight)]
+    found.inputs = dict.fromkeys(layers, scheme.activation) if scheme.activation else {}
+    return found
+
+
+def key_of(model: nn.Module, weight: Tensor) -> str:
+    """The first name of a parameter."""
+    return next(n for n, p in model.named_parameters(remove_duplicate=False) if p is weight)
+
+
+def error_of(found: Tensor, exact: Tensor) -> float:
+    """Relative error, in the norm."""
+    norm, error = exact.double().norm(), (found.double() - exact.double()).norm()
+    return (error / norm).item() if norm > 0 else error.item()
+
+
+@dataclass
+class Case:
+    """One random model and what is known of it."""
+
+    seed: int
+    model: RandomModel
+    scheme: str
+    x: Tensor
+    whole: bool
+    answers: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    quantized: set[str] = field(default_factory=set)
+
+    @staticmethod
+    def of(seed: int) -> Case:
+        r = random.Random(seed)
+        torch.manual_seed(seed)
+        dtype = r.choice([torch.float32] * 3 + [torch.bfloat16, torch.float16])
+        model = RandomModel(r, dtype).eval()
+        shape = (*r.choice(SHAPES), model.width)
+        x = torch.randn(shape).to(dtype)
+        return Case(seed, model, [*SCHEMES][seed % len(SCHEMES)], x, r.random() < 0.85)
+
+    def __str__(self) -> str:
+        shape, dtype = tuple(self.x.shape), str(self.x.dtype)[6:]
+        return f"seed {self.seed}: {self.scheme} {dtype} {shape} {self.model.steps}"
+
+    def check(self) -> str | None:
+        """What is wrong, if anything is."""
+        compiled = self.lowered() if self.whole else self.by_layers()
+        self.answers["kernels run"] = outputs(compiled(self.x))
+        for name, exact, torchs, answer in self.compared(self.x, self.answers):
+            if (fault := self.fault(answer, exact, torchs)) is not None:
+                return f"after {name}: {fault}"
+        if min(self.x.shape[:2]) == 1 and self.whole:
+            return None  # a dimension of 1 is fixed
+        x = torch.randn(3, 7, self.model.width).to(self.x.dtype)
+        for _, exact, torchs, answer in self.compared(x, {"": outputs(compiled(x))}):
+            if (fault := self.fault(answer, exact, torchs)) is not None:
+                return f"on 21 rows: {fault}"
+        return None
+
+    def lowered(self) -> nn.Module:
+        """The model captured and compiled whole, and the answer of what each pass leaves."""
+        imported = import_fx(capture(self.model, (self.x,)))
+        target = resolve("cpu").name
+        into = FoldWeightsInto(imported.weights, lambda *seen: None)
+        stages = pipeline((f"*={self.scheme}",), target)
+        stages = [self.prepared(stage).replacing(FoldWeights, into) for stage in stages]
+        ends = {stage.name for stage in stages[1:]}
+        seen: dict[str, str] = {}
+
+        def after(name: str, module: ModuleOp) -> None:
+            if name == "quantize-weights":
+                self.quantized = {
+                    found.key
+                    for matmul in matmuls(module)
+                    if gq.block_scaled(matmul.weight) and (found := weight_of(matmul.weight))
+                }
+            if name in ends:
+                return
+            text = print_ir(module)
+            if (same := seen.setdefault(text, name)) != name:  # the pass had nothing to do
+                self.answers[name] = self.answers[same]
+                return
+            self.answers[name] = run(parse_ir(text), imported.weights, (self.x,))
+
+        run_stages(imported.module, stages, after)
+        return export_fx(imported)
+
+    def prepared(self, stage: Stage) -> Stage:
+        """A stage as it is run: tests change it."""
+        return stage
+
+    def by_layers(self) -> nn.Module:
+        """The model with its layers compiled one by one."""
+        compiled = gqc.compile(self.model, scheme=self.scheme, target="cpu", progress=False)
+        rows = compiled.report().rows
+        self.quantized = {row.weight for row in rows if row.decision != "kept"}
+        return compiled
+
+    def compared(
+        self, x: Tensor, answers: Mapping[str, tuple[Tensor, ...]]
+    ) -> Iterator[tuple[str, tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]]:
+        """Each answer, with the exact one in float64 and torch's in the model's own dtypes."""
+        dense = reference(self.model, parse_scheme(self.scheme), set())
+        ours = reference(self.model, parse_scheme(self.scheme), self.quantized)
+        exact = {False: copy.deepcopy(dense).double()(x.double())}
+        exact[True] = copy.deepcopy(ours).double()(x.double())
+        torchs = {False: dense(x), True: in_dtypes(ours, self.model)(x)}
+        before = ("imported", "dce", "recognize-linears", "adopt-weights")
+        weights = ("quantize-weights", "fold-channels")
+        for name, answer in answers.items():
+            if name in weights and ours.inputs:
+                continue  # inputs are not yet quantized: there is no such reference
+            yield name, exact[name not in before], torchs[name not in before], answer
+
+    def fault(
+        self, found: tuple[Tensor, ...], exact: tuple[Tensor, ...], torchs: tuple[Tensor, ...]
+    ) -> str | None:
+        """What is wrong with an answer, given the exact one and torch's."""
+        lows = [*self.model.mixed.values()]
+        lows += [
+            CASTS[s.option] for s in self.model.steps if s.kind == "cast" and s.option != "f64"
+        ]
+        unit = max(UNITS[dtype] for dtype in (self.x.dtype, *lows))
+        if len(found) != len(exact):
+            return f"{len(found)} results, not {len(exact)}"
+        for i, (ours, right, other) in enumerate(zip(found, exact, torchs, strict=True)):
+            if ours.shape != other.shape or ours.dtype != other.dtype:
+                return f"result {i} is {ours.dtype} {ours.shape}, not {other.dtype} {other.shape}"
+            if not right.isfinite().all():
+                continue
+            error, torch_error = error_of(ours, right), error_of(other, right)
+            limit = max(4 * torch_error, SCHEMES[self.scheme], 3 * unit)
+            if not error <= limit:
+                return f"result {i} errs by {error:.3g}, beyond {limit:.3g}"
+        return None
+
+
+def in_dtypes(found: Reference, model: RandomModel) -> Reference:
+    """A reference with its weights rounded to the model's dtypes."""
+    for name, layer in found.layers.items():
+        layer.to(model.layers[name].weight.dtype)
+    return found
+
+
+def outputs(found: Any) -> tuple[Tensor, ...]:
+    return tuple(found) if isinstance(found, tuple | list) else (found,)
+
+
+def attempt(seed: int) -> str | None:
+    """Check the model of a seed: what is wrong, if anything is."""
+    case = Case.of(seed)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        case.model(case.x)  # torch must take it
+        try:
+            fault = case.check()
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            fault = f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})"
+    return None if fault is None else f"{case}\n  {fault}"
+
+
+def main(seed: int, count: int) -> int:
+    """Check models, print the faults, and return how many there are."""
+    faults = Counter[bool]()
+    for each in range(seed, seed + count):
+        fault = attempt(each)
+        faults[fault is not None] += 1
+        if fault is not None:
+            print(fault, flush=True)
+    print(f"{count} random models, {faults[True]} faults")
+    return faults[True]
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.exit(main(*map(int, sys.argv[1:3])) > 0)
