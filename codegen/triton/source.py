@@ -74,7 +74,8 @@ def read_source(text: str) -> Source:
     if doc is None or tile is None or 0 in (int(tile[1]), int(tile[2])):
         raise GqcError(f"no kernel printed by gqc: {name} does not say which tile it makes")
     arrays = {array: Array(itemsize(t), shape(s)) for array, t, s in ARRAY.findall(doc)}
-    if not arrays:
+    taken = [arg.arg for arg in functions[0].args.args if arg.arg != ROWS]
+    if not arrays or taken != [*arrays]:
         raise GqcError(f"no kernel printed by gqc: {name} does not say which arrays it takes")
     depth, step = loop_bounds(functions[0])
     if step < 1:

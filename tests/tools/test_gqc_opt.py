@@ -91,3 +91,77 @@ def test_a_wrong_pipeline_is_refused(pipeline: str, named: str) -> None:
     done = run("gqc-opt", "-p", pipeline)
     assert done.returncode != 0
     assert named in done.stderr and "Traceback" not in done.stderr
+
+
+KERNEL = """\
+tile.kernel @k(%x : memref<?x64xf32>, %y : memref<?x64xf32>) tile<1, 64> {
+  %m = tile.program_id 0
+  %c0 = arith.constant 0 : index
+  %t = tile.load %x[%m, %c0] : memref<?x64xf32> -> vector<1x64xf32>
+  tile.store %t, %y[%m, %c0] : vector<1x64xf32>, memref<?x64xf32>
+}
+"""
+LATE = KERNEL.replace("%c0]", "%late]", 1)
+MOVED = KERNEL.replace("  %c0 = arith.constant 0 : index\n", "").replace(
+    "}\n", "  %c0 = arith.constant 0 : index\n}\n"
+)
+SINE = KERNEL.replace("tile.store %t", "%s = math.sin %t : vector<1x64xf32>\n  tile.store %s")
+FLOAT = KERNEL.replace("0 : index\n", "0 : index\n  %f = arith.constant 1.0 : f32\n")
+
+
+@pytest.mark.parametrize(
+    "text, arguments, said",
+    [
+        (b"func.func @f() {\n  \xff\n}", (), ":2:3: the file is not UTF-8: invalid start byte"),
+        (b'"a"() {a = "' + b"a b " * 99, (), ":1:12: a string does not end"),
+        (b"(" * 100000, (), "1:1"),
+        (KERNEL.replace("memref<?x64", "memref<?x", 1), (), ":1:"),
+        (MOVED, (), "%c0 is used before it is defined; in `%t = tile.load %x[%m, %c0]"),
+        (LATE, (), "late"),
+        (SINE, ("-t", "llvm"), "the CPU emitter does not print math.sin here: no rule lowers it; in"
+         " `%s = math.sin %t : vector<1x64xf32>` in tile.kernel @k"),
+        (SINE, ("-t", "triton"), "the Triton emitter does not print math.sin here: it is neither"),
+        (FLOAT, ("-t", "llvm"), "does not print arith.constant here: constants are of type index"),
+        (GROUPED, ("-p", "assign-layouts{target=sm_90}"), "assign-layouts takes a module of the "
+         "stage 'legal': gq.matmul_t: no decision says how it is done; in `%y = gq.matmul_t"),
+        (GROUPED, ("-p", "lower-to-tile{target=sm_90}"), "lower-to-tile takes a module between"),
+        (GROUPED, ("-p", "legalize{target=sm_70}"), "unknown target 'sm_70'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_one_line(
+    tmp_path: Path, text: bytes | str, arguments: tuple[str, ...], said: str
+) -> None:
+    """What, and where: status 1, and no more."""
+    from gqc.tools.gqc_opt import main
+
+    path = tmp_path / "damaged.mlir"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(SystemExit) as end:
+        main(args=[str(path), *arguments])
+    message = str(end.value.code)
+    assert message.startswith("gqc-opt: ") and said in message and "internal" not in message
+    assert len(message.splitlines()) == 1
+
+
+def test_an_error_of_our_own_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the pass; only --debug shows the traceback."""
+    from gqc.passes.legalize import Legalize
+    from gqc.tools.gqc_opt import main
+
+    monkeypatch.setattr(Legalize, "apply", lambda *args: {}["lost"])
+    path = tmp_path / "fine.mlir"
+    path.write_text(GROUPED)
+    with pytest.raises(SystemExit) as end:
+        main(args=[str(path), "-p", "legalize{target=sm_90}"])
+    said = "gqc-opt: internal error in pass legalize: KeyError: 'lost'; please report it"
+    assert str(end.value.code).startswith(said)
+
+
+def test_debug_shows_the_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from gqc.tools.gqc_opt import main
+
+    path = tmp_path / "broken.mlir"
+    path.write_text("func.func @")
+    with pytest.raises(SystemExit):
+        main(args=[str(path), "--debug"])
+    assert "Traceback" in capsys.readouterr().err

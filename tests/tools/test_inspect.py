@@ -69,3 +69,25 @@ def test_bad_input_is_status_2(dump: Path, tmp_path: Path) -> None:
     ]:
         result = run(*args)
         assert result.exit_code == 2 and fault in result.output, (args, result.output)
+
+
+def test_damaged_files_are_said_in_one_line(dump: Path, tmp_path: Path) -> None:
+    (ir,) = (dump / "kernels").glob("*m16.mlir")
+    (source,) = (dump / "kernels").glob("*m16.py")
+    text, python = ir.read_text(), source.read_text()
+    for name, damaged, fault in [
+        ("cut.mlir", text[: len(text) // 2].encode(), "cut.mlir:"),
+        ("bytes.mlir", b"\xff" + text.encode(), "bytes.mlir:1:1: the file is not UTF-8"),
+        ("string.mlir", text.encode() + b'"' + b"a b " * 99, "a string does not end"),
+        ("late.mlir", text.replace("%c0 =", "%c9 =", 1).encode(), "%c0"),
+        ("bytes.py", b"\xff" + python.encode(), "bytes.py: 'utf-8' codec"),
+        ("zero.py", b"\0" + python.encode(), "zero.py: no Python source"),
+        ("options.py", python.replace('"num_warps": 4', '"num_warps": a').encode(), "its OPTIONS"),
+        ("arrays.py", python.replace(" [M, ", " [Q, ").encode(), "does not say which arrays"),
+        ("cut.py", python[: len(python) // 2].encode(), "cut.py: no Python source"),
+    ]:
+        path = tmp_path / name
+        path.write_bytes(damaged)
+        result = run(path)
+        assert result.exit_code == 2 and fault in result.output, (name, result.output)
+        assert "Traceback" not in result.output and result.exception.__class__ is SystemExit
