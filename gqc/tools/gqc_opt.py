@@ -172,7 +172,8 @@ KNOWN = (GqcError, DiagnosticException, ParseError, OSError)
 def said(error: BaseException, doing: str) -> str:
     """An error in one line: what is wrong with the input, or that it is gqc's own."""
     if isinstance(error, ParseError):
-        return f"{error.span.get_location()}: {one_line(error.msg)}"
+        near = f", at {one_line(error.span.content)[:40]!r}" if error.span.content else ""
+        return f"{error.span.get_location()}: {one_line(error.msg)}{near}"
     if isinstance(error, KNOWN):
         return str(error).strip()
     op = getattr(error, "operation", None)

@@ -24,7 +24,7 @@ from typing import Any
 
 LIT = Path(__file__).parents[1] / "lit"
 SECONDS = 20
-"""That reading one file takes, at most."""
+"""That reading one file takes of the CPU, at most."""
 
 COMMANDS = (["-t", "triton"], ["-t", "llvm"], ["--print-op-generic"], ["-p", "dce"])
 """Command lines beside those of the tests."""
@@ -187,13 +187,13 @@ def limited() -> Iterator[None]:
     def stop(*_: object) -> None:
         raise Hang
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 @dataclass(frozen=True)
