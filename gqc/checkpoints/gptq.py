@@ -65,8 +65,8 @@ class Gptq(Reader):
         if option(quantization, "pack_dtype", str, "int32") != "int32":
             raise GqcError("quantization config: pack_dtype must be int32")
         self.exceptions = Exceptions(quantization)
-        for config in (quantization, *filter(None, dict(self.exceptions.configs).values())):
-            Choice.of(config)  # raises on what is wrong
+        for each in (quantization, *filter(None, dict(self.exceptions.configs).values())):
+            Choice.of(each)  # raises on what is wrong
         self.warned = False
 
     def format_of(self, quantization: dict[str, Any]) -> str:
