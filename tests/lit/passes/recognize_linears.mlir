@@ -132,9 +132,10 @@ func.func @no_linear(%x : tensor<?x8xf32>, %k : tensor<8x8xf32>, %b : tensor<8xf
   %11 = fx.call "aten.matmul.default"(%i, %wi) : (tensor<?x8xi64>, tensor<8x8xi64>) -> tensor<?x8xi64>
   // of constants: a weight that is itself a product, as in LoRA,
   %l = gq.weight @lora_b : tensor<8x8xf32>
-  %12 = fx.call "aten.mm.default"(%l, %w) : (tensor<8x8xf32>, tensor<8x8xf32>) -> tensor<8x8xf32>
+  %a = gq.weight @lora_a : tensor<8x8xf32>
+  %12 = fx.call "aten.mm.default"(%l, %a) : (tensor<8x8xf32>, tensor<8x8xf32>) -> tensor<8x8xf32>
   %m = fx.call "aten.mul.Tensor"(%l, 2.0 : f64) : (tensor<8x8xf32>) -> tensor<8x8xf32>
-  %13 = fx.call "aten.mm.default"(%m, %w) : (tensor<8x8xf32>, tensor<8x8xf32>) -> tensor<8x8xf32>
+  %13 = fx.call "aten.mm.default"(%m, %a) : (tensor<8x8xf32>, tensor<8x8xf32>) -> tensor<8x8xf32>
   // or with the weight on the left.
   %xt = fx.call "aten.t.default"(%x) : (tensor<?x8xf32>) -> tensor<8x?xf32>
   %14 = fx.call "aten.mm.default"(%w, %xt) : (tensor<8x8xf32>, tensor<8x?xf32>) -> tensor<8x?xf32>
