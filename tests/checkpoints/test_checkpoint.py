@@ -55,9 +55,9 @@ def test_gguf_is_found_in_a_folder_and_read_by_name(tmp_path: Path) -> None:
 
 def test_an_unknown_method_is_named(tmp_path: Path) -> None:
     sample = awq("gemm")
-    config = {"quantization_config": {"quant_method": "aqlm"}}
+    config = {"quantization_config": {"quant_method": "colours"}}
     sample.files["config.json"] = json.dumps(config).encode()
-    with pytest.raises(GqcError, match=r"quant_method is 'aqlm', expected one of gqc, awq, "):
+    with pytest.raises(GqcError, match=r"quant_method is 'colours', expected one of gqc, awq, "):
         sample.open(tmp_path)
 
 
