@@ -44,8 +44,11 @@ class QuantizeActivations(ModulePass):
 
 
 def input_scale(layer: str) -> str:
-    """Name in the side store of the calibrated scale of a layer's input."""
-    return f"{layer}.input_scale".lstrip(".")
+    """Name in the side store of the calibrated scale of a layer's input.
+
+    A layer that is compiled by itself has no name, and is called as its weight is.
+    """
+    return "input_scale" if layer in ("", "weight") else f"{layer}.input_scale"
 
 
 def quantize(matmul: gq.MatmulTOp, scheme: Scheme, casts: Casts) -> None:

@@ -297,3 +297,12 @@ def test_layers_alone_still_generate(scheme, compiled, inputs):
     new = result.generate(ids, max_new_tokens=4, do_sample=False)
     seen = torch.cat([ids, result(ids).logits[:, -1].argmax(-1, keepdim=True)], 1)
     assert torch.equal(new[:, : seen.shape[1]], seen)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_linear_alone_has_a_static_scale(whole: bool) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(64, 32).eval(), torch.randn(5, 64)
+    compiled = gqc.compile(layer, x if whole else None, scheme="nvfp4_static", calibration=[x])
+    assert "input_scale" in compiled.state_dict()
+    assert torch.cosine_similarity(compiled(x).flatten(), layer(x).flatten(), 0) > 0.98
