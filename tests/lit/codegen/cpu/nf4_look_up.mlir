@@ -7,7 +7,7 @@
 // CHECK:        call <16 x float> @"llvm.x86.avx512.permvar.sf.512"(<16 x float> {{.*}}, <16 x i32> %[[WORDS]])
 // CHECK:        call <16 x float> @"llvm.fma.v16f32"
 // CHECK-NOT:    dpbf16ps
-// CHECK:        fmul contract <16 x float>
+// CHECK:        call <16 x float> @"llvm.fma.v16f32"
 
 func.func @forward(%x : tensor<?x64xbf16>) -> tensor<?x64xbf16> {
   %w = gq.weight @weight : tensor<64x64xbf16>
