@@ -138,11 +138,6 @@ def test_activations_that_the_target_does_not_multiply(compile_model):
         assert line.startswith(f"  {layer}: its activations are f32") and "model.bfloat16()" in line
 
 
-def test_double_precision(no_work):
-    with pytest.raises(GqcError, match=r"(?s)cannot do 1 layer:.*0: its activations are f64"):
-        gqc.compile(linears(64, 64).double(), scheme="int4_g32", target="cpu")
-
-
 def test_dynamic_shapes_without_inputs(no_work):
     with pytest.raises(GqcError, match="dynamic_shapes are those of example_inputs: give these"):
         gqc.compile(linears(64, 64), scheme="int4_g32", dynamic_shapes=({0: None},))

@@ -129,7 +129,7 @@ def test_blocks_that_lie_across_layers() -> None:
         None if stack.zero is None else stack.zero[:, ::2],
     )
     place = Place("w", Stack(4, (6, 64)), expert=1, part=1, parts=2)
-    with pytest.raises(GqcError, match="has blocks across experts or their layers"):
+    with pytest.raises(GqcError, match="has blocks across experts or layers"):
         place.of(wide)
     whole: Any = Place("w", Stack(4, (6, 64)), expert=1).of(wide)
     assert torch.equal(dense(whole), dense(wide)[1])

@@ -298,7 +298,8 @@ class Rows(Dataset):
         return len(self.x)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        return self.model(self.x[index : index + 1])[0].clone()
+        with torch.no_grad():  # a loader stacks what has no gradients
+            return self.model(self.x[index : index + 1])[0].clone()
 
 
 @forks

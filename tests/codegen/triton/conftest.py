@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from gqc.dialects.fx import CallOp
+from gqc.dialects.gq import LaunchOp
 from gqc.dialects.text import context, parse_ir
 from gqc.dialects.tile import KernelOp
 from gqc.passes.assign_layouts import AssignLayouts
@@ -96,7 +97,8 @@ def fused_kernels(
         lower(target).apply(context(), module)
     FuseEpilogues().apply(context(), module)
     module.verify()
-    assert not any(isinstance(op, CallOp) for op in module.walk())
+    calls = [op for op in module.walk() if isinstance(op, CallOp)]
+    assert all(isinstance(op.parent_op(), LaunchOp) for op in calls), "left outside of kernels"
     return [op for op in module.walk() if isinstance(op, KernelOp)]
 
 
