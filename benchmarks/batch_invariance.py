@@ -56,7 +56,8 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             x = torch.randn(rows, k).to(linear.weight.dtype)
             for layer in layers:
                 layer(x)
-            found = ratio(*(partial(layer, x) for layer in layers), options.repeats)
+            usual, same = (partial(layer, x) for layer in layers)
+            found = ratio(usual, same, options.repeats)
             yield {"scheme": scheme, "activations": dtype, "n": n, "k": k, "m": rows, **found}
 
 

@@ -368,7 +368,7 @@ ARCHITECTURES["nn.Transformer"] = Architecture(transformer, pairs)
 
 
 def flux() -> nn.Module:
-    from diffusers import FluxTransformer2DModel
+    from diffusers import FluxTransformer2DModel  # pyright: ignore[reportMissingImports]
 
     return randomized(
         FluxTransformer2DModel(

@@ -165,7 +165,7 @@ def attach(model: nn.Module, compilation: Compilation) -> nn.Module:
     model.report = compilation.report  # pyright: ignore[reportArgumentType]
     for module in model.modules():
         if is_pretrained(module):
-            module.save_pretrained = refuse_saving  # pyright: ignore[reportAttributeAccessIssue]
+            module.save_pretrained = refuse_saving  # pyright: ignore[reportArgumentType]
     return model
 
 

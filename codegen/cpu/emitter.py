@@ -286,7 +286,8 @@ class Emitter:
         """
         for product, other in ((b, a), (a, b)):
             if isinstance(product.owner, llvm.FMulOp):
-                return self.fma(*product.owner.operands, other)
+                x, y = product.owner.operands
+                return self.fma(x, y, other)
         return self.emit(build(llvm.FAddOp, [a, b]))
 
     def fsub(self, a: SSAValue, b: SSAValue) -> SSAValue:
@@ -295,7 +296,8 @@ class Emitter:
             x, y = b.owner.operands
             return self.fma(self.negated(x), y, a)
         if isinstance(a.owner, llvm.FMulOp):
-            return self.fma(*a.owner.operands, self.negated(b))
+            x, y = a.owner.operands
+            return self.fma(x, y, self.negated(b))
         return self.emit(build(llvm.FSubOp, [a, b]))
 
     def negated(self, a: SSAValue) -> SSAValue:

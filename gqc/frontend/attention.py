@@ -128,7 +128,7 @@ def separate_attention(model: nn.Module) -> None:
     new: dict[nn.Module, Attention] = {}
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
-            if is_packed(child):
+            if isinstance(child, nn.MultiheadAttention) and is_packed(child):
                 parent._modules[name] = new.setdefault(child, Attention(child))
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoder) and new:

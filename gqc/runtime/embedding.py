@@ -90,7 +90,8 @@ class QuantizedEmbedding(nn.Module):
         super().__init__()
         self.num_embeddings, self.embedding_dim = table.codes.shape
         self.padding_idx = like.padding_idx
-        self.type, self.dtype = table.type.text, dtype
+        self.type = table.type.text  # pyright: ignore[reportAttributeAccessIssue]
+        self.dtype = dtype
         bits = table.type.format.bits
         self.register_buffer("codes", pack(table.codes.cpu(), bits).to(table.codes.device))
         self.register_buffer("scale", table.scale)

@@ -196,7 +196,7 @@ class Function(torch.autograd.Function):
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
-        once = super(torch.autograd.Function, cls).apply
+        once = super(torch.autograd.Function, cls).apply  # pyright: ignore
         if inside_func():
             with enable_single_level_autograd_function():
                 return once(*args)

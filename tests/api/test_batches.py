@@ -35,7 +35,7 @@ def layer(k: int, n: int, dtype: torch.dtype) -> nn.Linear:
     linear = nn.Linear(k, n).to(dtype)
     with torch.no_grad():
         linear.weight[:, k // 2 :] = linear.weight[:, : k // 2]
-        linear.bias *= 1e-3
+        linear.bias.mul_(1e-3)
     return linear
 
 

@@ -84,7 +84,7 @@ def test_codebooks(name: str, significant: int, values: dict[int, float]) -> Non
     element = ELEMENTS[name]
     assert element.bits == 4 and len(element.values) == 16
     assert {code: element.decode(code) for code in values} == values
-    assert np.float32(element.values).tolist() == [*element.values]
+    assert np.array(element.values, np.float32).tolist() == [*element.values]
     assert element.significant == significant
     assert not element.is_integer and not element.is_signed_integer
 

@@ -99,7 +99,7 @@ def test_the_same_product(kind: type[nn.Linear], bias: bool) -> None:
     assert [row.decision for row in compiled.report().rows] == ["emulated"]
     x = torch.randn(2, 3, 32)
     with torch.no_grad():
-        assert torch.allclose(compiled[0](**{forward_name(model[0]): x}), model(x), atol=0.05)
+        assert torch.allclose(compiled[0](**{str(forward_name(model[0])): x}), model(x), atol=0.05)
 
 
 OTHERS = [Twice, Clipped, OtherWay, OfValues, OfRank, Pair, MoreInputs, Rounded, Scaled, Called]

@@ -140,8 +140,8 @@ class RandomModel(nn.Module):
 
     def __init__(self, r: random.Random, dtype: torch.dtype):
         super().__init__()
-        self.layers, self.norms = nn.ModuleDict(), nn.ModuleDict()
-        self.vectors = nn.ParameterDict()
+        self.layers: Any = nn.ModuleDict()
+        self.norms, self.vectors = nn.ModuleDict(), nn.ParameterDict()
         self.r, self.width, self.steps = r, r.choice(WIDTHS), list[Step]()
         self.mixed: dict[str, torch.dtype] = {}
         self.live = [("x", self.width)]
@@ -348,7 +348,7 @@ def reference(model: RandomModel, scheme: Scheme, quantized: set[str]) -> Refere
 
     quantized: names of the weights that are.
     """
-    found = copy.deepcopy(model)
+    found: Any = copy.deepcopy(model)
     found.__class__ = Reference
     layers = [n for n, each in model.layers.items() if key_of(model, each.weight) in quantized]
     done: dict[int, nn.Parameter] = {}

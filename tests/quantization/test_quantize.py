@@ -255,9 +255,8 @@ def test_layers_that_no_input_reaches_are_told() -> None:
     with pytest.warns(UserWarning, match=r"reached layers\.0\.gate\.1, .*: the tensor .* dynamic"):
         quantized = gqc.quantize(model, scheme="nvfp4_static", calibration=inputs)
     for path in facts:
-        scale, activation = (
-            of(f"{path}.weight") for of in (quantized.input_scale, quantized.activation)
-        )
+        scale = quantized.input_scale(f"{path}.weight")
+        activation = quantized.activation(f"{path}.weight")
         assert activation is not None
         assert activation.static == (scale is not None) == (not path.endswith(".1"))
     x = torch.randn(6, 32)

@@ -58,7 +58,8 @@ def expected(source: Memory, name: str, x: torch.Tensor) -> torch.Tensor:
         scale = source.input_scale(f"{name}.weight")
         quantized = microscaling(x, scheme.type(), scheme.scale_rule, scale)
         x = quantized.dequantize(torch.float64)
-    return x.double() @ codes.T + source.weights[f"{name}.bias"].double()
+    bias: Any = source.weights[f"{name}.bias"]
+    return x.double() @ codes.T + bias.double()
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -135,7 +135,7 @@ def test_models_are_compiled_by_several_threads() -> None:
     def work(number: int) -> torch.Tensor:
         own = nn.Sequential(nn.Linear(64, 48)).eval()
         own.load_state_dict(models[number % 2].state_dict())
-        options = {"scheme": "w8a8_g32", "target": "cpu"}
+        options: Any = {"scheme": "w8a8_g32", "target": "cpu"}
         return gqc.compile(own, x if number < 2 else None, **options)(x)
 
     found = at_once(work, 4)

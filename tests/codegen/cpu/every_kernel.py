@@ -80,7 +80,7 @@ def problem(case: Case, linear: type) -> str | None:
 
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).parents[2]))
-    from conftest import Linear
+    from conftest import Linear  # pyright: ignore[reportAttributeAccessIssue]
 
     count = 0
     for target in sys.argv[1:] or CPUS:
