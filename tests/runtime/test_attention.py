@@ -52,3 +52,15 @@ def test_opcheck() -> None:
     keys, values = caches(64, 32, torch.float32)
     arguments = (torch.randn(1, 4, 1, 32), keys[:, :, :7], values[:, :, :7], 0.5)
     torch.library.opcheck(torch.ops.gqc.attend.default, arguments)
+
+
+def test_gradients_are_those_of_torch() -> None:
+    """Gqc's kernel has none: where they are asked for, PyTorch computes."""
+    generator = torch.Generator().manual_seed(5)
+    shapes = ((1, 4, 1, 16), (1, 2, 64, 16), (1, 2, 64, 16))
+    q, keys, values = (torch.randn(s, generator=generator).requires_grad_() for s in shapes)
+    y = torch.ops.gqc.attend(q, keys, values, 0.25)
+    found = torch.autograd.grad(y.square().sum(), (q, keys, values))
+    expected = torch.autograd.grad(exact(q, keys, values, 0.25).square().sum(), (q, keys, values))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
