@@ -225,8 +225,8 @@ class RandomModel(nn.Module):
     def apply_layer(self, name: str, x: Tensor) -> Tensor:
         return self.layers[name](self.given(name, x))
 
-    def given(self, name: str, x: Tensor) -> Tensor:
-        """What a layer is given; a `Reference` quantizes it."""
+    def given(self, name: str, x: Tensor, function: bool = False) -> Tensor:
+        """What a layer is given, or a function of its weight; a `Reference` quantizes it."""
         return x
 
 
@@ -270,11 +270,12 @@ def heads(model: RandomModel, step: Step, x: Tensor, other: Any) -> Tensor:
 
 def function(model: RandomModel, step: Step, x: Tensor, other: Any) -> Tensor:
     layer = model.layers[step.layers[0]]
-    return F.linear(model.given(step.layers[0], x), layer.weight, layer.bias)
+    return F.linear(model.given(step.layers[0], x, function=True), layer.weight, layer.bias)
 
 
 def stored_transposed(model: RandomModel, step: Step, x: Tensor, other: Any) -> Tensor:
-    return model.given(step.layers[0], x) @ model.layers[step.layers[0]].weight.t()
+    x = model.given(step.layers[0], x, function=True)
+    return x @ model.layers[step.layers[0]].weight.t()
 
 
 def mixed(model: RandomModel, step: Step, x: Tensor, other: Any) -> Tensor:
@@ -333,23 +334,29 @@ class Reference(RandomModel):
 
     inputs: Mapping[str, Scheme]
     """How the inputs of layers are quantized, by layer."""
+    noise: Callable[[Tensor], Tensor] | None = None
+    """What moves inputs before they are quantized, as rounding does."""
+    whole: bool
+    """Captured whole: a model compiled by layers gives a function the decoded weight alone."""
 
-    def given(self, name: str, x: Tensor) -> Tensor:
-        if name not in self.inputs:
+    def given(self, name: str, x: Tensor, function: bool = False) -> Tensor:
+        if name not in self.inputs or (function and not self.whole):
             return x
+        x = x if self.noise is None else self.noise(x)
         scheme = self.inputs[name]
         rows = x.float().reshape(-1, x.shape[-1])
         rounded = microscaling(rows, scheme.type(), scheme.scale_rule, None).dequantize()
         return rounded.reshape(x.shape).to(x.dtype)
 
 
-def reference(model: RandomModel, scheme: Scheme, quantized: set[str]) -> Reference:
+def reference(model: RandomModel, scheme: Scheme, quantized: set[str], whole: bool) -> Reference:
     """The exactly quantized model in the model's dtypes, with weights of float32.
 
-    quantized: names of the weights that are.
+    quantized: names of the weights that are. whole: it is captured whole.
     """
     found: Any = copy.deepcopy(model)
     found.__class__ = Reference
+    found.whole = whole
     layers = [n for n, each in model.layers.items() if key_of(model, each.weight) in quantized]
     done: dict[int, nn.Parameter] = {}
     for name in layers:
@@ -458,8 +465,7 @@ class Case:
         self, x: Tensor, answers: Mapping[str, tuple[Tensor, ...]]
     ) -> Iterator[tuple[str, tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]]:
         """Each answer, with the exact one in float64 and torch's in the model's own dtypes."""
-        dense = reference(self.model, parse_scheme(self.scheme), set())
-        ours = reference(self.model, parse_scheme(self.scheme), self.quantized)
+        dense, ours = self.reference(set()), self.reference(self.quantized)
         exact = {False: copy.deepcopy(dense).double()(x.double())}
         exact[True] = copy.deepcopy(ours).double()(x.double())
         torchs = {False: dense(x), True: in_dtypes(ours, self.model)(x)}
@@ -469,6 +475,10 @@ class Case:
             if name in weights and ours.inputs:
                 continue  # inputs are not yet quantized: there is no such reference
             yield name, exact[name not in before], torchs[name not in before], answer
+
+    def reference(self, quantized: set[str]) -> Reference:
+        """The model with some weights exactly quantized."""
+        return reference(self.model, parse_scheme(self.scheme), quantized, self.whole)
 
     @property
     def unit(self) -> float:
@@ -480,14 +490,14 @@ class Case:
         return max(UNITS[dtype] for dtype in (self.x.dtype, *lows))
 
     def spread(self, x: Tensor) -> list[float]:
-        """How far each output moves, at most, where x moves by rounding: a quantized activation
-        next to a tie, or a scale next to a power of two, takes another value, and what follows
-        multiplies that."""
-        exact = reference(self.model, parse_scheme(self.scheme), self.quantized).double()
+        """How far each output moves, at most, where inputs of layers move by rounding: a quantized
+        activation next to a tie, or a scale next to a power of two, takes another value, and what
+        follows multiplies that."""
+        exact = self.reference(self.quantized).double()
         at, moved = exact(x.double()), []
         for seed in range(MOVES):
-            noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
-            moved.append(exact(x.double() * (1 + self.unit * noise.double())))
+            exact.noise = rounding(self.unit, seed)
+            moved.append(exact(x.double()))
         return [
             max(map(error_of, each, [right] * MOVES))
             for right, *each in zip(at, *moved, strict=True)
@@ -523,6 +533,17 @@ def in_dtypes(found: Reference, model: RandomModel) -> Reference:
     for name, layer in found.layers.items():
         layer.to(model.layers[name].weight.dtype)
     return found
+
+
+def rounding(unit: float, seed: int) -> Callable[[Tensor], Tensor]:
+    """Noise as large as rounding's: relative to an element, and to its row for what cancels."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def move(x: Tensor) -> Tensor:
+        size = x.abs() + x.square().mean(-1, keepdim=True).sqrt()
+        return x + unit * size * torch.randn(x.shape, generator=generator).to(x.dtype)
+
+    return move
 
 
 def outputs(found: Any) -> tuple[Tensor, ...]:
