@@ -36,5 +36,6 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
         "lower-to-tile",
         "fuse-epilogues",
         "fold-weights",
+        "verify-contract",
     )
 }

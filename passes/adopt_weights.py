@@ -70,7 +70,7 @@ BY_VECTOR = {"gather": (i64, gq.GatherChannelsOp), "scale": (f32, gq.ScaleChanne
 
 @dataclass(frozen=True)
 class AdoptWeights(ModulePass):
-    """imported → grouped: a matmul whose weight is stored quantized reads that, not a dense one.
+    """grouped → grouped: a matmul whose weight is stored quantized reads that, not a dense one.
 
     `stored` are texts of `Entry`. The side store then holds a `BlockScaled`, [N, K] even where the
     model has its weight as [K, N]. Inputs are quantized as the entry says; a tensor scale that is

@@ -18,7 +18,7 @@ from gqc.targets import ANY
 
 @dataclass(frozen=True)
 class LowerQuantizers(ModulePass):
-    """legal → legal: casts of activations are launches of kernels, which the module holds.
+    """legal → kernels: casts of activations are launches of kernels, which the module holds.
 
     `dcast(qcast(x))` launches a kernel that writes the decoded values, `pack(qcast(x))` one that
     writes codes and scales as a matrix unit reads them. Either computes x itself where that is a

@@ -203,7 +203,7 @@ def misfit_of(schedule: gq.ScheduleAttr, unpack: gq.UnpackOp) -> str:
 
 @dataclass(frozen=True)
 class LowerToTile(ModulePass):
-    """legal → kernels: launches, and the kernels they launch at the module's end.
+    """kernels → kernels: launches, and the kernels they launch at the module's end.
 
     Raises GqcError that names the layers: packed for another target, or not, or of other tiles.
     """

@@ -33,7 +33,7 @@ Casts = dict[tuple[SSAValue, Scheme], SSAValue]
 
 @dataclass(frozen=True)
 class QuantizeWeights(ModulePass):
-    """imported → grouped. Entries `pattern=scheme`, first match first; `keep` leaves a layer.
+    """grouped → grouped. Entries `pattern=scheme`, first match first; `keep` leaves a layer.
 
     The output head is kept unless `lm_head` is set or a pattern is its very name, whether it is
     called so or shares its weight with the embedding; a router of experts, unless a pattern ends in

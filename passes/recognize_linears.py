@@ -89,15 +89,51 @@ def is_one(attr: Attribute) -> bool:
 def linear_calls(module: ModuleOp) -> Iterator[CallOp]:
     """Calls of linear layers, in order."""
     calls = (op for op in module.walk() if isinstance(op, CallOp))
-    return (call for call in calls if call.callee.data in LINEARS and weight_read(call))
+    return (call for call in calls if weight_read(call))
 
 
 def weight_read(call: CallOp) -> bool:
     """Whether a call of a linear layer reads a stored weight."""
+    if call.callee.data not in LINEARS:
+        return False
     weight = argument(call, LINEARS[call.callee.data].weight)
     if weight is None:
         return False
     return isinstance(weight.owner, gq.WeightOp) or transposed_weight(weight) is not None
+
+
+def peculiarity(call: CallOp) -> str | None:
+    """Why a product with a stored weight is no linear layer; None if it is one."""
+    linear = LINEARS[call.callee.data]
+    x, weight = argument(call, linear.x), argument(call, linear.weight)
+    bias = argument(call, linear.bias)
+    if not all(map(is_one, call.kwargs.data.values())):
+        return "alpha or beta is not 1"
+    if x is None or weight is None or len(gq.tensor_shape(weight)) != 2:
+        return "the weight is no matrix"
+    if not isinstance(gq.element_type(weight), AnyFloat):
+        return "the weight does not hold floats"
+    if bias is not None and gq.tensor_shape(bias) != gq.tensor_shape(call.results[0])[-1:]:
+        return "the bias is no vector of N"
+    return None
+
+
+def depends_on_input(call: CallOp) -> bool:
+    """Whether the input of a product with a stored weight varies: it is not computed from weights
+    alone."""
+    seen: set[SSAValue] = set()
+    left = [argument(call, LINEARS[call.callee.data].x)]
+    while left:
+        value = left.pop()
+        if value is None or value in seen:
+            continue
+        seen.add(value)
+        if not isinstance(value.owner, CallOp | gq.WeightOp):
+            return True
+        if isinstance(value.owner, CallOp) and not value.owner.operands:
+            return True
+        left += value.owner.operands
+    return False
 
 
 def constant_values(module: ModuleOp) -> set[SSAValue]:
@@ -120,32 +156,21 @@ class RecognizeLinear(RewritePattern):
 
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: CallOp, rewriter: PatternRewriter) -> None:
-        linear = LINEARS.get(op.callee.data)
-        if linear is None or not all(map(is_one, op.kwargs.data.values())):  # alpha and beta
+        if not weight_read(op) or peculiarity(op) is not None:
             return
+        linear = LINEARS[op.callee.data]
         x, weight = argument(op, linear.x), argument(op, linear.weight)
-        bias = argument(op, linear.bias)
-        if x is None or weight is None or len(gq.tensor_shape(weight)) != 2:
-            return
-        if not isinstance(gq.element_type(weight), AnyFloat):
-            return
+        assert x is not None and weight is not None
         if x in self.constants and not self.is_layer(op, transposed_weight(weight) or weight):
             return
-        if bias is not None and gq.tensor_shape(bias) != gq.tensor_shape(op.results[0])[-1:]:
-            return
+        inner = weight if linear.transposed else transposed_weight(weight)
         new: list[Operation] = []
-        if not linear.transposed:
-            inner = transposed_weight(weight)
-            if inner is None and isinstance(weight.owner, gq.WeightOp):
-                new.append(gq.TransposeOp(weight))
-                inner = new[-1].results[0]
-                inner.name_hint = "wt"
-            weight = inner
-        elif not isinstance(weight.owner, gq.WeightOp):
-            return
-        if weight is None:
-            return
-        replace(rewriter, op, [*new, gq.MatmulTOp(x, weight, bias, op.results[0].type)])
+        if inner is None or not isinstance(inner.owner, gq.WeightOp):  # stored as [K, N]
+            new.append(gq.TransposeOp(transposed_weight(weight) or weight))
+            inner = new[-1].results[0]
+            inner.name_hint = "wt"
+        bias = argument(op, linear.bias)
+        replace(rewriter, op, [*new, gq.MatmulTOp(x, inner, bias, op.results[0].type)])
 
     def is_layer(self, op: CallOp, weight: SSAValue) -> bool:
         """Whether a call is that of a module by its own weight, or by the weight of a layer."""
@@ -157,7 +182,7 @@ class RecognizeLinear(RewritePattern):
 
 @dataclass(frozen=True)
 class RecognizeLinears(ModulePass):
-    """imported → imported, linears as `gq.matmul_t`: linear, addmm, mm and matmul with a weight.
+    """imported → grouped, linears as `gq.matmul_t`: linear, addmm, mm and matmul with a weight.
 
     Linears are of floats, and their input varies. Those of a module that multiplies by several
     weights are told apart in their locations, by the weight.

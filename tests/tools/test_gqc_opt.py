@@ -124,7 +124,8 @@ FLOAT = KERNEL.replace("0 : index\n", "0 : index\n  %f = arith.constant 1.0 : f3
         (FLOAT, ("-t", "llvm"), "does not print arith.constant here: constants are of type index"),
         (GROUPED, ("-p", "assign-layouts{target=sm_90}"), "assign-layouts takes a module of the "
          "stage 'legal': gq.matmul_t: no decision says how it is done; in `%y = gq.matmul_t"),
-        (GROUPED, ("-p", "lower-to-tile{target=sm_90}"), "lower-to-tile takes a module between"),
+        (GROUPED, ("-p", "lower-to-tile{target=sm_90}"), "lower-to-tile takes a module of the "
+         "stage 'kernels': gq.matmul_t: no decision says how it is done; in"),
         (GROUPED, ("-p", "legalize{target=sm_70}"), "unknown target 'sm_70'"),
     ],
 )  # fmt: skip

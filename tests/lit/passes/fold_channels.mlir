@@ -1,6 +1,6 @@
 // What all readers of an activation do to its channels moves into the weights that it comes from.
 // RUN: gqc-opt %s -p fold-channels | filecheck %s
-// RUN: gqc-opt %s -p fold-channels,fold-weights | filecheck %s --check-prefix FOLDED
+// RUN: gqc-opt %s -p 'fold-channels,quantize-weights{schemes="*=keep"},legalize{target=cpu_avx2},assign-layouts{target=cpu_avx2},fold-weights' | filecheck %s --check-prefix FOLDED
 
 // A factor goes into one side of a product; a permutation into both, and through SiLU.
 // CHECK-LABEL: func.func @gated

@@ -40,6 +40,18 @@ func.func @addmm(%x : tensor<?x8xf32>) -> tensor<?x4xf32> {
   func.return %y : tensor<?x4xf32>
 }
 
+// So does a weight that a linear layer reads transposed.
+// CHECK-LABEL: func.func @linear_of_transposed
+// CHECK-NEXT:    %w = gq.weight @w : tensor<8x4xf32>
+// CHECK-NEXT:    %wt = gq.transpose %w : tensor<8x4xf32> -> tensor<4x8xf32>
+// CHECK-NEXT:    %y = gq.matmul_t %x, %wt : (tensor<?x8xf32>, tensor<4x8xf32>) -> tensor<?x4xf32>
+func.func @linear_of_transposed(%x : tensor<?x8xf32>) -> tensor<?x4xf32> {
+  %w = gq.weight @w : tensor<8x4xf32>
+  %t = fx.call "aten.t.default"(%w) : (tensor<8x4xf32>) -> tensor<4x8xf32>
+  %y = fx.call "aten.linear.default"(%x, %t) : (tensor<?x8xf32>, tensor<4x8xf32>) -> tensor<?x4xf32>
+  func.return %y : tensor<?x4xf32>
+}
+
 // alpha and beta of 1 say nothing.
 // CHECK-LABEL: func.func @addmm_with_ones
 // CHECK:         %y = gq.matmul_t %x, %wt bias %b : (
