@@ -41,6 +41,7 @@ from gqc.dialects.gq_codebooks import CODEBOOK_TYPES
 from gqc.dialects.gq_concat import ConcatOp
 from gqc.dialects.gq_fused import FusedOp, YieldOp
 from gqc.dialects.gq_launch import LaunchOp
+from gqc.dialects.gq_materialize import MaterializeOp, StoreOp
 
 TENSOR_SCALE = TensorType(f32, [1])
 """Type of the scale of a whole tensor."""
@@ -427,6 +428,8 @@ Gq = Dialect(
         GatherChannelsOp,
         RotateChannelsOp,
         ConcatOp,
+        MaterializeOp,
+        StoreOp,
     ],
     [BlockScaledType, LayoutAttr, DecisionAttr, ScheduleAttr, *map(type, CODEBOOK_TYPES.values())],
 )

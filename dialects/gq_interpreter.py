@@ -5,7 +5,7 @@ A value of block-scaled type is a `BlockScaled`; every other tensor is a torch t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -34,12 +34,25 @@ Values = tuple[Any, ...]
 
 @register_impls
 class GqFunctions(InterpreterFunctions):
-    def __init__(self, weights: Mapping[str, torch.Tensor | BlockScaled]):
+    """`weights` is the side store; what is materialized is put into it."""
+
+    def __init__(self, weights: MutableMapping[str, torch.Tensor | BlockScaled]):
         self.weights = weights
 
     @impl(gq.WeightOp)
     def run_weight(self, interpreter: Interpreter, op: gq.WeightOp, args: Values) -> Values:
         return (self.weights[op.key],)
+
+    @impl(gq.MaterializeOp)
+    def run_materialize(
+        self, interpreter: Interpreter, op: gq.MaterializeOp, args: Values
+    ) -> Values:
+        return interpreter.run_ssacfg_region(op.body, (), op.name)
+
+    @impl(gq.StoreOp)
+    def run_store(self, interpreter: Interpreter, op: gq.StoreOp, args: Values) -> Values:
+        self.weights.update(zip(op.keys, args, strict=True))
+        return ()
 
     @impl(gq.QcastOp)
     def run_qcast(self, interpreter: Interpreter, op: gq.QcastOp, args: Values) -> Values:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from xdsl.dialects.builtin import ModuleOp
@@ -12,6 +13,7 @@ from xdsl.interpreters.func import FuncFunctions
 from xdsl.interpreters.scf import ScfFunctions
 
 from gqc.dialects.fx_interpreter import FxFunctions
+from gqc.dialects.gq import MaterializeOp
 from gqc.dialects.gq_interpreter import GqFunctions
 from gqc.dialects.tile_interpreter import TileFunctions
 from gqc.dialects.tile_quantize_interpreter import QuantizeFunctions
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from gqc.formats.block_scaled import BlockScaled
 
 
-def interpreter(module: ModuleOp, weights: Mapping[str, torch.Tensor | BlockScaled]) -> Interpreter:
+def interpreter(
+    module: ModuleOp, weights: MutableMapping[str, torch.Tensor | BlockScaled]
+) -> Interpreter:
     """An interpreter of every dialect of gqc; `weights` is the side store, by name."""
     interpreter = Interpreter(module)
     standard = (FuncFunctions(), ArithFunctions(), ScfFunctions())
@@ -39,5 +43,12 @@ def run(
     args: Sequence[Any],
     function: str = "forward",
 ) -> tuple[Any, ...]:
-    """Results of a function of the module: user outputs, then mutated buffers."""
-    return interpreter(module, weights).call_op(function, tuple(args))
+    """Results of a function of the module: user outputs, then mutated buffers.
+
+    Work on weights comes first (`gq.materialize`), into a store of its own before `weights`.
+    """
+    found = interpreter(module, ChainMap({}, weights))  # pyright: ignore[reportArgumentType]
+    for op in module.ops:
+        if isinstance(op, MaterializeOp):
+            found.run_op(op, ())
+    return found.call_op(function, tuple(args))

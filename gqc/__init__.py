@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gqc.checkpoints.save import save as save
-    from gqc.compiler import compile as compile
+    from gqc.driver.compile import compile as compile
+    from gqc.driver.generator import generator as generator
+    from gqc.driver.load import load as load
+    from gqc.driver.report import Report as Report
     from gqc.errors import GqcError as GqcError
-    from gqc.generation import generator as generator
-    from gqc.loading import load as load
     from gqc.mixed_precision import search as search
     from gqc.quantization import quantize as quantize
-    from gqc.report import Report as Report
     from gqc.schemes import Scheme as Scheme
 
 EXPORTS = {
-    "compile": "gqc.compiler",
+    "compile": "gqc.driver.compile",
     "GqcError": "gqc.errors",
-    "generator": "gqc.generation",
-    "load": "gqc.loading",
-    "Report": "gqc.report",
+    "generator": "gqc.driver.generator",
+    "load": "gqc.driver.load",
+    "Report": "gqc.driver.report",
     "Scheme": "gqc.schemes",
     "quantize": "gqc.quantization",
     "save": "gqc.checkpoints.save",

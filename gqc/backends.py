@@ -11,7 +11,7 @@ from gqc.dialects.tile import KernelOp
 from gqc.errors import GqcError
 
 if TYPE_CHECKING:
-    from gqc.compilation import Kernel
+    from gqc.driver.result import Kernel
 
 Launcher = Callable[..., None]
 """Runs a kernel on (x [..., K], parts…, bias?, y [..., N]), contiguous, and writes y."""

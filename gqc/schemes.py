@@ -412,3 +412,8 @@ class Patterns:
             for pattern, _ in self.entries
             if pattern not in modules and not (pattern in wild and fnmatch.filter(modules, pattern))
         ]
+
+
+def wildcard(layer: str) -> str:
+    """The layer's name with numbers for stars."""
+    return ".".join("*" if part.isdigit() else part for part in layer.split("."))

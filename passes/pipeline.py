@@ -36,10 +36,6 @@ class Stage:
     name: str
     passes: tuple[ModulePass, ...]
 
-    def replacing(self, kind: type[ModulePass], pass_: ModulePass) -> Stage:
-        """The stage with another pass in the place of those of a kind."""
-        return Stage(self.name, tuple(pass_ if isinstance(p, kind) else p for p in self.passes))
-
 
 def pipeline(
     schemes: tuple[str, ...],
@@ -83,7 +79,7 @@ def pipeline(
                 LowerQuantizers(target),  # gq.launch of tile kernels that quantize activations
                 LowerToTile(target),  # gq.launch of tile kernels, bias in the epilogue
                 FuseEpilogues(),  # activations, residuals, SiLU·mul into the matmul before
-                FoldWeights(),  # quantize and pack, once, now
+                FoldWeights(),  # gq.materialize: quantize and pack, once, before the model runs
             ),
         ),
     )

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.progress import (
-    BarColumn,
     DownloadColumn,
     MofNCompleteColumn,
-    Progress,
-    TextColumn,
+    ProgressColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 
 from gqc.checkpoints.source import Outlined, Source
+from gqc.progress import bar_of
 
 
 class Bar:
@@ -24,17 +22,12 @@ class Bar:
     """
 
     def __init__(self, source: Source, names: list[str], done: int, shown: bool | None):
-        console = Console(stderr=True)
-        columns = [MofNCompleteColumn(), TimeRemainingColumn()]
+        columns: list[ProgressColumn] = [MofNCompleteColumn(), TimeRemainingColumn()]
         self.sizes = dict.fromkeys(names, 1)
         if isinstance(source, Outlined):
             self.sizes = {name: source.bytes_of(name) for name in names}
             columns = [DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
-        shown = console.is_terminal if shown is None else shown
-        text = TextColumn("{task.description}", markup=False)
-        self.progress = Progress(
-            text, BarColumn(), *columns, console=console, transient=True, disable=not shown
-        )
+        self.progress = bar_of(shown, *columns)
         before = sum(self.sizes[name] for name in names[:done])
         self.task = self.progress.add_task(
             "writing", total=sum(self.sizes.values()), completed=before

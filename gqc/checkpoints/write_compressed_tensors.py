@@ -29,8 +29,7 @@ from gqc.checkpoints.weights import Weight
 from gqc.checkpoints.writer import Form, Tensors, Writer
 from gqc.formats.block_scaled import BlockScaled
 from gqc.formats.elements import INTEGER_BITS
-from gqc.report import wildcard
-from gqc.schemes import Scheme
+from gqc.schemes import Scheme, wildcard
 
 if TYPE_CHECKING:
     from gqc.dialects.gq import BlockScaledType

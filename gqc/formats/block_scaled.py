@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -98,3 +99,15 @@ def repeated(part: torch.Tensor, times: int, dim: int) -> torch.Tensor:
 
     bytes_ = part.view(torch.uint8) if part.dtype.itemsize == 1 else part
     return bytes_.repeat_interleave(times, dim).view(part.dtype)
+
+
+def sqnr(weight: torch.Tensor, quantized: BlockScaled) -> float:
+    """10·log10(Σw² / Σ(w − ŵ)²) in dB, ŵ computed in float32; inf for an exact representation."""
+    import torch
+
+    signal = noise = torch.zeros((), dtype=torch.float64)
+    for rows, part in quantized.slices():
+        exact = weight[rows].detach()
+        signal = signal + exact.double().square_().sum()
+        noise = noise + part.dequantize().sub_(exact).double().square_().sum()
+    return (10 * torch.log10(signal / noise)).item() if noise else math.inf

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import fx, nn
 
-from gqc.arguments import calibration_inputs, refuse_model
 from gqc.dialects.gq import BlockScaledType
 from gqc.errors import GqcError
+from gqc.frontend.arguments import calibration_inputs, refuse_model
 from gqc.frontend.linears import copy_shared
 from gqc.mixed_precision.decode_time import Rates, rates_of
 from gqc.mixed_precision.found import Chosen, Found

@@ -15,7 +15,7 @@ from gqc.dialects import gq
 from gqc.dialects.gq_channels import ChannelOp
 from gqc.frontend.capture import inference, split_inputs
 from gqc.frontend.linears import is_conv1d, is_linear
-from gqc.passes.helpers import layer_name, matmuls
+from gqc.passes.helpers import layer_names, matmuls
 from gqc.quantization.quantized import Quantized
 from gqc.quantizers import microscaling
 from gqc.quantizers.statistics import SAMPLE
@@ -67,7 +67,8 @@ def input_formats(module: ModuleOp, weights: Mapping[str, Any]) -> dict[str, Inp
         matrix = type_.with_block([1, type_.block.data[-1].data])
         stored = None if cast.tensor_scale is None else cast.tensor_scale.owner
         scale = weights[stored.key].squeeze() if isinstance(stored, gq.WeightOp) else None
-        formats[layer_name(matmul)] = InputFormat(matrix, cast.scale_rule.data, scale)
+        format_ = InputFormat(matrix, cast.scale_rule.data, scale)
+        formats |= dict.fromkeys(layer_names(matmul, matmul.weight), format_)
     return formats
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from gqc.checkpoints.weights import Prescaled, Rotated, Transposed, Weight, dense
 from gqc.checkpoints.writer import unwrapped
 from gqc.errors import GqcError
+from gqc.formats.block_scaled import sqnr
 from gqc.formats.elements import ELEMENTS
 from gqc.formats.microscaling import nvfp4_tensor_scale
 from gqc.formats.rotation import rotate
@@ -22,7 +23,6 @@ from gqc.quantization.input_error import InputFormat, input_sqnr
 from gqc.quantization.layers import Layer
 from gqc.quantization.quantized import Fact
 from gqc.quantizers import Statistics, microscaling, quantize, underflow
-from gqc.report import sqnr
 from gqc.schemes import Scheme
 
 

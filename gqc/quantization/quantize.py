@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import fx, nn
 
-from gqc.arguments import calibration_inputs, refuse_model
 from gqc.errors import GqcError
+from gqc.frontend.arguments import calibration_inputs, refuse_model
 from gqc.frontend.linears import copy_shared
 from gqc.passes.helpers import count
+from gqc.progress import bar_of
 from gqc.quantization.journal import Journal, fingerprint
 from gqc.quantization.layers import Layer, layers_of
 from gqc.quantization.observe import observe
@@ -115,15 +115,6 @@ def refuse_calibration(layers: Sequence[Layer], inputs: Sequence[Any] | None) ->
     using = any(layer.scheme and layer.scheme.uses_calibration for layer in layers)
     if inputs is not None and not using:
         raise GqcError("calibration inputs are given, but no scheme makes use of them")
-
-
-def bar_of(shown: bool | None) -> Progress:
-    """A progress bar, that is shown or not; None is where standard error is a terminal."""
-    console = Console(stderr=True)
-    shown = console.is_terminal if shown is None else shown
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    text = TextColumn("{task.description}", markup=False)
-    return Progress(text, *columns, console=console, transient=True, disable=not shown)
 
 
 class Run:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gqc.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from gqc.checkpoints.writer import Form, form_of
-from gqc.report import wildcard
+from gqc.schemes import wildcard
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult

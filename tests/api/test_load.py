@@ -21,10 +21,10 @@ from transformers import PreTrainedModel
 import gqc
 from gqc.checkpoints.checkpoint import open_checkpoint
 from gqc.checkpoints.weights import BlockScaled, dense
+from gqc.driver.stored_weights import codes_of
 from gqc.errors import GqcError
 from gqc.quantizers import rtn
 from gqc.schemes import parse_scheme
-from gqc.stored_weights import codes_of
 
 WITHOUT_LAYERS = {("dense", "one"), ("dense", "sharded"), ("gpt_oss", "mxfp4"), ("gqc", "experts")}
 """Dense, or of experts, which are no linear layers."""

@@ -16,8 +16,8 @@ from xdsl.rewriter import Rewriter
 
 import gqc
 from gqc.dialects import gq
+from gqc.driver.report import Report, Row
 from gqc.quantizers import QUANTIZERS
-from gqc.report import Report, Row
 from gqc.schemes import parse_scheme
 
 
@@ -153,6 +153,7 @@ def test_one_weight_in_one_format_by_two_rules():
     assert first.format == second.format and first.weight == second.weight
     assert first.sqnr == pytest.approx(measured_sqnr(model[0].weight, schemes["0"]), abs=1e-3)
     assert second.sqnr == pytest.approx(measured_sqnr(model[0].weight, schemes["1"]), abs=1e-3)
+    assert first.sqnr is not None and second.sqnr is not None
     assert abs(first.sqnr - second.sqnr) > 0.1
     assert report.bytes == first.bytes + second.bytes
 

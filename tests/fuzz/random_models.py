@@ -27,10 +27,10 @@ import gqc
 from gqc.dialects import gq
 from gqc.dialects.interpret import run
 from gqc.dialects.text import parse_ir, print_ir
+from gqc.driver.materialize import materialize
 from gqc.frontend.capture import capture
 from gqc.frontend.export_fx import export_fx
 from gqc.frontend.import_fx import import_fx
-from gqc.passes.fold_weights import FoldWeights, FoldWeightsInto
 from gqc.passes.helpers import matmuls, weight_of
 from gqc.passes.pipeline import Stage, pipeline, run_stages
 from gqc.quantizers import QUANTIZERS, microscaling
@@ -426,9 +426,7 @@ class Case:
         """The model captured and compiled whole, and the answer of what each pass leaves."""
         imported = import_fx(capture(self.model, (self.x,)))
         target = resolve("cpu").name
-        into = FoldWeightsInto(imported.weights, lambda *seen: None)
-        stages = pipeline((f"*={self.scheme}",), target)
-        stages = [self.prepared(stage).replacing(FoldWeights, into) for stage in stages]
+        stages = [self.prepared(stage) for stage in pipeline((f"*={self.scheme}",), target)]
         ends = {stage.name for stage in stages[1:]}
         seen: dict[str, str] = {}
 
@@ -448,6 +446,7 @@ class Case:
             self.answers[name] = run(parse_ir(text), imported.weights, (self.x,))
 
         run_stages(imported.module, stages, after)
+        materialize(imported.module, imported.weights)
         return export_fx(imported)
 
     def prepared(self, stage: Stage) -> Stage:

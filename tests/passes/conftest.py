@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
 from gqc.dialects.text import parse_ir
-from gqc.passes.fold_weights import FoldWeights, FoldWeightsInto, Observer, Store
-from gqc.passes.pipeline import Stage, pipeline
+from gqc.driver.materialize import Observer, Store, materialize
+from gqc.passes.pipeline import Stage, extend, pipeline
 
 SPELLINGS = {
     # How torch spells x · Wᵀ (+ b): the shape of the weight, and the call with and without a bias.
@@ -74,15 +75,27 @@ def weights() -> Callable[..., dict[str, torch.Tensor]]:
     return make
 
 
+@dataclass(frozen=True)
+class Materialize(ModulePass):
+    """Weights are computed into a store."""
+
+    name = "materialize"
+
+    store: Store
+    observe: Observer
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        materialize(op, self.store, self.observe)
+
+
 @pytest.fixture(scope="session")
 def stages_over() -> Callable[..., tuple[Stage, ...]]:
-    """The stages of a compilation that folds weights into a store."""
+    """The stages of a compilation that computes weights into a store."""
 
     def make(
         store: Store, target: str, *schemes: str, observe: Observer = lambda *seen: None
     ) -> tuple[Stage, ...]:
-        into = FoldWeightsInto(store, observe)
-        return tuple(s.replacing(FoldWeights, into) for s in pipeline(schemes, target))
+        return extend(pipeline(schemes, target), {"kernels": [Materialize(store, observe)]})
 
     return make
 

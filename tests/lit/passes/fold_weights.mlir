@@ -1,6 +1,15 @@
-// fold-weights: what depends on weights alone is computed once, into weights of other names. On IR
-// alone only the names change; with a store, the dense weights that no one reads leave it.
+// fold-weights: what depends on weights alone is computed once, into weights of other names.
 // RUN: gqc-opt %s -p fold-weights | filecheck %s
+
+// CHECK:      gq.materialize {
+// CHECK-NEXT:   %w = gq.weight @fc.weight : tensor<64x128xbf16>
+// CHECK-NEXT:   %q = gq.qcast %w by "rtn" "minmax"
+// CHECK-NEXT:   %p, %s, %z = gq.pack %q layout <k_words>
+// CHECK-NEXT:   gq.store %p, %s, %z to [@fc.weight_packed, @fc.weight_scale, @fc.weight_zero] :
+// CHECK:        gq.store {{.*}} to [@shared_packed, @shared_scale] :
+// CHECK:        gq.store {{.*}} to [@shared_packed_, @shared_scale_] :
+// CHECK:        %[[NORM:.*]] = gq.scale_channels {{.*}} along 0
+// CHECK-NEXT:   gq.store %[[NORM]] to [@norm.weight] : tensor<64xf32>
 
 // CHECK-LABEL: func.func @forward
 // CHECK-NEXT:    %weight_packed = gq.weight @fc.weight_packed : tensor<64x16xi32>

@@ -25,6 +25,7 @@ from gqc.checkpoints.weights import (
 )
 from gqc.checkpoints.writer import unwrapped
 from gqc.dialects import gq
+from gqc.driver.report import CastKey
 from gqc.errors import GqcError
 from gqc.formats.block_scaled import BlockScaled, repeated
 from gqc.frontend.graph_modules import tensor_of
@@ -34,7 +35,6 @@ from gqc.legality import undecoded, unscaled
 from gqc.passes.adopt_weights import Entry
 from gqc.passes.helpers import count
 from gqc.passes.quantize_activations import input_scale
-from gqc.report import CastKey
 from gqc.runtime.embedding import QuantizedEmbedding, takes
 
 STACKS = 3

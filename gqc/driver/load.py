@@ -13,7 +13,7 @@ from torch import nn
 from gqc.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from gqc.checkpoints.configs import without_quantization
 from gqc.checkpoints.gguf import Gguf
-from gqc.compiler import compile
+from gqc.driver.compile import compile
 from gqc.errors import GqcError
 
 GENERATION = "generation_config.json"

@@ -1,4 +1,4 @@
-"""What is known of a compilation: the IR of every stage, the kernels, the report."""
+"""What `gqc.compile` gives: the model, with the IR of every stage, the kernels, the report."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
+from torch import nn
 from xdsl.dialects.builtin import ModuleOp
 
 from gqc.backends import BACKENDS, Backend
 from gqc.dialects import tile
 from gqc.dialects.text import parse_ir, print_ir
+from gqc.driver.report import Report
 from gqc.errors import GqcError
 from gqc.passes.pipeline import Stage, run_stages
-from gqc.report import Report
 from gqc.targets import TARGETS
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from gqc.codegen.triton import KernelArtifacts
     from gqc.codegen.triton.offline import Resources
 
@@ -98,7 +97,7 @@ class Kernel:
 
 
 @dataclass(frozen=True, eq=False)
-class Compilation:
+class Result:
     """How one model was compiled. `source` is the captured module, `result` the last stage's."""
 
     source: ModuleOp
@@ -133,7 +132,7 @@ class Compilation:
         """What happened to each layer, and why; prints as a table."""
         return self.summary
 
-    def __deepcopy__(self, memo: dict) -> Compilation:
+    def __deepcopy__(self, memo: dict) -> Result:
         return self
 
     def __reduce__(self) -> tuple:
@@ -148,25 +147,46 @@ def restore_kernel(text: str) -> Kernel:
     return Kernel(op)
 
 
-def restore(source: str, result: str, *rest: Any) -> Compilation:
+def restore(source: str, result: str, *rest: Any) -> Result:
     """A compilation from the texts that it is pickled as."""
-    return Compilation(parse_ir(source), parse_ir(result), *rest)
+    return Result(parse_ir(source), parse_ir(result), *rest)
 
 
 ATTACHED = ("compilation", "ir", "kernels", "report")
 """What a compiled model has of its own."""
 
 
-def attach(model: nn.Module, compilation: Compilation) -> nn.Module:
+class CompiledModel(nn.Module):
+    """A compiled model, for type checkers: its class is the model's own, or `fx.GraphModule`."""
+
+    compilation: Result
+    kernels: list[Kernel]
+    """Every kernel that it may launch."""
+
+    def ir(self, name: str = "kernels") -> str:
+        """Text of the IR after a stage (`imported`, `grouped`, `legal`, `kernels`) or a pass."""
+        return self.compilation.ir(name)
+
+    def report(self) -> Report:
+        """What happened to each layer, and why; prints as a table."""
+        return self.compilation.report()
+
+    if TYPE_CHECKING:
+        # What else the model has.
+        def __getattr__(self, name: str) -> Any: ...
+        def __getitem__(self, key: Any) -> Any: ...
+
+
+def attach(model: nn.Module, result: Result) -> CompiledModel:
     """Give a compiled model its `compilation`, `ir`, `kernels` and `report`."""
-    model.compilation = compilation  # pyright: ignore[reportArgumentType]
-    model.ir = compilation.ir  # pyright: ignore[reportArgumentType]
-    model.kernels = compilation.kernels  # pyright: ignore[reportArgumentType]
-    model.report = compilation.report  # pyright: ignore[reportArgumentType]
+    model.compilation = result  # pyright: ignore[reportArgumentType]
+    model.ir = result.ir  # pyright: ignore[reportArgumentType]
+    model.kernels = result.kernels  # pyright: ignore[reportArgumentType]
+    model.report = result.report  # pyright: ignore[reportArgumentType]
     for module in model.modules():
         if is_pretrained(module):
             module.save_pretrained = refuse_saving  # pyright: ignore[reportArgumentType]
-    return model
+    return cast(CompiledModel, model)
 
 
 def is_pretrained(module: nn.Module) -> bool:

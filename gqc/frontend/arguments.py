@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
+from xdsl.dialects.builtin import ModuleOp
 
-from gqc.compilation import Compilation
 from gqc.errors import GqcError
 from gqc.frontend.capture import Inputs, split_inputs
 from gqc.frontend.graph_modules import GroupedQuantModule
@@ -24,7 +24,7 @@ SOURCE = ("names", "read", "origin", "activation")
 def refuse_model(model: nn.Module) -> None:
     """Raise GqcError on a model that is compiled already, or whose shapes are not known yet."""
     compiled = isinstance(model, GroupedQuantModule)
-    if isinstance(vars(model).get("compilation"), Compilation):
+    if is_compiled(model):
         compiled = compiled or not any(map(is_dense_linear, model.modules()))
     if compiled:
         raise GqcError(
@@ -36,6 +36,11 @@ def refuse_model(model: nn.Module) -> None:
             f"{lazy[0]} has no shape yet, as lazy modules have not before they are called: run the "
             "model on an input first"
         )
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether a model is what `gqc.compile` gave, or a copy of it."""
+    return isinstance(getattr(vars(model).get("compilation"), "result", None), ModuleOp)
 
 
 def is_dense_linear(module: nn.Module) -> bool:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from gqc.checkpoints.checkpoint import open_checkpoint
-from gqc.compiler import compile
+from gqc.driver.compile import compile
+from gqc.driver.load import empty_model
 from gqc.errors import GqcError
-from gqc.loading import empty_model
 
 FIRST_DYNAMIC = 2
 """torch.compile takes the positions 0 and 1, as such sizes, for cases of their own."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
-    from rich.console import Console, ConsoleOptions, RenderResult
+from gqc.schemes import wildcard
 
-    from gqc.formats.block_scaled import BlockScaled
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
 
 
 INPUT_COST = (
@@ -174,11 +172,6 @@ def same_bits(rows: Sequence[Row]) -> str:
     )
 
 
-def wildcard(layer: str) -> str:
-    """The layer's name with numbers for stars."""
-    return ".".join("*" if part.isdigit() else part for part in layer.split("."))
-
-
 def compact(names: Sequence[str]) -> str:
     """Names of kernels, the buckets of one matmul together: `matmul_…_{m16, any}`."""
     stems: dict[str, list[str]] = {}
@@ -203,15 +196,3 @@ def spread(ratios: Sequence[float | None]) -> str:
     known = sorted(ratio for ratio in ratios if ratio is not None)
     ends = dict.fromkeys(f"{ratio:.1f}" for ratio in (*known[:1], *known[-1:]))
     return "…".join(ends)
-
-
-def sqnr(weight: torch.Tensor, quantized: BlockScaled) -> float:
-    """10·log10(Σw² / Σ(w − ŵ)²) in dB, ŵ computed in float32; inf for an exact representation."""
-    import torch
-
-    signal = noise = torch.zeros((), dtype=torch.float64)
-    for rows, part in quantized.slices():
-        exact = weight[rows].detach()
-        signal = signal + exact.double().square_().sum()
-        noise = noise + part.dequantize().sub_(exact).double().square_().sum()
-    return (10 * torch.log10(signal / noise)).item() if noise else math.inf

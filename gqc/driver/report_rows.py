@@ -12,12 +12,12 @@ from xdsl.ir import Attribute, SSAValue
 from gqc.dialects import fx, gq
 from gqc.dialects.gq_channels import ChannelOp, reason_of
 from gqc.dialects.torch_types import DTYPES, ELEMENT_TYPES
+from gqc.driver.materialize import Quantized
+from gqc.driver.report import CastKey, Row
 from gqc.frontend.linears import is_linear, peculiarity
 from gqc.frontend.routers import routers
-from gqc.passes.fold_weights import Quantized
 from gqc.passes.helpers import layer_name, layer_names, matmuls, merged, weight_of
 from gqc.passes.order_of_k import BATCH
-from gqc.report import CastKey, Row
 
 
 def rows_of(module: ModuleOp) -> Iterator[Row]:
@@ -188,13 +188,16 @@ DONE: dict[type[ChannelOp], str] = {
 
 def channels_kept(module: ModuleOp) -> dict[str, str]:
     """What layers do to the channels of their inputs as the model runs, once `fold-channels` has
-    folded the rest, by layer."""
+    folded the rest, by layer: of a module that keeps the grouped contract."""
     kept: dict[str, str] = {}
     for matmul in matmuls(module):
         op, said = matmul.x.owner, []
+        if isinstance(op, gq.QcastOp):
+            op = op.source.owner
         while isinstance(op, ChannelOp):
             said.append(f"its input is {DONE[type(op)]} as the model runs: {reason_of(op)}")
             op = op.source.owner
         if said:
-            kept[layer_name(matmul)] = "; ".join(reversed(said))
+            names = layer_names(matmul, matmul.weight)
+            kept |= dict.fromkeys(names, "; ".join(reversed(said)))
     return kept
