@@ -18,7 +18,14 @@ from xdsl.utils.exceptions import VerifyException
 from gqc.dialects import fx, gq, tile
 from gqc.dialects.text import where
 from gqc.passes.helpers import weight_of
-from gqc.passes.recognize_linears import depends_on_input, peculiarity, weight_read
+from gqc.passes.recognize_linears import (
+    LINEARS,
+    argument,
+    peculiarity,
+    varies,
+    weight_on_left,
+    weight_read,
+)
 
 Ops = type[Operation] | tuple[type[Operation], ...]
 
@@ -62,17 +69,22 @@ def codes_go_to(*ops: type[Operation]) -> Callable[[Operation], bool]:
     return lambda op: gives_codes(op) and not all(isinstance(r, ops) for r in readers(op))
 
 
-def is_linear(call: Operation) -> bool:
-    """Whether a call of a linear layer reads a stored weight."""
-    return isinstance(call, fx.CallOp) and weight_read(call)
+def reads_weight(call: Operation) -> bool:
+    """Whether a call is a product with a stored weight, on either side."""
+    return isinstance(call, fx.CallOp) and (weight_read(call) or weight_on_left(call))
 
 
 def is_peculiar(call: Operation) -> bool:
+    """Whether it is more than a linear layer, or another product."""
     return isinstance(call, fx.CallOp) and weight_read(call) and peculiarity(call) is not None
 
 
 def is_constant(call: Operation) -> bool:
-    return isinstance(call, fx.CallOp) and weight_read(call) and not depends_on_input(call)
+    """Whether its other operand does not vary."""
+    if not isinstance(call, fx.CallOp) or not reads_weight(call):
+        return False
+    x = argument(call, LINEARS[call.callee.data].x) if weight_read(call) else call.operands[1]
+    return not varies(x)
 
 
 def decision(op: Operation) -> str:
@@ -140,7 +152,7 @@ CALLS: Contract = (
     Row(
         "Any other product with a stored weight is a gq.matmul_t.",
         fx.CallOp,
-        is_linear,
+        reads_weight,
         "a product with a stored weight is a gq.matmul_t after recognize-linears",
     ),
     Row("What else torch computes is opaque, a product of two activations too.", fx.CallOp),

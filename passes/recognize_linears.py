@@ -14,6 +14,7 @@ from xdsl.dialects.builtin import (
     NameLoc,
     NoneAttr,
     StringAttr,
+    TensorType,
 )
 from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.passes import ModulePass
@@ -25,7 +26,7 @@ from xdsl.pattern_rewriter import (
 )
 
 from gqc.dialects import gq
-from gqc.dialects.fx import CallOp, OperandAttr
+from gqc.dialects.fx import CallOp, OperandAttr, call
 from gqc.frontend.locations import module_path
 from gqc.passes.helpers import layer_name, matmuls, replace, weight_of
 
@@ -46,6 +47,9 @@ LINEARS: dict[str, Linear] = {
     "aten.mm.default": Linear(x=0, weight=1, bias=None, transposed=False),
     "aten.matmul.default": Linear(x=0, weight=1, bias=None, transposed=False),
 }
+
+PRODUCTS = ("aten.mm.default", "aten.matmul.default")
+"""Callees whose weight may be on the left."""
 
 TRANSPOSES: dict[str, tuple[tuple[int, ...], ...]] = {
     "aten.t.default": ((),),
@@ -102,6 +106,16 @@ def weight_read(call: CallOp) -> bool:
     return isinstance(weight.owner, gq.WeightOp) or transposed_weight(weight) is not None
 
 
+def weight_on_left(call: CallOp) -> bool:
+    """Whether a product is of a stored matrix of floats, on the left, by matrices."""
+    if call.callee.data not in PRODUCTS or len(call.operands) != 2:
+        return False
+    weight, x = call.operands
+    is_weight = isinstance(weight.owner, gq.WeightOp)
+    is_matrix = is_weight and len(gq.tensor_shape(weight)) == 2 <= len(gq.tensor_shape(x))
+    return is_matrix and isinstance(gq.element_type(weight), AnyFloat)
+
+
 def peculiarity(call: CallOp) -> str | None:
     """Why a product with a stored weight is no linear layer; None if it is one."""
     linear = LINEARS[call.callee.data]
@@ -118,11 +132,10 @@ def peculiarity(call: CallOp) -> str | None:
     return None
 
 
-def depends_on_input(call: CallOp) -> bool:
-    """Whether the input of a product with a stored weight varies: it is not computed from weights
-    alone."""
+def varies(value: SSAValue | None) -> bool:
+    """Whether a value is not computed from weights alone."""
     seen: set[SSAValue] = set()
-    left = [argument(call, LINEARS[call.callee.data].x)]
+    left = [value]
     while left:
         value = left.pop()
         if value is None or value in seen:
@@ -180,18 +193,50 @@ class RecognizeLinear(RewritePattern):
         return key in self.layers or (path is not None and key == f"{path}.weight".lstrip("."))
 
 
+@dataclass
+class TurnProduct(RewritePattern):
+    """W · x, of a stored weight and what varies, is (xᵀ · Wᵀ)ᵀ: a linear layer of transposes."""
+
+    constants: set[SSAValue]
+
+    @op_type_rewrite_pattern
+    def match_and_rewrite(self, op: CallOp, rewriter: PatternRewriter) -> None:
+        if not weight_on_left(op) or op.operands[1] in self.constants:
+            return
+        weight, x = op.operands
+        before = turned(x)
+        linear = call(
+            "aten.linear.default", [before.results[0], weight], {}, [swapped(op.results[0])]
+        )
+        after = call("aten.transpose.int", [linear.results[0], -2, -1], {}, [op.results[0].type])
+        replace(rewriter, op, [before, linear, after])
+
+
+def turned(x: SSAValue) -> CallOp:
+    """A call that swaps the last two dimensions."""
+    return call("aten.transpose.int", [x, -2, -1], {}, [swapped(x)])
+
+
+def swapped(value: SSAValue) -> TensorType:
+    """The type of a tensor with its last two dimensions swapped."""
+    *outer, rows, columns = gq.tensor_shape(value)
+    return TensorType(gq.element_type(value), [*outer, columns, rows])
+
+
 @dataclass(frozen=True)
 class RecognizeLinears(ModulePass):
     """imported → grouped, linears as `gq.matmul_t`: linear, addmm, mm and matmul with a weight.
 
-    Linears are of floats, and their input varies. Those of a module that multiplies by several
-    weights are told apart in their locations, by the weight.
+    Linears are of floats, and their input varies; a weight may be on either side. Those of a module
+    that multiplies by several weights are told apart in their locations, by the weight.
     """
 
     name = "recognize-linears"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         constants = constant_values(op)
+        turn = PatternRewriteWalker(TurnProduct(constants), apply_recursively=False)
+        turn.rewrite_module(op)
         for _ in range(2):  # the second time for products of constants by weights found the first
             layers = {weight.key for m in matmuls(op) if (weight := weight_of(m.weight))}
             pattern = RecognizeLinear(constants, layers)
@@ -211,12 +256,14 @@ def erase_unused_transposes(module: ModuleOp) -> None:
 
 
 def name_by_weights(module: ModuleOp) -> None:
-    """Name layers that have the name of one module by their weights (`attn.in_proj_weight`)."""
+    """Name layers by their weights where they have the name of one module (`attn.in_proj_weight`),
+    or where the weight is that of a module inside (`mixer.dt_proj`)."""
     layers = [(m, layer_name(m), w.key) for m in matmuls(module) if (w := weight_of(m.weight))]
     weights: dict[str, set[str]] = {}
     for _, name, key in layers:
         weights.setdefault(name, set()).add(key)
     for matmul, name, key in layers:
-        if len(weights[name]) > 1:
+        inside = key.endswith(".weight") and key.removesuffix(".weight").startswith(f"{name}.")
+        if len(weights[name]) > 1 or inside:
             line = matmul.location.location if isinstance(matmul.location, NameLoc) else NoneAttr()
             matmul.location = NameLoc(StringAttr(key.removesuffix(".weight")), line)

@@ -20,6 +20,15 @@ func.func @transposed(%x : tensor<?x32xf32>) -> tensor<?x8xf32> {
 
 // -----
 
+// CHECK: contract 'grouped': fx.call: a product with a stored weight is a gq.matmul_t after recognize-linears
+func.func @left(%x : tensor<32x?xf32>) -> tensor<8x?xf32> {
+  %w = gq.weight @w : tensor<8x32xf32>
+  %y = fx.call "aten.mm.default"(%w, %x) : (tensor<8x32xf32>, tensor<32x?xf32>) -> tensor<8x?xf32>
+  func.return %y : tensor<8x?xf32>
+}
+
+// -----
+
 // CHECK: contract 'grouped': gq.weight: only gq.matmul_t may read a block-scaled value
 func.func @codes_in_torch(%x : tensor<?x32xf32>) -> tensor<?x8xf32> {
   %w = gq.weight @w : tensor<8x32x!gq.block_scaled<1x32 : f16 : si4>>

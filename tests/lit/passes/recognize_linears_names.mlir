@@ -1,5 +1,6 @@
 // recognize-linears names a layer for its module, or where the module multiplies by several weights,
-// for the weight (torch's MultiheadAttention); the line of source stays.
+// or reads that of a module inside, for the weight (torch's MultiheadAttention); the line of source
+// stays.
 // RUN: gqc-opt %s -p recognize-linears --print-debuginfo | filecheck %s
 
 // CHECK:      %y = gq.matmul_t %x, %q : {{.*}} loc("attn.in_proj_weight"("model.py":7:0))
