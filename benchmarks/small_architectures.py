@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.export import Dim
 
 Inputs = dict[str, Any]
 
@@ -17,13 +18,14 @@ Inputs = dict[str, Any]
 class Architecture:
     """How to build a model, its inputs for a batch and a length, and whether it generates tokens.
 
-    package: what it needs besides transformers.
+    package: what it needs besides transformers. dynamic_shapes: as of `gqc.compile`.
     """
 
     build: Callable[[], nn.Module]
     inputs: Callable[[int, int], Inputs]
     generates: bool = False
     package: str = ""
+    dynamic_shapes: Any = None
 
 
 ARCHITECTURES: dict[str, Architecture] = {}
@@ -132,6 +134,7 @@ def add(
     inputs: Callable[[int, int], Inputs],
     options: dict[str, Any],
     generates: bool = False,
+    dynamic_shapes: Any = None,
 ) -> None:
     """An architecture of transformers: its class, or `AutoModel…`, and its config."""
 
@@ -140,7 +143,7 @@ def add(
         cls = getattr(transformers, kind)
         return randomized(cls.from_config(made) if kind.startswith("Auto") else cls(made))
 
-    ARCHITECTURES[name] = Architecture(build, inputs, generates)
+    ARCHITECTURES[name] = Architecture(build, inputs, generates, dynamic_shapes=dynamic_shapes)
 
 
 def causal(name: str, config: str, **options: Any) -> None:
@@ -206,6 +209,46 @@ causal(
     num_attention_heads=4,
     max_position_embeddings=128,
     word_embed_proj_dim=32,
+)
+causal("gemma", "GemmaConfig", **HEADS)
+causal("phi", "PhiConfig", **DECODER)
+causal("starcoder2", "Starcoder2Config", **DECODER, sliding_window=8)
+causal("stablelm", "StableLmConfig", **DECODER)
+causal("smollm3", "SmolLM3Config", **DECODER)
+causal("nemotron", "NemotronConfig", **DECODER)
+causal("olmoe", "OlmoeConfig", **DECODER, num_experts=4, num_experts_per_tok=2)
+causal("minimax", "MiniMaxConfig", **HEADS, num_local_experts=4, num_experts_per_tok=2)
+causal(
+    "deepseek_v2",
+    "DeepseekV2Config",
+    **{**DECODER, **EXPERTS, "num_key_value_heads": 4},
+    n_group=2,
+    topk_group=1,
+    first_k_dense_replace=1,
+    n_routed_experts=4,
+    n_shared_experts=1,
+    q_lora_rank=32,
+    kv_lora_rank=32,
+    qk_rope_head_dim=16,
+    qk_nope_head_dim=16,
+    v_head_dim=16,
+)
+causal(
+    "falcon_h1",
+    "FalconH1Config",
+    **HEADS,
+    mamba_d_ssm=128,
+    mamba_n_heads=8,
+    mamba_d_head=16,
+    mamba_n_groups=1,
+    mamba_d_state=16,
+)
+causal(
+    "recurrent_gemma",
+    "RecurrentGemmaConfig",
+    **{**DECODER, "num_hidden_layers": 3},
+    lru_width=64,
+    attention_window_size=16,
 )
 causal("mamba", "MambaConfig", **SMALL, **IDS, state_size=16, time_step_rank=32)
 causal(
@@ -337,20 +380,41 @@ add(
     },
     generates=True,
 )
+SPEECH = {
+    **ENCODER,
+    "conv_dim": (32, 32),
+    "conv_stride": (5, 4),
+    "conv_kernel": (10, 4),
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+}
+FREE_LENGTH = {"input_values": {0: Dim.AUTO, 1: Dim.AUTO}}
 add(
     "wav2vec2",
     "Wav2Vec2ForCTC",
     "Wav2Vec2Config",
     waves,
-    {
-        **ENCODER,
-        "conv_dim": (32, 32),
-        "conv_stride": (5, 4),
-        "conv_kernel": (10, 4),
-        "num_feat_extract_layers": 2,
-        "num_conv_pos_embeddings": 16,
-        "num_conv_pos_embedding_groups": 4,
-    },
+    SPEECH,
+    dynamic_shapes=FREE_LENGTH,
+)
+add("wavlm", "WavLMForCTC", "WavLMConfig", waves, SPEECH, dynamic_shapes=FREE_LENGTH)
+add(
+    "swin",
+    "SwinForImageClassification",
+    "SwinConfig",
+    pixels,
+    {"image_size": 32, "patch_size": 2, "embed_dim": 32, "depths": (2, 2), "num_heads": (2, 4)},
+)
+SWITCH = {**OWN, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4}
+add("mt5", "MT5ForConditionalGeneration", "MT5Config", text_to_text, SWITCH, generates=True)
+add(
+    "switch",
+    "SwitchTransformersForConditionalGeneration",
+    "SwitchTransformersConfig",
+    text_to_text,
+    {**SWITCH, "num_experts": 4, "num_decoder_layers": 2},
+    generates=True,
 )
 
 
