@@ -194,7 +194,27 @@ class GroupedQuantLinear(GroupedQuantModule, LinearFace):
 
     @weight.setter
     def weight(self, value: Any) -> None:
-        self.refuse_write()
+        own = isinstance(value, QuantizedWeight) and value.layer is self
+        marker = isinstance(value, torch.Tensor) and not value.numel()  # of a state dict
+        if not own and not marker:
+            self.refuse_write()
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """The layer's state, and a tensor of no elements for its weight: a dense model refuses
+        that, where it may pass over a name that is missing (`strict=False`)."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = torch.empty(0, dtype=self.dtype)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Load a compiled layer's state; a dense weight is an error."""
+        *_, errors = rest
+        given = state_dict.pop(f"{prefix}weight", None)
+        if given is not None and given.numel():
+            errors.append(
+                f"{prefix}weight is packed, and no dense weight can be loaded into it: load "
+                "weights before gqc.compile"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         if name == "weight":

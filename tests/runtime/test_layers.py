@@ -6,6 +6,7 @@ import copy
 import io
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -249,15 +250,33 @@ def test_save_pretrained_names_what_saves(tmp_path) -> None:
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize("strict", [True, False])
 def test_a_dense_model_does_not_take_packed_weights(
-    compile_model: Compile, build: Compile, tmp_path
+    strict: bool, compile_model: Compile, build: Compile, tmp_path
 ) -> None:
-    compiled = compile_model("layers")
-    with pytest.raises(RuntimeError, match=r'Missing key.*"up\.weight"'):
-        build().load_state_dict(compiled.state_dict())
+    """However it is loaded, and the other way round; compiled models take each other's state."""
+    compiled, dense = compile_model("layers"), build()
+    with pytest.raises(RuntimeError, match=r"size mismatch for up\.weight"):
+        dense.load_state_dict(compiled.state_dict(), strict=strict)
+    with pytest.raises(RuntimeError, match=r"up\.weight is packed, and no dense weight can be"):
+        compiled.load_state_dict(dense.state_dict(), strict=strict)
+    compiled.load_state_dict(compiled.state_dict(), strict=strict)
     save_model(compiled, tmp_path / "model.safetensors")
+    load_model(compiled, tmp_path / "model.safetensors", strict=strict)
+    with pytest.raises(RuntimeError, match=r"size mismatch for up\.weight"):
+        load_model(dense, tmp_path / "model.safetensors", strict=strict)
     with pytest.raises(RuntimeError, match=r'Missing key.*"up\.weight"'):
-        load_model(build(), tmp_path / "model.safetensors")
+        dense.load_state_dict(compile_model("whole").state_dict())
+
+
+def test_from_pretrained_does_not_take_packed_weights(tmp_path: Path) -> None:
+    model = llama()
+    model.config.save_pretrained(tmp_path)
+    save_model(
+        gqc.compile(model, scheme="int8_g32"), str(tmp_path / "model.safetensors"), {"format": "pt"}
+    )
+    with pytest.raises(Exception, match=r"mismatch"):
+        type(model).from_pretrained(tmp_path)
 
 
 def test_adapters_train_on_compiled_layers_and_are_saved(tmp_path) -> None:
