@@ -14,12 +14,16 @@ from typing import Any
 from gqc.checkpoints.awq import Awq
 from gqc.checkpoints.compressed_tensors import CompressedTensors
 from gqc.checkpoints.files import Tensors, option
+from gqc.checkpoints.fp8 import Fp8
 from gqc.checkpoints.gptq import Gptq
-from gqc.checkpoints.reader import Reader
+from gqc.checkpoints.reader import Reader, warn_of_inputs
 from gqc.errors import GqcError
 
 DENSE_BITS = 16
 """Layers of this many bits, and more, are not quantized."""
+
+ROTATIONS = ("rotation_config", "spinquant_config")
+"""Keys of what is done to inputs as the model runs."""
 
 Config = Mapping[str, Any]
 
@@ -51,6 +55,14 @@ def dynamic(config: Config) -> dict[str, Any]:
         f"-:{key}" if is_dense(changes) else f"+:{key}": changes
         for key, changes in patterns.items()
     }
+
+
+def fp8(config: Config) -> dict[str, Any]:
+    """The config of FP8, whose reader tells from shapes what each scale is for."""
+    kind, group = option(config, "data_type", str, ""), config.get("group_size")
+    if not kind.startswith("fp") or option(config, "bits", int, 8) != 8:
+        raise GqcError(f"quantization config: data_type is {kind!r} in a layout of FP8")
+    return {"weight_block_size": group if isinstance(group, list) else None}
 
 
 def exceptions(config: Config) -> dict[str, dict[str, Any]]:
@@ -131,8 +143,8 @@ PACKINGS: dict[str, Packing] = {
     "auto_gptq": V1,
     "gptq": V1,
     "llm_compressor": Packing(CompressedTensors, floats),
-    "fp8_static": Packing(CompressedTensors, floats),
-    "fp8": Packing(CompressedTensors, floats),
+    "fp8_static": Packing(Fp8, fp8),
+    "fp8": Packing(Fp8, fp8),
     "auto": V1,
 }
 """Layouts by a part of `packing_format`, which is `auto_round:LAYOUT`."""
@@ -142,9 +154,17 @@ KERNELS = ("", "exllamav2", "tritonv2", "triton", "marlin", "cuda")
 
 def auto_round(tensors: Tensors, quantization: dict[str, Any], config: dict[str, Any]) -> Reader:
     """The reader of a checkpoint by AutoRound. Raises GqcError on a layout that is not known."""
-    packing = packing_of(option(quantization, "packing_format", str, "auto_round:auto_gptq"))
-    if rotation := quantization.get("rotation_config"):
-        raise GqcError(f"quantization config: rotation_config {rotation!r} is not read")
+    is_fp8 = option(quantization, "data_type", str, "").startswith("fp")
+    usual = "auto_round:fp8" if is_fp8 else "auto_round:auto_gptq"
+    packing = packing_of(option(quantization, "packing_format", str, usual))
+    for key in ROTATIONS:
+        if rotation := quantization.get(key):
+            raise GqcError(
+                f"quantization config: {key} {rotation!r} is not read: export without rotations"
+            )
+    bits = option(quantization, "act_bits", int, DENSE_BITS)
+    if bits < DENSE_BITS and packing.reader in (Gptq, Awq):
+        warn_of_inputs(f"{bits} bits")
     return packing.reader(tensors, packing.translate(quantization), config)
 
 

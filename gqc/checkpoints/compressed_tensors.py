@@ -53,13 +53,17 @@ class Weights:
         bits = option(config, "num_bits", int, 8)
         group = group_size(config) if config.get("group_size") is not None else None
         strategy = option(config, "strategy", str, "group" if group else "tensor")
-        block = option(config, "block_structure", list, [])
+        block = config.get("block_structure") or []
+        if isinstance(block, str):  # as older versions write it: 128x128
+            block = [int(extent) if extent.isdecimal() else 0 for extent in block.split("x")]
         if kind not in ("int", "float") or not 1 <= bits <= 8:
             raise GqcError(f"quantization config: weights of {bits} bits, type {kind!r}")
         if strategy in ("group", "tensor_group") and group is None:
             raise GqcError(f"quantization config: strategy {strategy!r} needs a group_size")
         if strategy == "block" and not (
-            len(block) == 2 and all(type(extent) is int and extent > 0 for extent in block)
+            isinstance(block, list)
+            and len(block) == 2
+            and all(type(extent) is int and extent > 0 for extent in block)
         ):
             raise GqcError(f"quantization config: block_structure is {block!r}, expected [A, B]")
         symmetric = option(config, "symmetric", bool, True)
@@ -214,6 +218,7 @@ class Group:
     layout: Layout
     weights: Weights
     inputs: dict[str, Any]
+    outputs: bool = False
 
     def is_for(self, layer: str) -> bool:
         """Whether a target is a layer's name, or a pattern that matches it."""
@@ -296,9 +301,11 @@ class CompressedTensors(Reader):
 
     def __init__(self, tensors: Tensors, quantization: dict[str, Any], config: dict[str, Any]):
         super().__init__(tensors, quantization, config)
-        if (sparsity := quantization.get("sparsity_config")) and sparsity != {"format": "dense"}:
+        sparsity = option(quantization, "sparsity_config", dict, {})
+        if sparsity and (form := sparsity.get("format")) != "dense":
             raise GqcError(
-                "quantization config: sparsity_config is set; sparse weights are not read"
+                f"quantization config: sparsity_config has the format {form!r}; sparse weights are "
+                "not read: save the model with dense ones"
             )
         self.form = option(quantization, "format", str, "")
         groups = option(quantization, "config_groups", dict, {})
@@ -315,12 +322,13 @@ class CompressedTensors(Reader):
         """Warn of what is quantized beside weights and their inputs. Raises GqcError on nothing."""
         left = [f"{name}, which has no weights" for name in groups]
         left += [] if not quantization.get("kv_cache_scheme") else ["kv_cache_scheme"]
+        left += [] if not any(group.outputs for group in self.groups) else ["output_activations"]
         if not self.groups and not left and not quantization.get("transform_config"):
             raise GqcError("quantization config: config_groups is empty")
         if left:
             warnings.warn(
                 f"quantization config: {', '.join(left)}: attention and its cache are left as "
-                "they are",
+                "they are, and so are outputs of layers",
                 stacklevel=4,
             )
 
@@ -352,7 +360,8 @@ class CompressedTensors(Reader):
         targets = option(config, "targets", list, [])
         check_targets(targets)
         inputs = option(config, "input_activations", dict, {})
-        return Group(tuple(targets), LAYOUTS[form], weights, inputs)
+        outputs = bool(config.get("output_activations"))
+        return Group(tuple(targets), LAYOUTS[form], weights, inputs, outputs)
 
     def group_of(self, layer: str) -> Group:
         """The group of a layer: one that names it, or else one for its class.

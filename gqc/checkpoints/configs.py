@@ -39,6 +39,9 @@ OWN_FILES = (
 QUANTIZED = (".qweight", ".weight_packed", ".W_q")
 """Ends of names of tensors that no dense checkpoint has."""
 
+LOW_RANK = (".svdquant_lora_a", ".svdquant_lora_b", ".wscales", ".wcscales", ".wtscale")
+"""Ends of names of SVDQuant's tensors, by ModelOpt and Nunchaku."""
+
 UNREAD = {
     "mlx": "MLX's layout; convert the model from its original weights",
     "bitnet": "ternary weights in a packing of its own",
@@ -51,7 +54,10 @@ UNREAD = {
     "exl3": "ExLlamaV3's trellis codes",
     "eetq": "codes in the order of a GPU kernel",
     "quanto": "tensors that only optimum-quanto reads",
-    "quark": "Quark's layout; export it to compressed-tensors or GGUF",
+    "paroquant": "rotations of pairs of channels as the model runs",
+    "fp_quant": "codes under a Hadamard rotation of its own",
+    "svdquant": "codes beside products of low rank; quantize the model anew, as NVFP4 say",
+    "gguf": "blocks of GGUF in safetensors; give the .gguf file",
     "marlin": "codes in the order of a GPU kernel",
     "qqq": "codes in the order of a GPU kernel",
     "sinq": "scales along both dimensions",
@@ -70,17 +76,27 @@ def quantization_of(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
             if quantization and not isinstance(quantization, dict):
                 raise GqcError(f"{folder}: {key} is {quantization!r}, not an object")
             if quantization:
-                is_mlx = "quant_method" not in quantization and quantization.keys() >= MLX_KEYS
-                return {**quantization, "quant_method": "mlx"} if is_mlx else quantization
+                is_mlx = not method_of(quantization) and quantization.keys() >= MLX_KEYS
+                return with_method(quantization, "mlx" if is_mlx else None)
     for own in OWN_FILES:
         if (path := folder / own.name).is_file():
             content = read_json(path)
             quantization = content.get(own.key) if own.key else content
             if not isinstance(quantization, dict):
                 raise GqcError(f"{path}: {own.key} is {quantization!r}, not an object")
-            method = own.method or quantization.get("quant_method")
-            return {**quantization, "quant_method": quantization.get("quant_method") or method}
+            return with_method(quantization, own.method)
     return {}
+
+
+def method_of(quantization: Mapping[str, Any]) -> Any:
+    """The method that a config names: GPTQModel calls it `method`, all others `quant_method`."""
+    return quantization.get("quant_method") or quantization.get("method")
+
+
+def with_method(quantization: dict[str, Any], default: str | None) -> dict[str, Any]:
+    """A config whose `quant_method` is the one that it names, or else a default."""
+    method = method_of(quantization) or default
+    return {**quantization, "quant_method": method} if method else quantization
 
 
 def without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,12 +113,20 @@ def without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def refuse_unsaid(where: Path, names: Iterable[str]) -> None:
     """Raise GqcError if a tensor is part of a quantized weight: no config says of which kind."""
+    names = list(names)
+    refuse_low_rank(where, names)
     if name := next((name for name in names if name.endswith(QUANTIZED)), None):
         files = ", ".join(("config.json", *(own.name for own in OWN_FILES)))
         raise GqcError(
             f"{where}: {name} is part of a quantized weight, but no quantization config says how: "
             f"none in {files}"
         )
+
+
+def refuse_low_rank(where: Path, names: Iterable[str]) -> None:
+    """Raise GqcError if a tensor is one of SVDQuant's, which adds a product of low rank."""
+    if name := next((name for name in names if name.endswith(LOW_RANK)), None):
+        raise GqcError(f"{where}: {name} is SVDQuant's, which is not read ({UNREAD['svdquant']})")
 
 
 def unknown_method(where: Path, method: Any, known: list[str]) -> GqcError:

@@ -1,7 +1,8 @@
 """FP8: codes of E4M3, or E5M2, under factors for a whole weight, for each row, or for blocks.
 
 Blocks of 128×128 are DeepSeek-V3's and transformers' (`weight_scale_inv`); one factor a weight is
-AutoFP8's and Mistral's; one a row is fbgemm's. The shape of the factors says which.
+AutoFP8's and Mistral's; one a row is fbgemm's. The shape of the factors says which. GPTQModel
+stores divisors by the same name, and says so.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ BLOCK = (128, 128)
 
 CACHE = ("k_scale", "v_scale", "q_scale", "kv_scale")
 """Last parts of names of what quantizes attention and its cache."""
+
+INVERSE = "inverse"
+"""What GPTQModel's configs say of scales that weights were multiplied by."""
 
 FP8_SCALES = (*SCALES, "F8_E8M0")
 
@@ -52,6 +56,15 @@ def float8(layer: Layer, part: str, block: tuple[int, int] = BLOCK) -> BlockScal
         )
     scale, size = finer(layer, part, FP8_SCALES, block, (n, k))
     return block_scaled(element, size, codes, scale)
+
+
+def inverted(weight: BlockScaled) -> BlockScaled:
+    """The weight under the reciprocals of its scales, in float32."""
+    scale = weight.scale.float()
+    if not bool((scale > 0).all()):
+        raise GqcError("scales that divide are not all positive")
+    block = tuple(weight.type.block_of(weight.codes.shape))
+    return block_scaled(weight.type.format.name, block, weight.codes, scale.reciprocal())
 
 
 def without_ones(spec: Spec) -> tuple[int, ...]:
@@ -85,11 +98,19 @@ class Fp8(Reader):
         if len(block) != 2 or any(type(extent) is not int or extent < 1 for extent in block):
             raise GqcError(f"quantization config: weight_block_size is {block!r}, expected [A, B]")
         self.block = (block[0], block[1])
+        semantics = quantization.get("weight_scale_semantics")
+        if semantics not in (None, INVERSE):
+            raise GqcError(
+                f"quantization config: weight_scale_semantics is {semantics!r}, expected "
+                f"{INVERSE!r} or none: save the model in one of these"
+            )
+        self.divides = semantics == INVERSE
         warn_of_cache(tensors)
 
     def weight(self, layer: Layer) -> BlockScaled:
         part = next(part for part in self.FACTORS if layer.has(part))
-        return float8(layer, part, self.block)
+        weight = float8(layer, part, self.block)
+        return layer.built(part, lambda: inverted(weight)) if self.divides else weight
 
     def activation(self, name: str) -> None:
         if self.quantized(name):

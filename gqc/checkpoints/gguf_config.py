@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from gqc.checkpoints.gguf_blocks import DENSE
 from gqc.checkpoints.gguf_file import GgufFile, Texts
 from gqc.checkpoints.gguf_rope import rope_parameters
 from gqc.errors import GqcError
@@ -102,6 +103,9 @@ REQUIRED = (("embedding_length",), ("attention.head_count",), EPSILONS)
 
 MOST_LAYERS = 1 << 10
 
+REMEDY = "load the checkpoint of safetensors that the file was made of"
+"""What can be done about a file whose model is not known to the letter."""
+
 KINDS = {
     "general.type": ("model",),
     "adapter.type": (),
@@ -110,8 +114,11 @@ KINDS = {
 }
 """Keys of other namespaces that say what a file is of, and the values that they may have."""
 
+QUANTIZATION, BLOCKS = "general.quantization_version", 2
+"""The key of the version of blocks, and the one that is read."""
+
 FLAGS: dict[str, tuple[str, ...]] = {
-    "attention_bias": ("attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias"),
+    "attention_bias": tuple(f"attn_{part}.bias" for part in ("q", "k", "v", "output", "qkv")),
     "attention_out_bias": ("attn_output.bias",),
     "use_qkv_bias": ("attn_q.bias", "attn_k.bias", "attn_v.bias"),
     "use_bias": ("attn_q.bias", "attn_output.bias", "ffn_up.bias", "ffn_down.bias"),
@@ -280,6 +287,12 @@ def check_whole(file: GgufFile, prefix: str, architecture: Architecture) -> None
 
 
 def check_kind(file: GgufFile) -> None:
+    """Raises GqcError on files of other things, and of other blocks than today's."""
+    version = file.metadata.get(QUANTIZATION, BLOCKS)
+    if version != BLOCKS and any(entry.type not in DENSE for entry in file.entries.values()):
+        raise GqcError(
+            f"{file.path}: {QUANTIZATION} is {version!r}, expected {BLOCKS}: convert the model anew"
+        )
     for key, allowed in KINDS.items():
         if (value := file.metadata.get(key)) is not None and value not in allowed:
             raise GqcError(f"{file.path}: {key} is {value!r}: it is not of a language model")
@@ -346,7 +359,7 @@ def windows(known: Hyperparameters, architecture: Architecture, config: Config) 
     pattern = known.get("attention.sliding_window_pattern", architecture.pattern)
     window = int(known.number("attention.sliding_window", architecture.window))
     if not architecture.pattern:
-        if window:
+        if window and not 0 < known.number("context_length", 0) <= window:
             known.read.discard("attention.sliding_window")
         return {}
     if architecture.pattern == 1:
@@ -367,7 +380,7 @@ def windows(known: Hyperparameters, architecture: Architecture, config: Config) 
 
 
 def check_gating(known: Hyperparameters, architecture: Architecture) -> None:
-    function = known.number("expert_gating_func", 0)
+    function = known.number("expert_gating_func", 0) or architecture.gating[0]
     if function not in architecture.gating:
         raise known.error(
             "expert_gating_func", f"is {function}, which {said(architecture)} has not"
@@ -389,7 +402,7 @@ def check_unread(known: Hyperparameters, config: Config, architecture: Architect
     if refused:
         raise GqcError(
             f"{known.file.path}: {said(architecture)} does not follow {', '.join(refused)}: "
-            "the model would compute something else without a word"
+            f"the model would compute something else without a word; {REMEDY}"
         )
 
 

@@ -168,6 +168,8 @@ def qwen3_next(known: Hyperparameters, config: Config) -> Config:
     values = config.get("linear_num_value_heads")
     inner = known.number("ssm.inner_size", 0)
     sizes = {"linear_value_head_dim": int(inner // values)} if inner and values else {}
+    if values and inner % values:
+        raise known.error("ssm.inner_size", f"is {inner}, for {values} heads")
     return dense_layers(known, config) | {"layer_types": kinds} | sizes
 
 

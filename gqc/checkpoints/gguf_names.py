@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from gqc.checkpoints.gguf_config import FLAGS, Architecture, Config, is_block
+from gqc.checkpoints.gguf_config import FLAGS, REMEDY, Architecture, Config, has, is_block
 from gqc.checkpoints.gguf_file import GgufFile
 from gqc.checkpoints.gguf_rope import FACTORS
 from gqc.checkpoints.weights import Transposed, Weight, dense
@@ -137,7 +137,7 @@ class Names:
         """What all parameters of a kind have otherwise: rows of q and k, weights of norms."""
         heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
         module = name.rpartition(".")[0].rpartition(".")[2]
-        if self.architecture.rotary and module in heads:
+        if self.architecture.rotary and module in heads and parameter.entries:
             count = self.config.get(heads[module])
             if count is None:
                 raise GqcError(
@@ -174,7 +174,7 @@ class Names:
             listed = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if others[5:] else "")
             raise GqcError(
                 f"{self.file.path}: {listed}: the model {self.config['model_type']} has no "
-                "parameter for that, and would compute something else without a word"
+                "parameter for that, and would compute something else without a word; " + REMEDY
             )
 
     def is_spare(self, entry: str, used: set[str]) -> bool:
@@ -308,11 +308,12 @@ def one_of_qkv(names: Names, name: str) -> Parameter | None:
 
 
 def zeros(names: Names, name: str) -> Parameter | None:
-    """A bias that the model has with others, where the file has only these: it adds nothing."""
+    """A bias that the model has with others, of any block, where the file has only these: it adds
+    nothing."""
     if (parameter := plain(names, name)) is not None or not name.endswith(".bias"):
         return parameter
     others = FLAGS["attention_bias"] if ".self_attn." in name else FLAGS["mlp_bias"]
-    if all(names.block(name, other) is None for other in others):
+    if not any(has(names.file, other) for other in others):
         return None
     shape = names.shapes[name]
     return Parameter((), lambda stored: torch.zeros(shape))

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 
 from gqc.checkpoints import microscaled
 from gqc.checkpoints.bits import unpack
+from gqc.checkpoints.configs import refuse_low_rank
 from gqc.checkpoints.files import Tensors, option
 from gqc.checkpoints.fp8 import BLOCK, CACHE, float8, warn_of_cache
 from gqc.checkpoints.reader import SCALES, Layer, Reader, warn_of_inputs
@@ -106,18 +108,28 @@ class Modelopt(Reader):
 
     def __init__(self, tensors: Tensors, quantization: dict[str, Any], config: dict[str, Any]):
         super().__init__(tensors, quantization, config)
-        self.algorithm = algorithm(quantization, (MIXED, *ALGORITHMS))
+        refuse_low_rank(tensors.paths[0], tensors.specs)
+        self.algorithm = None
+        if quantization.get("quant_algo") is not None or not self.is_dense():
+            self.algorithm = algorithm(quantization, (MIXED, *ALGORITHMS))
         layers = option(quantization, "quantized_layers", dict, {})
         self.layers = {name: value for name, value in layers.items() if isinstance(value, dict)}
         warn_of_cache(tensors)
+
+    def is_dense(self) -> bool:
+        """Whether no weight is quantized, as where only the cache is."""
+        return not any(name.endswith(".weight_scale") for name in self.tensors.specs)
 
     def config_of(self, layer: Layer) -> dict[str, Any]:
         """What the config says of a layer."""
         if self.algorithm != MIXED:
             return self.quantization
-        if layer.name not in self.layers:
-            raise layer.error("weight", "is quantized, but the config does not name its layer")
-        return self.layers[layer.name]
+        if layer.name in self.layers:
+            return self.layers[layer.name]
+        for pattern, config in self.layers.items():
+            if fnmatchcase(layer.name, pattern):
+                return config
+        raise layer.error("weight", "is quantized, but the config does not name its layer")
 
     def weight(self, layer: Layer) -> BlockScaled | Prescaled:
         config = self.config_of(layer)

@@ -160,6 +160,7 @@ CASES: dict[str, Case] = {
         "llama",
         keys={
             **{"attention.causal": True, "attention.scale": 0.25, "expert_count": 0},
+            **{"attention.sliding_window": 512, ":general.quantization_version": 2},
             **{"pooling_type": 3, "rope.scaling.finetuned": False, "vocab_size": 32000},
             **{"attention.key_length_swa": 16, "rope.dimension_count_swa": 16},
             **{"attention.head_count_kv": [2, 2], "rope.scaling.type": "linear"},
@@ -213,6 +214,9 @@ CASES: dict[str, Case] = {
         "llama",
         {"attention_bias": True},
         change=without_biases_of_o,
+    ),
+    "llama: qkv in one, with biases": Case(
+        "llama", "llama", {"attention_bias": True}, change=qkv_in_one
     ),
     "mixtral": Case("llama", "mixtral", HEAD | {"num_local_experts": 4}),
     "mixtral: a tensor for each expert": Case(
@@ -397,7 +401,7 @@ CASES: dict[str, Case] = {
         | {"n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1}
         | {"use_qk_norm": True, "attention_bias": True, "routed_scaling_factor": 1.5},
         {"rope.dimension_count": 8, "leading_dense_block_count": 1, "expert_shared_count": 1}
-        | {"expert_weights_scale": 1.5, "expert_weights_norm": True, "expert_gating_func": 2}
+        | {"expert_weights_scale": 1.5, "expert_weights_norm": True}
         | {"nextn_predict_layers": 1, "block_count": 3, "expert_count": 4},
     ),
     "deepseek v3": Case(

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints.packed import auto_round, awq, gptq
+import torch
+from checkpoints.packed import auto_round, awq, fp8, fp8_variant, gptq, modelopt, plain
 from checkpoints.peers import COMPRESSED_TENSORS
-from checkpoints.sample import LAYER, Sample
+from checkpoints.sample import LAYER, Sample, tensors_of
+from safetensors.torch import save
 
 from gqc.checkpoints.configs import OWN_FILES, UNREAD, without_quantization
 from gqc.checkpoints.weights import BlockScaled
@@ -181,13 +183,102 @@ def test_auto_rounds_floats_are_stored_as_compressed_tensors_has_them(
         ({"packing_format": "auto_round:mlx"}, "packing_format is 'auto_round:mlx', expected"),
         ({"packing_format": "auto_round:llm_compressor"}, "data_type 'int' of 4 bits in packing"),
         ({"data_type": "mx_fp"}, "data_type is 'mx_fp' in a layout of integers"),
-        ({"rotation_config": {"a": 1}}, "rotation_config {'a': 1} is not read"),
+        ({"rotation_config": {"a": 1}}, "rotation_config {'a': 1} is not read: export without"),
+        ({"spinquant_config": {"a": 1}}, "spinquant_config {'a': 1} is not read: export without"),
+        ({"packing_format": "auto_round:fp8"}, "data_type is 'int' in a layout of FP8"),
         ({"extra_config": {"a": 3}}, "extra_config of 'a' is no object"),
     ],
 )
 def test_what_is_not_read_of_auto_round(changes: Any, told: str, tmp_path: Path) -> None:
     with pytest.raises(GqcError, match=told):
         configured(auto_round("auto_round"), **changes).open(tmp_path)
+
+
+def test_scales_that_divide_are_said_to(tmp_path: Path) -> None:
+    """GPTQModel stores what weights were multiplied by, by the name that others give to factors."""
+    sample = configured(fp8(), weight_scale_semantics="inverse", weight_scale_method="block")
+    codes, scale = (
+        tensors_of(sample.files["model.safetensors"])[f"{LAYER}.{part}"]
+        for part in ("weight", "weight_scale_inv")
+    )
+    each = scale.reciprocal().double().repeat_interleave(16, 0).repeat_interleave(64, 1)
+    sample.parameters[f"{LAYER}.weight"] = codes.double() * each[:40, :96]
+    sample.check(tmp_path)
+    with pytest.raises(GqcError, match="weight_scale_semantics is 'direct', expected 'inverse'"):
+        configured(sample, weight_scale_semantics="direct").open(tmp_path)
+
+
+def test_a_method_may_be_called_method(tmp_path: Path) -> None:
+    configured(gptq(4, 1, True), quant_method=None, method="gptq").check(tmp_path)
+    (tmp_path / "fp8").mkdir()
+    said = {"method": "fp8", "format": "float8_e4m3fn", "weight_block_size": [16, 64]}
+    sample = fp8()
+    sample.files |= {"config.json": b"{}", "quantize_config.json": json.dumps(said).encode()}
+    assert sample.check(tmp_path / "fp8").format == "fp8"
+
+
+def test_sparsity_may_be_described_though_weights_are_dense(tmp_path: Path) -> None:
+    sparsity = {"format": "dense", "global_sparsity": 0.14, "sparsity_structure": "unstructured"}
+    sample = configured(COMPRESSED_TENSORS["pack_4bit"](), sparsity_config=sparsity)
+    sample.check(tmp_path)
+    with pytest.raises(GqcError, match="format 'sparse-24-bitmask'; sparse weights are not read"):
+        configured(sample, sparsity_config={"format": "sparse-24-bitmask"}).open(tmp_path)
+
+
+def of_groups(sample: Sample, **changes: Any) -> Sample:
+    groups = quantization_in(sample)["config_groups"]
+    return configured(sample, config_groups={name: g | changes for name, g in groups.items()})
+
+
+def test_blocks_in_words_and_outputs_of_compressed_tensors(tmp_path: Path) -> None:
+    sample = COMPRESSED_TENSORS["float_block"]()
+    weights = dict(quantization_in(sample)["config_groups"]["group_0"]["weights"])
+    weights["block_structure"] = "x".join(map(str, weights["block_structure"]))
+    of_groups(sample, weights=weights, output_activations={"num_bits": 8, "type": "int"})
+    with pytest.warns(UserWarning, match="output_activations: .* and so are outputs"):
+        sample.check(tmp_path)
+    with pytest.raises(GqcError, match=r"block_structure is \[0, 0\], expected \[A, B\]"):
+        of_groups(sample, weights=weights | {"block_structure": "axb"}).open(tmp_path)
+
+
+@pytest.mark.parametrize("said", [{"kv_cache_quant_algo": "FP8"}, {"quant_algo": None}])
+def test_modelopt_may_quantize_the_cache_alone(said: dict[str, Any], tmp_path: Path) -> None:
+    sample = plain(1)
+    said = {"producer": {"name": "modelopt"}, "quantization": said}
+    sample.files["hf_quant_config.json"] = json.dumps(said).encode()
+    assert sample.check(tmp_path).format == "modelopt"
+
+
+def test_layers_that_modelopt_names_by_patterns(tmp_path: Path) -> None:
+    layers = {"model.layers.*.mlp.*": {"quant_algo": "NVFP4", "group_size": 16}}
+    configured(modelopt("MIXED_PRECISION"), quantized_layers=layers).check(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["svdquant_lora_a", "wscales"])
+@pytest.mark.parametrize("make", [lambda: modelopt("NVFP4"), lambda: plain(1)])
+def test_products_of_low_rank_are_refused(
+    part: str, make: Callable[[], Sample], tmp_path: Path
+) -> None:
+    sample = make()
+    tensors = tensors_of(sample.files["model.safetensors"])
+    sample.files["model.safetensors"] = save({**tensors, f"{LAYER}.{part}": torch.ones(4, 64)})
+    with pytest.raises(GqcError, match=rf"{part} is SVDQuant's, which is not read \(codes beside"):
+        sample.open(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["rows", "blocks"])
+def test_fp8_of_auto_round(form: str, tmp_path: Path) -> None:
+    sample = fp8() if form == "blocks" else fp8_variant("row")
+    group = [16, 64] if form == "blocks" else -1
+    said = {"quant_method": "auto-round", "data_type": "fp", "bits": 8, "group_size": group}
+    sample.files["config.json"] = json.dumps({QUANTIZATION: said}).encode()
+    assert sample.check(tmp_path).format == "auto-round"
+
+
+def test_inputs_that_auto_round_quantizes_in_a_layout_of_integers_are_said(tmp_path: Path) -> None:
+    sample = configured(auto_round("auto_round:auto_gptq"), act_bits=8)
+    with pytest.warns(UserWarning, match="inputs that the checkpoint quantizes to 8 bits are left"):
+        sample.check(tmp_path)
 
 
 @pytest.mark.parametrize("method", UNREAD)

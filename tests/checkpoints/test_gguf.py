@@ -25,6 +25,7 @@ from checkpoints.gguf_cases import (
     MOE,
     SHARED,
     STATES,
+    STATES_KEYS,
     Case,
     scaling,
 )
@@ -284,6 +285,10 @@ REFUSED: dict[str, tuple[Case, str]] = {
         Case("granite", "granite", keys={"rope.scaling.finetuned": False}),
         "granite.rope.scaling.finetuned is False",
     ),
+    "states that heads do not divide": (
+        Case("qwen3next", "qwen3_next", SHARED | STATES, {**STATES_KEYS, "ssm.inner_size": 33}),
+        "ssm.inner_size is 33, for 4 heads",
+    ),
     "an adapter": (
         Case("llama", "llama", keys={":general.type": "adapter"}),
         "general.type is 'adapter'",
@@ -337,6 +342,20 @@ def test_biases_that_no_block_has_are_missing(tmp_path: Path) -> None:
         gqc.load(tmp_path / "model.gguf")
 
 
+@pytest.mark.filterwarnings("ignore:every layer was kept as it is")
+def test_a_bias_that_one_block_has_is_zero_in_others(tmp_path: Path) -> None:
+    model = tiny("llama", attention_bias=True)
+    last = "model.layers.1.self_attn.o_proj.bias"
+    for name, tensor in model.state_dict().items():
+        if name.endswith("bias") and name != last:
+            tensor.zero_()
+    tensors = {n: t for n, t in tensors_of(model, "llama") if "bias" not in n or t.any()}
+    assert [name for name in tensors if "bias" in name] == ["blk.1.attn_output.bias"]
+    write(tmp_path / "model.gguf", "llama", keys_of(model.config), tensors)
+    loaded = gqc.load(tmp_path / "model.gguf", dtype=torch.float32, target="cpu")
+    assert torch.equal(logits(loaded), logits(model))
+
+
 @pytest.mark.parametrize(
     ("name", "key"),
     [
@@ -351,6 +370,14 @@ def test_a_model_needs_what_only_its_metadata_can_say(name: str, key: str, tmp_p
     replace(case, keys=case.keys | {key: None}).write(tmp_path / "model.gguf")
     with pytest.raises(GqcError, match=f"has no {name}.{key}"):
         gqc.load(tmp_path / "model.gguf")
+
+
+def test_blocks_of_another_version_are_refused(tmp_path: Path) -> None:
+    keys = {":general.quantization_version": 1}
+    tensors = {"blk.0.ffn_down.weight": torch.ones(8, 32)}
+    write(tmp_path / "model.gguf", "llama", keys, tensors, dict.fromkeys(tensors, Type.Q4_0))
+    with pytest.raises(GqcError, match="quantization_version is 1, expected 2: convert the model"):
+        open_checkpoint(tmp_path / "model.gguf")
 
 
 def test_what_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
