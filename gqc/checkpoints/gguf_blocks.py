@@ -16,12 +16,6 @@ from gqc.checkpoints.bits import unpack
 Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 """Codes [..., block], scales [..., block / group], and zero points like these or None."""
 
-IQ4_TABLE = torch.tensor(
-    (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113), dtype=torch.int8
-)
-"""Values of the codes of IQ4_NL and IQ4_XS; they are integers of 8 bits themselves."""
-
-
 def f16(raw: torch.Tensor, start: int) -> torch.Tensor:
     """The f16 at a byte of each block, [..., 1]."""
     return raw[..., start : start + 2].contiguous().view(torch.float16)
@@ -112,14 +106,14 @@ def q6_k(raw: torch.Tensor) -> Parts:
 
 
 def iq4_nl(raw: torch.Tensor) -> Parts:
-    return IQ4_TABLE[nibbles(raw, 2, 16).int()], f16(raw, 0), None
+    return nibbles(raw, 2, 16), f16(raw, 0), None
 
 
 def iq4_xs(raw: torch.Tensor) -> Parts:
     """d, 2 bytes of eight scales' high bits, 4 of their low halves, 128 of codes."""
     low = unpack(raw[..., 4:8], 4, 8)
     scales = (low | unpack(raw[..., 2:4], 2, 8) << 4).view(torch.int8) - 32
-    return IQ4_TABLE[nibbles(raw, 8, 16).int()], f16(raw, 0).float() * scales, None
+    return nibbles(raw, 8, 16), f16(raw, 0).float() * scales, None
 
 
 def tq2_0(raw: torch.Tensor) -> Parts:
@@ -152,22 +146,21 @@ class BlockType:
 BLOCK_TYPES: dict[int, BlockType] = {
     2: BlockType("Q4_0", 32, 18, "si4", 32, q4_0),
     3: BlockType("Q4_1", 32, 20, "ui4", 32, q4_1),
-    6: BlockType("Q5_0", 32, 22, "si8", 32, q5_0),
-    7: BlockType("Q5_1", 32, 24, "ui8", 32, q5_1),
+    6: BlockType("Q5_0", 32, 22, "si5", 32, q5_0),
+    7: BlockType("Q5_1", 32, 24, "ui5", 32, q5_1),
     8: BlockType("Q8_0", 32, 34, "si8", 32, q8_0),
     10: BlockType("Q2_K", 256, 84, "ui2", 16, q2_k),
     11: BlockType("Q3_K", 256, 110, "si3", 16, q3_k),
     12: BlockType("Q4_K", 256, 144, "ui4", 32, q4_k),
-    13: BlockType("Q5_K", 256, 176, "ui8", 32, q5_k),
-    14: BlockType("Q6_K", 256, 210, "si8", 16, q6_k),
-    20: BlockType("IQ4_NL", 32, 18, "si8", 32, iq4_nl),
-    23: BlockType("IQ4_XS", 256, 136, "si8", 32, iq4_xs),
+    13: BlockType("Q5_K", 256, 176, "ui5", 32, q5_k),
+    14: BlockType("Q6_K", 256, 210, "si6", 16, q6_k),
+    20: BlockType("IQ4_NL", 32, 18, "iq4_nl", 32, iq4_nl),
+    23: BlockType("IQ4_XS", 256, 136, "iq4_nl", 32, iq4_xs),
     35: BlockType("TQ2_0", 256, 66, "ui2", 256, tq2_0),
     39: BlockType("MXFP4", 32, 17, "f4E2M1FN", 32, mxfp4),
     40: BlockType("NVFP4", 64, 36, "f4E2M1FN", 16, nvfp4),
 }
-"""Types that are read as they are stored, by their numbers in ggml; 5 and 6 bits take 8, and so do
-the values of IQ4's table."""
+"""Types that are read as they are stored, by their numbers in ggml."""
 
 DENSE: dict[int, torch.dtype] = {
     0: torch.float32,
