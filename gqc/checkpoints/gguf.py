@@ -20,6 +20,8 @@ from gqc.errors import GqcError
 from gqc.formats.block_scaled import BlockScaled
 from gqc.schemes import Scheme
 
+LITTLE = "convert it where it was made, or from the model's own checkpoint, to little-endian"
+
 
 class Gguf:
     """A reader of one model, of an architecture in the table, in one GGUF file or several.
@@ -83,7 +85,7 @@ class Gguf:
 
     def dense(self, entry: str, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
         count = math.prod(shape) * dtype.itemsize
-        tensor = self.file.bytes_of(entry, count).clone().view(dtype).view(shape)
+        tensor = self.file.bytes_of(entry, count, dtype.itemsize).clone().view(dtype).view(shape)
         if not is_finite(tensor):
             raise self.error(entry, "holds inf or NaN; the file is damaged")
         return tensor
@@ -100,6 +102,7 @@ class Gguf:
 
     def blocks(self, entry: str, block: BlockType, shape: tuple[int, ...]) -> BlockScaled:
         raw = self.raw(entry, block.name, block.elements, block.bytes, shape)
+        raw = self.little(entry, block, raw)
         codes, scale, zero = (
             None if part is None else part.flatten(-2).contiguous() for part in block.parts(raw)
         )
@@ -111,6 +114,17 @@ class Gguf:
         extents = (*(1 for _ in shape[:-1]), block.group)
         scales = self.tensor_scale(entry)
         return block_scaled(block.element, extents, codes, scale, zero, mode, scales)
+
+    def little(self, entry: str, block: BlockType, raw: torch.Tensor) -> torch.Tensor:
+        """Blocks [..., size] with their numbers little-endian."""
+        if not self.file.entries[entry].big:
+            return raw
+        if block.halves is None:
+            raise self.error(entry, f"is {block.name} in a big-endian file: {LITTLE}")
+        raw = raw.clone()
+        for at in block.halves:
+            raw[..., at : at + 2] = raw[..., at : at + 2].flip(-1)
+        return raw
 
     def tensor_scale(self, entry: str) -> torch.Tensor | None:
         """The scale of a whole tensor in NVFP4, which is in a tensor beside it."""
@@ -126,6 +140,8 @@ class Gguf:
         """A tensor of a type that is not codes under scales, decoded by the gguf package."""
         import gguf
 
+        if self.file.entries[entry].big:
+            raise self.error(entry, f"is of type {type} in a big-endian file: {LITTLE}")
         try:
             known = gguf.GGMLQuantizationType(type)
             elements, size = gguf.GGML_QUANT_SIZES[known]

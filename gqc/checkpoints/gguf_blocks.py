@@ -16,6 +16,7 @@ from gqc.checkpoints.bits import unpack
 Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 """Codes [..., block], scales [..., block / group], and zero points like these or None."""
 
+
 def f16(raw: torch.Tensor, start: int) -> torch.Tensor:
     """The f16 at a byte of each block, [..., 1]."""
     return raw[..., start : start + 2].contiguous().view(torch.float16)
@@ -133,7 +134,11 @@ def nvfp4(raw: torch.Tensor) -> Parts:
 
 @dataclass(frozen=True)
 class BlockType:
-    """One row: elements and bytes of a block, elements of a group, and what takes it apart."""
+    """One row: elements and bytes of a block, elements of a group, and what takes it apart.
+
+    halves: where a block has numbers of 16 bits, whose bytes big-endian files have the other way
+    round; None where such files are not known.
+    """
 
     name: str
     elements: int
@@ -141,24 +146,25 @@ class BlockType:
     element: str
     group: int
     parts: Callable[[torch.Tensor], Parts]
+    halves: tuple[int, ...] | None = None
 
 
 BLOCK_TYPES: dict[int, BlockType] = {
-    2: BlockType("Q4_0", 32, 18, "si4", 32, q4_0),
+    2: BlockType("Q4_0", 32, 18, "si4", 32, q4_0, (0,)),
     3: BlockType("Q4_1", 32, 20, "ui4", 32, q4_1),
     6: BlockType("Q5_0", 32, 22, "si5", 32, q5_0),
     7: BlockType("Q5_1", 32, 24, "ui5", 32, q5_1),
-    8: BlockType("Q8_0", 32, 34, "si8", 32, q8_0),
+    8: BlockType("Q8_0", 32, 34, "si8", 32, q8_0, (0,)),
     10: BlockType("Q2_K", 256, 84, "ui2", 16, q2_k),
     11: BlockType("Q3_K", 256, 110, "si3", 16, q3_k),
-    12: BlockType("Q4_K", 256, 144, "ui4", 32, q4_k),
+    12: BlockType("Q4_K", 256, 144, "ui4", 32, q4_k, (0, 2)),
     13: BlockType("Q5_K", 256, 176, "ui5", 32, q5_k),
-    14: BlockType("Q6_K", 256, 210, "si6", 16, q6_k),
+    14: BlockType("Q6_K", 256, 210, "si6", 16, q6_k, (208,)),
     20: BlockType("IQ4_NL", 32, 18, "iq4_nl", 32, iq4_nl),
     23: BlockType("IQ4_XS", 256, 136, "iq4_nl", 32, iq4_xs),
     35: BlockType("TQ2_0", 256, 66, "ui2", 256, tq2_0),
-    39: BlockType("MXFP4", 32, 17, "f4E2M1FN", 32, mxfp4),
-    40: BlockType("NVFP4", 64, 36, "f4E2M1FN", 16, nvfp4),
+    39: BlockType("MXFP4", 32, 17, "f4E2M1FN", 32, mxfp4, ()),
+    40: BlockType("NVFP4", 64, 36, "f4E2M1FN", 16, nvfp4, ()),
 }
 """Types that are read as they are stored, by their numbers in ggml."""
 

@@ -37,12 +37,14 @@ PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf$")
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor: its shape, slowest dimension first, its ggml type, and where it begins."""
+    """A tensor: its shape, slowest dimension first, its ggml type, where it begins, and whether
+    numbers in it are big-endian."""
 
     shape: tuple[int, ...]
     type: int
     start: int
     path: Path
+    big: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Cursor:
 
     def __init__(self, path: Path, data: mmap.mmap):
         self.path, self.data, self.at = path, data, 0
+        self.order = "<"
+        """Of bytes in numbers, as `struct` says it."""
 
     def error(self, text: str) -> GqcError:
         return GqcError(f"{self.path}: byte {self.at}: {text}")
@@ -70,8 +74,8 @@ class Cursor:
         return start
 
     def scalars(self, letter: str, count: int, what: str) -> tuple[Any, ...]:
-        start = self.skip(count * struct.calcsize(f"<{letter}"), what)
-        return struct.unpack_from(f"<{count}{letter}", self.data, start)
+        start = self.skip(count * struct.calcsize(f"={letter}"), what)
+        return struct.unpack_from(f"{self.order}{count}{letter}", self.data, start)
 
     def scalar(self, letter: str, what: str) -> Any:
         return self.scalars(letter, 1, what)[0]
@@ -126,11 +130,8 @@ class GgufPart:
             raise GqcError(f"{self.path}: begins with {cursor.data[:4]!r}, expected {MAGIC!r}")
         cursor.at = 4
         version = cursor.scalar(U32, "version")
-        if int.from_bytes(version.to_bytes(4, "little"), "big") in VERSIONS:
-            raise GqcError(
-                f"{self.path}: is big-endian, little-endian is expected: convert it with "
-                "gguf-convert-endian of the gguf package"
-            )
+        if (swapped := int.from_bytes(version.to_bytes(4, "little"), "big")) in VERSIONS:
+            version, cursor.order = swapped, ">"
         if version not in VERSIONS:
             raise GqcError(f"{self.path}: GGUF version {version}, expected one of {VERSIONS}")
         return cursor.scalar(U64, "number of tensors"), cursor.scalar(U64, "number of keys")
@@ -155,7 +156,7 @@ class GgufPart:
             found[name] = dims[::-1], cursor.scalar(U32, name), cursor.scalar(U64, name)
         start = self.aligned(cursor.at)
         return {
-            name: Entry(shape, type, start + offset, self.path)
+            name: Entry(shape, type, start + offset, self.path, cursor.order == ">")
             for name, (shape, type, offset) in found.items()
         }
 
@@ -194,8 +195,10 @@ class GgufFile:
         if not self.entries:
             raise GqcError(f"{self.path}: holds no tensors; it is of a tokenizer alone")
 
-    def bytes_of(self, name: str, count: int) -> torch.Tensor:
-        """The bytes of a tensor, uint8 [count], mapped. Raises GqcError if the file ends before."""
+    def bytes_of(self, name: str, count: int, width: int = 1) -> torch.Tensor:
+        """The bytes of a tensor, uint8 [count], mapped; numbers of `width` bytes are little-endian,
+        whatever the file's are. Raises GqcError if the file ends before.
+        """
         entry = self.entries[name]
         size, end = entry.path.stat().st_size, entry.start + count
         if end > size:
@@ -203,7 +206,8 @@ class GgufFile:
                 f"{entry.path}: {name} ends at byte {end}, the file at {size}; fetch it again"
             )
         mapped = torch.from_file(str(entry.path), False, size, dtype=torch.uint8)
-        return mapped[entry.start : end]
+        found = mapped[entry.start : end]
+        return found.view(-1, width).flip(1).flatten() if entry.big and width > 1 else found
 
 
 def parts_of(path: Path, count: Any) -> list[Path]:

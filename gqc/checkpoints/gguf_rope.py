@@ -173,7 +173,7 @@ def factors(file: GgufFile, name: str, dim: int) -> torch.Tensor:
         raise GqcError(f"{file.path}: {name} is of type {entry.type} {list(entry.shape)}, not F32")
     if dim and entry.shape[0] != dim // 2:
         raise GqcError(f"{file.path}: {name} has {entry.shape[0]} factors, expected {dim // 2}")
-    found = file.bytes_of(name, 4 * entry.shape[0]).clone().view(torch.float32)
+    found = file.bytes_of(name, 4 * entry.shape[0], 4).clone().view(torch.float32)
     if not bool((torch.isfinite(found) & (found > 0)).all()):
         raise GqcError(f"{file.path}: {name} has factors that are not positive numbers")
     return found

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 import torch
 from checkpoints.gguf_cases import Case
-from checkpoints.gguf_writer import write
+from checkpoints.gguf_writer import add_key, write
+from checkpoints.peers import blocks_of
+from gguf import GGMLQuantizationType as Type
+from gguf.scripts.gguf_convert_endian import convert_byteorder
 
 from gqc.checkpoints.checkpoint import open_checkpoint
+from gqc.checkpoints.weights import dense
 from gqc.errors import GqcError
 
 
@@ -89,18 +95,65 @@ def test_tensors_lie_as_the_file_says(alignment: int, tmp_path: Path) -> None:
         assert torch.equal(found, values + i)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("kind", ["big-endian", "no tensors"])
-def test_files_that_are_no_models_say_why(kind: str, tmp_path: Path) -> None:
-    endianess = gguf.GGUFEndian.BIG if kind == "big-endian" else gguf.GGUFEndian.LITTLE
-    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama", endianess=endianess)
+def test_a_file_without_tensors_says_so(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
     writer.add_head_count(2)
-    if kind == "big-endian":
-        writer.add_tensor("blk.0.attn_norm.weight", torch.arange(7.0).numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
-    if kind == "big-endian":
-        writer.write_tensors_to_file()
     writer.close()
-    told = {"big-endian": "convert it with gguf-convert-endian", "no tensors": "tokenizer alone"}
-    with pytest.raises(GqcError, match=told[kind]):
+    with pytest.raises(GqcError, match="tokenizer alone"):
         open_checkpoint(tmp_path / "model.gguf")
+
+
+SWAPPED = (None, Type.F16, Type.BF16, Type.Q4_0, Type.Q8_0, Type.Q4_K, Type.Q6_K, Type.MXFP4)
+
+
+def test_big_endian_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the gguf package's own tool writes them."""
+    keys = {"attention.head_count": 2, "rope.freq_base": 5e5, "context_length": 64}
+    keys["embedding_length"] = 32
+    path = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    for key, value in keys.items():
+        add_key(writer, f"llama.{key}", value)
+    writer.add_custom_alignment(64)
+    writer.add_tensor("rope_freqs.weight", np.arange(1, 9, dtype=np.float32))
+    for i, type in enumerate(SWAPPED):
+        if type in (None, Type.F16, Type.BF16):
+            values = np.arange(512, dtype=np.float32).reshape(2, 256) / 7
+            raw = values if type is None else gguf.quants.quantize(values, type)
+        else:
+            raw = blocks_of(type, 2, 256)
+        writer.add_tensor(f"blk.{i}.ffn_down.weight", raw, raw_dtype=type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    expected = open_checkpoint(path)
+    swapped = tmp_path / "swapped.gguf"
+    swapped.write_bytes(path.read_bytes())
+    monkeypatch.setattr("builtins.input", lambda text: "YES")
+    arguments = argparse.Namespace(order="big", dry_run=False, verbose=False)
+    convert_byteorder(gguf.GGUFReader(swapped, "r+"), arguments)
+    assert swapped.read_bytes()[4:8] == bytes([0, 0, 0, 3])
+    found = open_checkpoint(swapped)
+    assert found.config == expected.config and found.config["rope_parameters"]["rope_theta"] == 5e5
+    assert found.names() == expected.names() and len(found.names()) == len(SWAPPED)
+    for name in found.names():
+        weight, other = found.read(name), expected.read(name)
+        assert torch.equal(dense(weight), dense(other)), name
+
+
+def test_blocks_that_no_tool_swaps_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(path, "llama", endianess=gguf.GGUFEndian.BIG)
+    for i, type in enumerate((Type.Q5_1, Type.IQ2_XXS)):
+        writer.add_tensor(f"blk.{i}.ffn_down.weight", blocks_of(type, 2, 256), raw_dtype=type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    checkpoint = open_checkpoint(path)
+    for i, told in enumerate(("is Q5_1", "is of type 16")):
+        with pytest.raises(GqcError, match=f"{told} in a big-endian file: convert it where"):
+            checkpoint.read(f"model.layers.{i}.mlp.down_proj.weight")
