@@ -22,6 +22,7 @@ from gqc.checkpoints.gptq import Gptq
 from gqc.checkpoints.gqc import Gqc
 from gqc.checkpoints.hqq import Hqq
 from gqc.checkpoints.modelopt import Modelopt
+from gqc.checkpoints.quark import Quark
 from gqc.checkpoints.reader import Reader
 from gqc.checkpoints.source import Origin
 from gqc.checkpoints.torchao import Torchao
@@ -86,6 +87,7 @@ FORMATS: dict[str, Format] = {
     "compressed-tensors": Format(method("compressed-tensors"), CompressedTensors),
     "modelopt": Format(is_modelopt, Modelopt),
     "fp8": Format(method("fp8", "fbgemm_fp8"), Fp8),
+    "quark": Format(method("quark"), Quark),
     "bitsandbytes": Format(method("bitsandbytes"), Bitsandbytes),
     "gpt-oss": Format(method("mxfp4"), GptOss),
     "torchao": Format(is_torchao, Torchao),

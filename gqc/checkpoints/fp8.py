@@ -8,6 +8,7 @@ stores divisors by the same name, and says so.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 import torch
@@ -73,9 +74,12 @@ def without_ones(spec: Spec) -> tuple[int, ...]:
     return (shape[0], shape[2]) if len(shape) == 4 and shape[1] == shape[3] == 1 else shape
 
 
-def warn_of_cache(tensors: Tensors) -> None:
-    """Tell that the cache of keys and values is left as it is, where a checkpoint quantizes it."""
-    if any(name.rpartition(".")[2] in CACHE for name in tensors.specs):
+def warn_of_cache(tensors: Tensors, names: Collection[str] = CACHE) -> None:
+    """Tell that the cache of keys and values is left as it is, where a checkpoint quantizes it.
+
+    names: last parts of names of the scales of the cache.
+    """
+    if any(name.rpartition(".")[2] in names for name in tensors.specs):
         warnings.warn(
             "the checkpoint quantizes the cache of keys and values, which is left as it is",
             stacklevel=4,

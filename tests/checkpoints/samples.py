@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from checkpoints import packed, peers
+from checkpoints import packed, peers, quark
 from checkpoints.sample import Sample
 
 SAMPLES: dict[str, dict[str, Callable[[], Sample]]] = {
@@ -49,6 +49,7 @@ SAMPLES: dict[str, dict[str, Callable[[], Sample]]] = {
         "blocks": packed.fp8,
         **{name: lambda name=name: packed.fp8_variant(name) for name in packed.FP8},
     },
+    "quark": {name: lambda name=name: quark.quark(name) for name in quark.QUARK},
     "bitsandbytes": {
         name: lambda name=name: packed.bitsandbytes(name) for name in packed.BITSANDBYTES
     },
