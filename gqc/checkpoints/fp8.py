@@ -13,9 +13,11 @@ from typing import Any, ClassVar
 
 import torch
 
+from gqc.checkpoints import stacks
 from gqc.checkpoints.compressed_tensors import finer
 from gqc.checkpoints.files import Spec, Tensors, option
-from gqc.checkpoints.reader import SCALES, Layer, Reader, warn_of_inputs
+from gqc.checkpoints.reader import SCALES, Layer, Reader, Stack, warn_of_inputs
+from gqc.checkpoints.stacks import Stacked
 from gqc.checkpoints.weights import block_scaled
 from gqc.errors import GqcError
 from gqc.formats.block_scaled import BlockScaled
@@ -95,6 +97,7 @@ class Fp8(Reader):
     FACTORS: ClassVar = ("weight_scale_inv", "weight_scale")
     KEYS = frozenset(FACTORS)
     HIDDEN = frozenset(CACHE)
+    STACKS = True
 
     def __init__(self, tensors: Tensors, quantization: dict[str, Any], config: dict[str, Any]):
         super().__init__(tensors, quantization, config)
@@ -111,8 +114,12 @@ class Fp8(Reader):
         self.divides = semantics == INVERSE
         warn_of_cache(tensors)
 
-    def weight(self, layer: Layer) -> BlockScaled:
+    def weight(self, layer: Layer) -> Stacked:
         part = next(part for part in self.FACTORS if layer.has(part))
+        if isinstance(layer, Stack):
+            if self.divides:
+                raise layer.error(part, "divides weights of experts, which is not read")
+            return stacks.float8(layer, part, self.block)
         weight = float8(layer, part, self.block)
         return layer.built(part, lambda: inverted(weight)) if self.divides else weight
 

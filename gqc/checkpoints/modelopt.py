@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 
-from gqc.checkpoints import microscaled
+from gqc.checkpoints import microscaled, stacks
 from gqc.checkpoints.bits import unpack
 from gqc.checkpoints.configs import refuse_low_rank
 from gqc.checkpoints.files import Tensors, option
 from gqc.checkpoints.fp8 import BLOCK, CACHE, float8, warn_of_cache
-from gqc.checkpoints.reader import SCALES, Layer, Reader, warn_of_inputs
+from gqc.checkpoints.reader import SCALES, Layer, Reader, Stack, warn_of_inputs
+from gqc.checkpoints.stacks import Stacked
 from gqc.checkpoints.weights import Prescaled, block_scaled
 from gqc.errors import GqcError
 from gqc.formats.block_scaled import BlockScaled
@@ -99,12 +100,23 @@ ALGORITHMS: dict[str, Algorithm] = {
 }
 """What is known of a layer, by `quant_algo` of the config."""
 
+STACKED: dict[str, Callable[[Stack], Stacked]] = {
+    **dict.fromkeys(("NVFP4", "NVFP4_AWQ", "W4A16_NVFP4", "W4A8_NVFP4_FP8"), stacks.nvfp4),
+    **dict.fromkeys(("MXFP4", "W4A16_MXFP4", "W4A8_MXFP4_MXFP8", "W4A8_MXFP4_FP8"), stacks.mxfp4),
+    **dict.fromkeys(
+        ("FP8", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_PC_PT", "FP8_PB_WO", "FP8_PB_REAL"),
+        lambda stack: stacks.float8(stack, "weight_scale", BLOCK),
+    ),
+}
+"""What reads weights of all experts of a layer in one parameter."""
+
 MIXED = "MIXED_PRECISION"
 
 
 class Modelopt(Reader):
     PARTS = frozenset({"weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale"})
     HIDDEN = frozenset(CACHE)
+    STACKS = True
 
     def __init__(self, tensors: Tensors, quantization: dict[str, Any], config: dict[str, Any]):
         super().__init__(tensors, quantization, config)
@@ -118,7 +130,7 @@ class Modelopt(Reader):
 
     def is_dense(self) -> bool:
         """Whether no weight is quantized, as where only the cache is."""
-        return not any(name.endswith(".weight_scale") for name in self.tensors.specs)
+        return not any(name.endswith("weight_scale") for name in self.tensors.specs)
 
     def config_of(self, layer: Layer) -> dict[str, Any]:
         """What the config says of a layer."""
@@ -131,10 +143,19 @@ class Modelopt(Reader):
                 return config
         raise layer.error("weight", "is quantized, but the config does not name its layer")
 
-    def weight(self, layer: Layer) -> BlockScaled | Prescaled:
+    def weight(self, layer: Layer) -> Stacked | Prescaled:
         config = self.config_of(layer)
         group = option(config, "group_size", int, 0) or None
-        weight = ALGORITHMS[algorithm(config, tuple(ALGORITHMS))].read(layer, group)
+        name = algorithm(config, tuple(ALGORITHMS))
+        if isinstance(layer, Stack):
+            if name not in STACKED or layer.has("pre_quant_scale"):
+                raise layer.error(
+                    "weight",
+                    f"is of experts, in {name}: only {', '.join(STACKED)} are read in one "
+                    "parameter: export them apart",
+                )
+            return STACKED[name](layer)
+        weight = ALGORITHMS[name].read(layer, group)
         if not layer.has("pre_quant_scale"):
             return weight
         factor = layer.read("pre_quant_scale", SCALES, (weight.codes.shape[1],))

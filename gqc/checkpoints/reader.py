@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -100,6 +100,36 @@ class Layer:
             raise self.error(part, f"cannot be: {error}") from error
 
 
+TRANSPOSED = ("gpt_oss", "llama4", "llama4_text")
+"""Types of models whose experts' weights are [E, K, N]."""
+
+
+def are_transposed(config: Mapping[str, Any]) -> bool:
+    """Whether a model, or the language model in it, has experts' weights [E, K, N]."""
+    configs = (config, *(value for value in config.values() if isinstance(value, dict)))
+    return any(each.get("model_type") in TRANSPOSED for each in configs)
+
+
+@dataclass(frozen=True)
+class Stack(Layer):
+    """Weights [E, N, K] of as many experts, or [E, K, N] where the model has them so; parts are
+    stored in the same order, with `weight_` at the beginning of their names or without.
+    """
+
+    transposed: bool = False
+
+    def key(self, part: str) -> str:
+        if part == "weight":
+            return self.name
+        whole, short = f"{self.name}_{part}", f"{self.name}_{part.removeprefix('weight_')}"
+        return short if whole not in self.tensors.specs and short in self.tensors.specs else whole
+
+    def matrices(self, part: str, dtypes: Sequence[str]) -> torch.Tensor:
+        """A part [E, rows, columns], not transposed."""
+        stored = self.read(part, dtypes, self.spec(part, 3).shape)
+        return stored.transpose(1, 2).contiguous() if self.transposed else stored
+
+
 def warn_of_inputs(form: str) -> None:
     """Tell that gqc does not quantize inputs as a checkpoint says."""
     warnings.warn(
@@ -113,12 +143,14 @@ class Reader:
     Subclasses name the parts of a quantized weight in `PARTS`, among them those that a layer may do
     without, and make a weight of them in `weight`. Any of `KEYS` tells that a layer is quantized,
     any part where it is empty. `HIDDEN` are the last parts of names of tensors that are no
-    parameters of the dense model. `Reader` itself reads a checkpoint of dense tensors.
+    parameters of the dense model. `STACKS` says whether quantized weights of experts may be in one
+    parameter. `Reader` itself reads a checkpoint of dense tensors.
     """
 
     PARTS: ClassVar[frozenset[str]] = frozenset()
     KEYS: ClassVar[frozenset[str]] = frozenset()
     HIDDEN: ClassVar[frozenset[str]] = frozenset()
+    STACKS: ClassVar[bool] = False
 
     def __init__(self, tensors: Tensors, quantization: dict[str, Any], config: dict[str, Any]):
         self.tensors, self.quantization, self.config = tensors, quantization, config
@@ -147,16 +179,32 @@ class Reader:
             weight = Layer(self.tensors, module).key("weight")
             if leaf in self.PARTS and self.quantized(weight):
                 names[weight] = None
-            elif leaf not in self.HIDDEN:
+            elif leaf not in self.HIDDEN and not self.is_of_stack(stored):
                 names[stored] = None
         return list(names)
+
+    def is_of_stack(self, stored: str) -> bool:
+        """Whether a tensor is a part of quantized weights of experts."""
+        ends = {end for part in self.PARTS for end in (part, part.removeprefix("weight_"))}
+        names = (stored.removesuffix(f"_{end}") for end in ends if stored.endswith(f"_{end}"))
+        return self.STACKS and any(self.stack(name) is not None for name in names)
+
+    def stack(self, name: str) -> Layer | None:
+        """The quantized weights of experts that are in one parameter; None of another."""
+        spec = self.tensors.specs.get(name)
+        if not self.STACKS or spec is None or len(spec.shape) != 3:
+            return None
+        stack = Stack(self.tensors, name, are_transposed(self.config))
+        return stack if any(stack.has(part) for part in self.KEYS or self.PARTS) else None
 
     def quantized(self, name: str) -> Layer | None:
         """The quantized layer whose weight a name is, None if it is of none."""
         module, _, leaf = name.rpartition(".")
         layer = Layer(self.tensors, module)
         keys = self.KEYS or self.PARTS
-        return layer if leaf == "weight" and any(layer.has(part) for part in keys) else None
+        if leaf == "weight" and any(layer.has(part) for part in keys):
+            return layer
+        return self.stack(name)
 
     def read(self, name: str) -> Weight:
         """A parameter. Raises GqcError on unknown names and damaged tensors."""
