@@ -156,6 +156,13 @@ def deepseek_v2(known: Hyperparameters, config: Config) -> Config:
     return deepseek(known, config) | {"topk_method": method}
 
 
+def texts(known: Hyperparameters, config: Config) -> Config:
+    """Of a model of images too: in texts all sections of heads rotate by the same positions, and
+    no layer adds anything of an image."""
+    known.read.update(("rope.dimension_sections", "n_deepstack_layers"))
+    return {}
+
+
 def qwen3_next(known: Hyperparameters, config: Config) -> Config:
     """Which layers attend, and which have a state."""
     recurrent = known.get("attention.recurrent_layers")
@@ -219,6 +226,16 @@ ARCHITECTURES: dict[str, tuple[Architecture, ...]] = {
     ),
     "qwen2": (Architecture("qwen2"),),
     "qwen3": (Architecture("qwen3"),),
+    "qwen2vl": (Architecture("qwen2", more=texts),),
+    "qwen3vl": (Architecture("qwen3", more=texts),),
+    "qwen3vlmoe": (
+        Architecture(
+            "qwen3_moe",
+            required=ROUTER,
+            implied={"norm_topk_prob": True},
+            more=lambda known, config: dense_layers(known, config) | texts(known, config),
+        ),
+    ),
     "qwen2moe": (Architecture("qwen2_moe", required=ROUTER, more=dense_layers),),
     "qwen3moe": (
         Architecture(
@@ -251,6 +268,7 @@ ARCHITECTURES: dict[str, tuple[Architecture, ...]] = {
             more=gemma(62),
         ),
     ),
+    "phi2": (Architecture("phi", partial=True),),
     "phi3": (Architecture("phi3", partial=True, pattern=1, more=phi3),),
     "glm4": (Architecture("glm4", partial=True),),
     "granite": (Architecture("granite", rotary=True, more=granite),),

@@ -136,8 +136,10 @@ class Modelopt(Reader):
         """What the config says of a layer."""
         if self.algorithm != MIXED:
             return self.quantization
-        if layer.name in self.layers:
-            return self.layers[layer.name]
+        module = layer.name.rpartition(".")[0] if isinstance(layer, Stack) else ""
+        for name in (layer.name, module):
+            if name in self.layers:
+                return self.layers[name]
         for pattern, config in self.layers.items():
             if fnmatchcase(layer.name, pattern):
                 return config

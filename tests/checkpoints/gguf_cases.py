@@ -148,6 +148,7 @@ GRANITE = {"embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multipl
 GRANITE_KEYS = {"embedding_scale": 3.0, "logit_scale": 2.0, "residual_scale": 0.5}
 OSS = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16, "head_dim": 16}
 PARTIAL = {"rope_parameters": DEFAULT | {"partial_rotary_factor": 0.5}}
+SECTIONS = {"rope.dimension_sections": [2, 3, 3, 0]}
 LONG = {"rope_factors_short.weight": torch.arange(1.0, 9.0)}
 LONG |= {"rope_factors_long.weight": torch.arange(2.0, 10.0)}
 LISTS = LONG["rope_factors_short.weight"].tolist(), LONG["rope_factors_long.weight"].tolist()
@@ -300,6 +301,10 @@ CASES: dict[str, Case] = {
         GEMMA3 | {"rope_parameters": {"sliding_attention": DEFAULT, "full_attention": FULL}},
         GEMMA3_KEYS | {"rope.freq_base_swa": 5e4},
     ),
+    "qwen2vl": Case("qwen2vl", "qwen2", keys=SECTIONS),
+    "qwen3vl": Case("qwen3vl", "qwen3", HEAD, SECTIONS | {"n_deepstack_layers": 3}),
+    "qwen3vlmoe": Case("qwen3vlmoe", "qwen3_moe", MOE | HEAD | {"norm_topk_prob": True}, SECTIONS),
+    "phi2": Case("phi2", "phi", PARTIAL, {"rope.dimension_count": 8}),
     "phi3": Case("phi3", "phi3"),
     "phi3: partial, a window": Case(
         "phi3",

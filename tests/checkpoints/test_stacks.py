@@ -169,6 +169,16 @@ def test_factors_of_other_shapes_are_refused(
         checkpoint.read(name)
 
 
+def test_experts_are_told_by_their_module(tmp_path: Path) -> None:
+    state = write("mixtral", "modelopt", tmp_path).state_dict()
+    config = json.loads((tmp_path / "config.json").read_text())
+    layers = {"model.layers.0.mlp.experts": {"quant_algo": "FP8"}}
+    said = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": layers}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": said}))
+    name = "model.layers.0.mlp.experts.down_proj"
+    assert torch.equal(dense(open_checkpoint(tmp_path).read(name), torch.float32), state[name])
+
+
 def test_other_experts_in_one_parameter_are_refused(tmp_path: Path) -> None:
     write("mixtral", "modelopt", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
