@@ -29,6 +29,8 @@ from gqc.schemes import NVFP4, Scheme, mx
 MX_ELEMENTS = {"fp4": "f4E2M1FN", "fp6_e3m2": "f6E3M2FN", "fp6_e2m3": "f6E2M3FN"}
 INTEGERS = {"int4": 4, "uint4": 4, "int8": 8, "uint8": 8}
 SCHEMES = ("per_tensor", "per_channel", "per_group")
+AXES = {"per_channel": (0, -2), "per_group": (-1, 1)}
+"""Dimensions of a weight [N, K] that a scheme may be along."""
 ZERO = "weight_zero_point"
 
 
@@ -74,6 +76,11 @@ def reader_of(spec: Any, reorder: bool) -> Read:
         )
     if not isinstance(spec, list):
         kind = Kind.of(spec)
+        known, axis = AXES.get(kind.scheme, (None,)), spec.get("ch_axis")
+        if axis not in (None, *known):
+            raise GqcError(
+                f"quantization config: {kind.scheme} along ch_axis {axis!r}, expected {known[0]}"
+            )
         if kind.is_mx:
             element = MX_ELEMENTS[kind.dtype]
             return lambda layer: microscaled.mx(layer, "weight", "weight_scale", element)
@@ -174,7 +181,10 @@ class Quark(Reader):
         if (name := next(rotated, None)) is not None:
             raise tensors.error(name, "rotates inputs, which is not read: export without rotations")
         export = option(quantization, "export", dict, {})
-        self.reorder = option(export, "pack_method", str, "reorder") == "reorder"
+        method = option(export, "pack_method", str, "reorder")
+        if method not in ("order", "reorder"):
+            raise GqcError(f"quantization config: pack_method is {method!r}, not order, reorder")
+        self.reorder = method == "reorder"
         if option(export, "weight_format", str, "real_quantized") != "real_quantized":
             raise GqcError("quantization config: weight_format must be real_quantized")
         named = option(quantization, "layer_quant_config", dict, {})

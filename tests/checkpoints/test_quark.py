@@ -66,6 +66,7 @@ def test_the_cache_is_left_and_said(tmp_path: Path) -> None:
         ([SECOND, QUARK["int4_row"]], "are not read, but int4, uint4, int8, uint8, fp8_e4m3"),
         (QUARK["int4"] | {"dtype": "int2"}, "'dtype': 'int2'.* are not read"),
         (QUARK["mxfp4"] | {"scale_format": "float"}, "'scale_format': 'float'.* are not read"),
+        (QUARK["int8_row"] | {"ch_axis": 1}, "per_channel along ch_axis 1, expected 0"),
         ("int4", "'int4' does not describe a tensor"),
     ],
     ids=str,
@@ -82,6 +83,8 @@ def test_what_else_is_not_read(tmp_path: Path) -> None:
         configured(quark("int4"), global_quant_config=config).open(tmp_path)
     with pytest.raises(GqcError, match="weight_format must be real_quantized"):
         configured(quark("int4"), export={"weight_format": "fake_quantized"}).open(tmp_path)
+    with pytest.raises(GqcError, match="pack_method is 'shuffle', not order, reorder"):
+        configured(quark("int4"), export={"pack_method": "shuffle"}).open(tmp_path)
     with pytest.raises(GqcError, match="input_rotation rotates inputs, which is not read: export"):
         with_tensor(quark("int4"), f"{LAYER}.input_rotation").open(tmp_path)
     checkpoint = configured(quark("int4"), global_quant_config={}).open(tmp_path)
