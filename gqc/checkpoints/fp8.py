@@ -66,7 +66,8 @@ def inverted(weight: BlockScaled) -> BlockScaled:
     scale = weight.scale.float()
     if not bool((scale > 0).all()):
         raise GqcError("scales that divide are not all positive")
-    block = tuple(weight.type.block_of(weight.codes.shape))
+    sizes = zip(weight.type.block_of(weight.codes.shape), weight.codes.shape, strict=True)
+    block = tuple(None if size == extent else size for size, extent in sizes)
     return block_scaled(weight.type.format.name, block, weight.codes, scale.reciprocal())
 
 
