@@ -303,7 +303,6 @@ KERNELS: Contract = (
         gq.LaunchOp,
         lacks_kernel,
         "launches a kernel that the module does not hold",
-        at_end=True,
     ),
     Row("Kernels are launched, by the number of rows.", (gq.LaunchOp, gq.YieldOp)),
     Row(

@@ -26,7 +26,14 @@ from gqc.driver.analyses import (
 from gqc.driver.compilation import Compilation
 from gqc.driver.materialize import Quantized, materialize
 from gqc.driver.report import Report
-from gqc.driver.report_rows import channels_kept, key_of, launched, rows_of, rows_outside
+from gqc.driver.report_rows import (
+    channels_kept,
+    key_of,
+    launched,
+    rows_of,
+    rows_of_embeddings,
+    rows_outside,
+)
 from gqc.driver.result import CompiledModel, Dump, Result, attach
 from gqc.driver.stored_weights import take_weights
 from gqc.errors import GqcError
@@ -238,9 +245,9 @@ def report(c: Compilation) -> None:
     """Complete the report with errors, kernels and what lies outside the layers."""
     rows = c.report.completed(c.noise).measured(c.costs)
     c.report = rows.lowered(launched(c.module), c.channels)
-    if c.layers is not None:
-        outside = rows_outside(c.layers, c.report.rows)
-        c.report = Report(c.report.target, (*c.report.rows, *outside))
+    outside = () if c.layers is None else rows_outside(c.layers, c.report.rows)
+    embeddings = () if c.stored is None else rows_of_embeddings(c.stored.model)
+    c.report = Report(c.report.target, (*c.report.rows, *embeddings, *outside))
     if all(row.decision == "kept" for row in c.report.rows):
         warn("every layer was kept as it is: report() says why")
     c.result = Result(c.source, c.module, c.stages, c.report)

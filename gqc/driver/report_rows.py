@@ -11,6 +11,7 @@ from xdsl.ir import Attribute, SSAValue
 
 from gqc.dialects import fx, gq
 from gqc.dialects.gq_channels import ChannelOp, reason_of
+from gqc.dialects.text import parse_block_scaled
 from gqc.dialects.torch_types import DTYPES, ELEMENT_TYPES
 from gqc.driver.materialize import Quantized
 from gqc.driver.report import CastKey, Row
@@ -18,6 +19,10 @@ from gqc.frontend.linears import is_linear, peculiarity
 from gqc.frontend.routers import routers
 from gqc.passes.helpers import layer_name, layer_names, matmuls, merged, weight_of
 from gqc.passes.order_of_k import BATCH
+from gqc.runtime.embedding import QuantizedEmbedding
+
+LOOK_UP = "gqc.embedding.default"
+"""The callee of an embedding whose table is quantized."""
 
 
 def rows_of(module: ModuleOp) -> Iterator[Row]:
@@ -35,11 +40,23 @@ def rows_of(module: ModuleOp) -> Iterator[Row]:
     for op in module.walk():
         if isinstance(op, gq.WeightOp) and op.key not in dense:
             readers = [u.operation for u in op.result.uses]
-            callees = sorted({r.callee.data for r in readers if isinstance(r, fx.CallOp)})
+            called = {r.callee.data for r in readers if isinstance(r, fx.CallOp)}
+            callees = sorted(called - {LOOK_UP})  # of which `rows_of_embeddings` tells
             if len(gq.tensor_shape(op.result)) >= 2 and callees:
                 dense.add(op.key)
                 reason = f"read by {', '.join(callees)}: not recognized as a linear layer"
                 yield dense_row(op.key, op, op.result, "kept", reason)
+
+
+def rows_of_embeddings(model: nn.Module) -> Iterator[Row]:
+    """Rows of the embeddings of a model that look up rows of quantized tables."""
+    for path, module in model.named_modules():
+        if isinstance(module, QuantizedEmbedding):
+            shape = (module.num_embeddings, module.embedding_dim)
+            bits = parse_block_scaled(module.format).bits_per_element(shape)
+            held = sum(part.nbytes for part in module.buffers())
+            fate = (shape, "emulated", "rows are decoded as they are looked up", bits, held)
+            yield Row(path, f"{path}.weight", module.format, "", *fate)
 
 
 def rows_outside(model: nn.Module, rows: Iterable[Row]) -> Iterator[Row]:

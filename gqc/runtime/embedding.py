@@ -90,7 +90,7 @@ class QuantizedEmbedding(nn.Module):
         super().__init__()
         self.num_embeddings, self.embedding_dim = table.codes.shape
         self.padding_idx = like.padding_idx
-        self.type = table.type.text  # pyright: ignore[reportAttributeAccessIssue]
+        self.format = table.type.text
         self.dtype = dtype
         bits = table.type.format.bits
         self.register_buffer("codes", pack(table.codes.cpu(), bits).to(table.codes.device))
@@ -100,7 +100,7 @@ class QuantizedEmbedding(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         parts = self.codes, self.scale, self.zero, self.tensor_scale
-        return torch.ops.gqc.embedding(input, *parts, self.type, self.embedding_dim, self.dtype)
+        return torch.ops.gqc.embedding(input, *parts, self.format, self.embedding_dim, self.dtype)
 
     @property
     def weight(self) -> Tensor:
@@ -124,4 +124,4 @@ class QuantizedEmbedding(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        return f"{self.num_embeddings}, {self.embedding_dim}, {self.type}"
+        return f"{self.num_embeddings}, {self.embedding_dim}, {self.format}"

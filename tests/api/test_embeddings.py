@@ -96,6 +96,17 @@ def test_a_model_that_is_captured_whole() -> None:
     assert torch.allclose(again(ids), whole(ids), atol=1e-5)
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_report_has_a_row_for_a_table(whole: bool) -> None:
+    weights, ids = weights_of("int4_g32"), torch.zeros(2, 5, dtype=torch.long)
+    report = compiled(weights, example_inputs=ids if whole else None).report()
+    row = next(row for row in report.rows if row.layer == "embed")
+    assert (row.weight, row.shape, row.bits) == ("embed.weight", (V, K), 5)
+    assert row.bytes == V * K * 5 // 8 and row.reason == "rows are decoded as they are looked up"
+    assert {row.layer for row in report.rows} == {"embed", "fc", "head"}
+    assert report.bytes == sum(row.bytes for row in report.rows)
+
+
 def test_formats_stay_where_a_model_is_converted() -> None:
     weights = weights_of("int4_g32")
     embed = compiled(weights).embed
@@ -124,5 +135,5 @@ def test_blocks_of_several_rows() -> None:
     assert torch.equal(model.embed(ids), dense(table))
     torch.library.opcheck(
         torch.ops.gqc.embedding.default,
-        (ids, *model.embed.buffers(), None, None, model.embed.type, K, torch.float32),
+        (ids, *model.embed.buffers(), None, None, model.embed.format, K, torch.float32),
     )

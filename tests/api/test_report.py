@@ -200,12 +200,11 @@ def test_a_pass_that_removes_a_launch(named):
     assert "ui8_g32" in str(compiled.report())
 
 
-@pytest.mark.parametrize("spelling", ["scaled", "left", "einsum"])
+@pytest.mark.parametrize("spelling", ["scaled", "einsum"])
 def test_linear_algebra_that_is_not_recognized(spelling):
     """The reason says no more than is known."""
     spellings = {
         "scaled": lambda x, w: torch.addmm(torch.ones(64), x, w.t(), alpha=2),
-        "left": lambda x, w: w @ x.t(),
         "einsum": lambda x, w: torch.einsum("mk,nk->mn", x, w),
     }
 
@@ -220,6 +219,23 @@ def test_linear_algebra_that_is_not_recognized(spelling):
     row = rows(gqc.compile(Other(), torch.randn(2, 64), scheme="int4_g32", target="cpu"))["weight"]
     assert row.decision == "kept"
     assert re.fullmatch(r"read by aten\.\w+\.\w+: not recognized as a linear layer", row.reason)
+
+
+def test_a_weight_on_the_left_is_a_layer() -> None:
+    class Left(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(64, 48)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner.weight @ x.transpose(1, 2) + self.inner.bias[:, None]
+
+    model, x = Left().eval(), torch.randn(2, 5, 64)
+    whole: Any = gqc.compile(model, x, scheme="int4_g32", target="cpu")
+    assert rows(whole)["inner"].decision == "emulated"
+    layer: Any = gqc.compile(model.inner, scheme="int4_g32", target="cpu")
+    for given in (x, torch.randn(3, 7, 64)):
+        torch.testing.assert_close(whole(given), layer(given).mT, rtol=1e-5, atol=1e-5)
 
 
 def test_a_quantized_head_and_its_embedding(build):

@@ -25,6 +25,8 @@ func.func @forward(%x : tensor<?x128xbf16>) -> tensor<?x64xbf16> {
   func.return %y : tensor<?x64xbf16>
 }
 
+tile.kernel @kernel(%x : memref<?x128xbf16>, %y : memref<?x64xbf16>) tile<16, 8> {}
+
 // Two planes, an integer zero point, and a transpose; the embedding still reads the dense weight.
 // CHECK-LABEL: func.func @planes
 // CHECK-NEXT:    %w = gq.weight @tied : tensor<128x64xbf16>
