@@ -7,6 +7,8 @@ storage.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gqc.errors import GqcError
+from gqc.runtime.weight_handle import CALLS
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
@@ -28,7 +31,7 @@ class Attention(nn.Module):
     def __init__(self, packed: nn.MultiheadAttention):
         super().__init__()
         self.embed_dim, self.num_heads = packed.embed_dim, packed.num_heads
-        self.head_dim, self.batch_first = packed.head_dim, packed.batch_first
+        self.batch_first = packed.batch_first
         weights = packed_weights(packed)
         biases = (None,) * 3 if packed.in_proj_bias is None else packed.in_proj_bias.chunk(3)
         for name, weight, bias in zip(PROJECTIONS, weights, biases, strict=True):
@@ -49,41 +52,114 @@ class Attention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        if is_causal and attn_mask is None:
-            raise GqcError("is_causal is a hint about attn_mask: give that too")
-        batched, at = query.dim() == 3, 0 if self.batch_first else 1
-        inputs = [x if batched else x.unsqueeze(at) for x in (query, key, value)]
-        inputs = [x if self.batch_first else x.transpose(0, 1) for x in inputs]
-        padding = key_padding_mask
-        padding = padding if padding is None or batched else padding.unsqueeze(0)
-        q, k, v = (
-            self.get_submodule(name)(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for name, x in zip(PROJECTIONS, inputs, strict=True)
+        layers = [*map(self.get_submodule, PROJECTIONS), self.out_proj]
+        return attend(
+            [query, key, value],
+            layers,
+            self.num_heads,
+            self.batch_first,
+            key_padding_mask,
+            need_weights,
+            attn_mask,
+            average_attn_weights,
+            is_causal,
         )
-        causal = is_causal and padding is None and not need_weights
-        mask = None if causal else self.mask(q, attn_mask, padding)
-        weights = None
-        if need_weights:
-            scores = (q * self.head_dim**-0.5) @ k.transpose(-2, -1)
-            weights = (scores if mask is None else scores + mask).softmax(-1)
-            found = weights @ v
-            weights = weights.mean(1) if average_attn_weights else weights
-            weights = weights if batched else weights.squeeze(0)
-        else:
-            found = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
-        found = self.out_proj(found.transpose(1, 2).flatten(2))
-        found = found if self.batch_first else found.transpose(0, 1)
-        return found if batched else found.squeeze(at), weights
 
-    def mask(self, q: Tensor, attn_mask: Tensor | None, padding: Tensor | None) -> Tensor | None:
-        """What is added to scores [B, H, L, S]: of a mask [L, S] or [B·H, L, S] and one [B, S]."""
-        parts = []
-        if attn_mask is not None:
-            mask = additive(attn_mask, q.dtype)
-            parts.append(mask if mask.dim() == 2 else mask.unflatten(0, (-1, self.num_heads)))
-        if padding is not None:
-            parts.append(additive(padding, q.dtype)[:, None, None])
-        return sum(parts[1:], parts[0]) if parts else None
+
+def attend(
+    inputs: Sequence[Tensor],
+    layers: Sequence[Callable[[Tensor], Tensor]],
+    heads: int,
+    batch_first: bool,
+    padding: Tensor | None,
+    need_weights: bool,
+    attn_mask: Tensor | None,
+    average_weights: bool,
+    is_causal: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """`Attention`, by layers of query, key, value and the output."""
+    if is_causal and attn_mask is None:
+        raise GqcError("is_causal is a hint about attn_mask: give that too")
+    batched, at = inputs[0].dim() == 3, 0 if batch_first else 1
+    inputs = [x if batched else x.unsqueeze(at) for x in inputs]
+    inputs = [x if batch_first else x.transpose(0, 1) for x in inputs]
+    padding = padding if padding is None or batched else padding.unsqueeze(0)
+    *projections, output = layers
+    q, k, v = (
+        project(x).unflatten(-1, (heads, -1)).transpose(1, 2)
+        for project, x in zip(projections, inputs, strict=True)
+    )
+    causal = is_causal and padding is None and not need_weights
+    mask = None if causal else mask_of(q, attn_mask, padding)
+    weights = None
+    if need_weights:
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        weights = (scores if mask is None else scores + mask).softmax(-1)
+        found = weights @ v
+        weights = weights.mean(1) if average_weights else weights
+        weights = weights if batched else weights.squeeze(0)
+    else:
+        found = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
+    found = output(found.transpose(1, 2).flatten(2))
+    found = found if batch_first else found.transpose(0, 1)
+    return found if batched else found.squeeze(at), weights
+
+
+def mask_of(q: Tensor, attn_mask: Tensor | None, padding: Tensor | None) -> Tensor | None:
+    """What is added to scores [B, H, L, S]: of a mask [L, S] or [B·H, L, S] and one [B, S]."""
+    parts = []
+    if attn_mask is not None:
+        mask = additive(attn_mask, q.dtype)
+        parts.append(mask if mask.dim() == 2 else mask.unflatten(0, (-1, q.shape[1])))
+    if padding is not None:
+        parts.append(additive(padding, q.dtype)[:, None, None])
+    return sum(parts[1:], parts[0]) if parts else None
+
+
+SIGNATURE = inspect.signature(F.multi_head_attention_forward)
+
+
+def attend_by_layers(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    """`F.multi_head_attention_forward` of the weights of compiled layers, which are called.
+
+    NotImplemented where it does more than they do: keys and values of its own, other biases.
+    """
+    bound = SIGNATURE.bind(*args, **kwargs)
+    bound.apply_defaults()
+    given = bound.arguments
+    weights = [given[f"{name}_weight"] for name in (*PROJECTIONS, "out_proj")]
+    biases = (None,) * 3 if given["in_proj_bias"] is None else given["in_proj_bias"].chunk(3)
+    own = [given[name] for name in ("bias_k", "bias_v", "static_k", "static_v")]
+    drops = given["training"] and given["dropout_p"] > 0
+    if not given["use_separate_proj_weight"] or drops or given["add_zero_attn"]:
+        return NotImplemented
+    if any(each is not None for each in own):
+        return NotImplemented
+    layers = [getattr(weight, "layer", None) for weight in weights]
+    if not all(map(is_layer_with, layers, (*biases, given["out_proj_bias"]))):
+        return NotImplemented
+    return attend(
+        [given[name] for name in ("query", "key", "value")],
+        layers,  # pyright: ignore[reportArgumentType]
+        given["num_heads"],
+        False,
+        given["key_padding_mask"],
+        given["need_weights"],
+        given["attn_mask"],
+        given["average_attn_weights"],
+        given["is_causal"],
+    )
+
+
+def is_layer_with(layer: Any, bias: Tensor | None) -> bool:
+    """Whether something is a layer, of this bias."""
+    if not isinstance(layer, nn.Module):
+        return False
+    own = getattr(layer, "bias", None)
+    return own is bias or (own is not None and bias is not None and torch.equal(own, bias))
+
+
+CALLS[F.multi_head_attention_forward] = attend_by_layers
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

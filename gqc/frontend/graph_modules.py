@@ -19,6 +19,7 @@ from gqc.dialects.text import parse_ir, print_ir
 from gqc.dialects.tile import KernelOp
 from gqc.dialects.torch_types import DTYPES
 from gqc.errors import GqcError
+from gqc.frontend import attention  # noqa: F401 (what functions of weights call instead)
 from gqc.frontend.signature import Imported
 from gqc.runtime.ops import launch_of, registered
 from gqc.runtime.ops import register as register_launch

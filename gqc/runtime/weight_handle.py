@@ -69,6 +69,10 @@ class QuantizedWeight(Tensor):
             )
         if func in ASKS_GRADIENTS and not any(v is None or v is False for v in args):
             args[0].layer.refuse_write()
+        if func in CALLS:
+            result = CALLS[func](*args, **(kwargs or {}))
+            if result is not NotImplemented:
+                return result
         if func in READS:
             return READS[func](decoded(args[0]), *args[1:], **(kwargs or {}))
         with torch._C.DisableTorchFunctionSubclass():
@@ -144,6 +148,9 @@ def as_array(tensor: Tensor, dtype: Any = None, copy: bool | None = None) -> Any
     array = read_only(tensor)
     return array if dtype is None else array.astype(dtype)
 
+
+CALLS: dict[Callable[..., Any], Callable[..., Any]] = {}
+"""Functions of weights that call the layers instead, or give NotImplemented."""
 
 READS: dict[Callable[..., Any], Callable[..., Any]] = {
     Tensor.numpy: read_only,

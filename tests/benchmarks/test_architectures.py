@@ -10,6 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+import gqc
+from gqc.frontend.graph_modules import GroupedQuantLinear
+
 QUICK = ("deberta_v2", "siglip_vision")
 """A weight that several products read; packed attention."""
 
@@ -52,3 +55,18 @@ def gqc_free(model: nn.Module) -> nn.Module:
     torch.manual_seed(1)
     other = type(model)().to(next(model.parameters()).dtype)
     return other.eval()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["mt5", "switch", "wavlm"])
+def test_models_that_ask_weights_for_their_dtype(
+    benchmark: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """They decode nothing by that."""
+    architecture = benchmark("small_architectures").ARCHITECTURES[name]
+    model: Any = gqc.compile(architecture.build(), scheme="int8_g16", target="cpu")
+    decoded: list[str] = []
+    monkeypatch.setattr(GroupedQuantLinear, "decoded", lambda layer: decoded.append(repr(layer)))
+    with torch.no_grad():
+        model(**architecture.inputs(2, 10))
+    assert decoded == []
