@@ -16,7 +16,7 @@ from gqc.checkpoints.configs import quantization_of, refuse_unsaid, unknown_meth
 from gqc.checkpoints.files import PICKLES, Tensors, read_json, safetensors_of
 from gqc.checkpoints.fp8 import Fp8
 from gqc.checkpoints.gguf import Gguf
-from gqc.checkpoints.gguf_file import only_model
+from gqc.checkpoints.gguf_file import is_gguf, only_model
 from gqc.checkpoints.gpt_oss import GptOss
 from gqc.checkpoints.gptq import Gptq
 from gqc.checkpoints.gqc import Gqc
@@ -168,8 +168,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def gguf_in(path: Path) -> Path | None:
-    """The GGUF file that a path is, or the only model in a folder without safetensors."""
+    """The GGUF file that a path is, whatever its name, or the only model in a folder without
+    safetensors."""
     if path.is_file():
-        return path if path.suffix == ".gguf" else None
+        return path if path.suffix == ".gguf" or is_gguf(path) else None
     found = sorted(path.glob("*.gguf")) if not any(path.glob("*.safetensors*")) else []
     return only_model(found) if found else None

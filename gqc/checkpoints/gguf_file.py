@@ -225,6 +225,12 @@ def parts_of(path: Path, count: Any) -> list[Path]:
     return [path.parent / name for name in names]
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether a file begins as GGUF does, as some that are stored by what they hold."""
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
 PROJECTORS = "clip"
 """The architecture of files that lie beside a model and make images into its inputs."""
 

@@ -69,6 +69,12 @@ def test_parts_of_a_model_are_one(tmp_path: Path) -> None:
         open_checkpoint(paths[0])
 
 
+def test_a_file_may_have_any_name(tmp_path: Path) -> None:
+    Case("llama", "llama").write(tmp_path / "model.gguf")
+    blob = (tmp_path / "model.gguf").rename(tmp_path / "sha256-6a0746a1")
+    assert open_checkpoint(blob).format == "gguf"
+
+
 def test_a_file_for_images_lies_beside_a_model(tmp_path: Path) -> None:
     Case("llama", "llama").write(tmp_path / "model.gguf")
     write(tmp_path / "mmproj.gguf", "clip", {}, {"v.weight": torch.ones(4)})
