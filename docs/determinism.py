@@ -25,6 +25,7 @@ SCHEMES = (
     *("w4a16_mxfp4", "w6a16_mxfp6", "w6a16_mxfp6_e3m2", "w8a16_mxfp8", "w8a16_mxfp8_e5m2"),
     *("w8a16_mxint8", "w4a16_nvfp4", "mxfp4", "mxfp6", "mxfp8", "mxint8", "nvfp4", "mxfp8_mxfp4"),
     *("w2a8_g32", "w4a8_g32", "w4a8_g32_asym", "w8a8_g128"),
+    *("w4a16_nf4", "w8a16_fp8", "w8a16_fp8_g128"),
 )
 """One of each kind; `nvfp4_static` is as `nvfp4`, but for the tensor scale of x."""
 ACTIVATIONS = ("bf16", "f16", "f32")
