@@ -246,7 +246,8 @@ def report(c: Compilation) -> None:
     rows = c.report.completed(c.noise).measured(c.costs)
     c.report = rows.lowered(launched(c.module), c.channels)
     outside = () if c.layers is None else rows_outside(c.layers, c.report.rows)
-    embeddings = () if c.stored is None else rows_of_embeddings(c.stored.model)
+    stored = c.stored
+    embeddings = () if stored is None else rows_of_embeddings(stored.model, stored.tables)
     c.report = Report(c.report.target, (*c.report.rows, *embeddings, *outside))
     if all(row.decision == "kept" for row in c.report.rows):
         warn("every layer was kept as it is: report() says why")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 
 from torch import nn
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr, SymbolRefAttr
 from xdsl.ir import Attribute, SSAValue
 
+from gqc.checkpoints.source import Origin
 from gqc.dialects import fx, gq
 from gqc.dialects.gq_channels import ChannelOp, reason_of
 from gqc.dialects.text import parse_block_scaled
@@ -48,15 +49,18 @@ def rows_of(module: ModuleOp) -> Iterator[Row]:
                 yield dense_row(op.key, op, op.result, "kept", reason)
 
 
-def rows_of_embeddings(model: nn.Module) -> Iterator[Row]:
-    """Rows of the embeddings of a model that look up rows of quantized tables."""
+def rows_of_embeddings(model: nn.Module, tables: Mapping[str, Origin]) -> Iterator[Row]:
+    """Rows of the embeddings of a model that look up rows of quantized tables, given what quantized
+    these, by name."""
     for path, module in model.named_modules():
         if isinstance(module, QuantizedEmbedding):
+            name = f"{path}.weight"
+            made = tables[name]
             shape = (module.num_embeddings, module.embedding_dim)
             bits = parse_block_scaled(module.format).bits_per_element(shape)
             held = sum(part.nbytes for part in module.buffers())
             fate = (shape, "emulated", "rows are decoded as they are looked up", bits, held)
-            yield Row(path, f"{path}.weight", module.format, "", *fate)
+            yield Row(path, name, module.format, made.method, *fate, sqnr=made.sqnr)
 
 
 def rows_outside(model: nn.Module, rows: Iterable[Row]) -> Iterator[Row]:

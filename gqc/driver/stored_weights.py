@@ -14,7 +14,7 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from gqc.checkpoints.places import Place, Places
-from gqc.checkpoints.source import Source
+from gqc.checkpoints.source import Origin, Source
 from gqc.checkpoints.weights import (
     Permuted,
     Prescaled,
@@ -64,7 +64,8 @@ class Stored:
     entries: of the quantized weights, whose parameters in the model are placeholders, by the names
     of these: the first of those that a tied parameter has. places: where parameters are in the
     source. tensors: what their inputs are gathered, multiplied or quantized by, by names in the
-    side store. stacks: of experts, read last.
+    side store. stacks: of experts, read last. tables: what quantized those of embeddings, by their
+    names in the model.
     """
 
     model: nn.Module
@@ -74,6 +75,7 @@ class Stored:
     places: dict[str, Place] = field(default_factory=dict)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     stacks: OrderedDict[str, Weight] = field(default_factory=OrderedDict)
+    tables: dict[str, Origin] = field(default_factory=dict)
 
     @property
     def noise(self) -> dict[CastKey, float]:
@@ -184,6 +186,7 @@ def embed(
         return aliases
     table = on_device(in_rows(weight), stored.device)
     made = {id(o): QuantizedEmbedding(table, o, dtype) for o in tables.values()}  # pyright: ignore
+    stored.tables |= dict.fromkeys(tables, stored.source.origin(stored.places[name].name))
     found = [*stored.model.named_modules(remove_duplicate=False)]
     for path, module in found:
         if id(module) in made:

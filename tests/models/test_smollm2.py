@@ -75,13 +75,13 @@ def test_its_gguf_is_read_as_transformers_reads_it(language_model) -> None:
 
 @pytest.mark.slow
 def test_its_gguf_runs_as_it_is_stored(language_model) -> None:
-    """Linears by the codes of the file, the head by those of the embedding, which is dense."""
+    """Linears and the embedding by the codes of the file, the head by those of the embedding."""
     model, _, tokens = language_model
     (path,) = fetch(SMOLLM2)
     loaded = gqc.load(path, target="cpu")
     assert type(loaded) is type(model)
     rows = {row.layer: row for row in loaded.report().rows if row.decision != "kept"}
-    assert rows.pop("lm_head").method == "Q8_0"
+    assert rows.pop("lm_head").method == rows.pop("model.embed_tokens").method == "Q8_0"
     assert len(rows) == LAYERS and {row.method for row in rows.values()} == {"Q4_1"}
     assert {row.format for row in rows.values()} == {
         "1x32 : f16 : ui4, zero = f16, zero_mode = rescale"
